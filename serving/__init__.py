@@ -1,0 +1,1 @@
+"""Export, server and client for the TensorFlow Serving API. Imports tfpipe, never beam_jobs."""

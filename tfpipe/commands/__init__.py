@@ -1,0 +1,1 @@
+"""The commands of `tfpipe`, one module each: `HELP`, `add_arguments(parser)`, `run(args) -> int`."""

@@ -1,0 +1,291 @@
+"""The dataset folder: manifest, track list, skip list; reading, verifying, inspecting.
+
+`dataset.json` is written last: its presence means that the dataset is
+complete. Loads no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfpipe.errors import DatasetError
+from tfpipe.records import decode_example, read_records
+from tfpipe.spec import FeatureSpec
+from tfpipe.storage import digest, read_json, sha256_file
+
+MANIFEST = "dataset.json"
+TRACKS = "tracks.jsonl"
+SKIPPED = "skipped.jsonl"
+SPLITS = ("train", "validation", "test")
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One TFRecord file.
+
+    Attributes:
+        name: file name, `train-00000-of-00002.tfrecord`.
+        split: `train`, `validation` or `test`.
+        examples: number of records.
+        bytes: size of the file.
+        sha256: checksum of the file.
+        variants: number of examples by variant.
+    """
+
+    name: str
+    split: str
+    examples: int
+    bytes: int
+    sha256: str
+    variants: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One line of `tracks.jsonl`.
+
+    Attributes:
+        path: where the track was found, relative to its input folder.
+        hash: content hash, hex.
+        label: label name.
+        split: `train`, `validation` or `test`.
+        seconds: length in s.
+        windows: number of windows kept.
+        silent: number of windows dropped as silent.
+        variants: number of variants made of each window.
+    """
+
+    path: str
+    hash: str
+    label: str
+    split: str
+    seconds: float
+    windows: int
+    silent: int
+    variants: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """One line of `skipped.jsonl`: a file that gave no track, and why."""
+
+    path: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`dataset.json`.
+
+    Attributes:
+        spec: the feature spec of every example.
+        labels: label names; an example's label is an index into them.
+        shards: every shard, in name order.
+        config: the job's full configuration (informative).
+        versions: tool versions (informative).
+    """
+
+    spec: FeatureSpec
+    labels: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that training sees; paths and versions stay out."""
+        shards = [(shard.name, shard.examples, shard.sha256) for shard in self.shards]
+        return digest({"spec": self.spec.fingerprint, "labels": self.labels, "shards": shards})
+
+    def split_shards(self, split: str) -> tuple[Shard, ...]:
+        """Returns the shards of one split, in name order."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def examples(self, split: str) -> int:
+        """Returns the number of examples in one split."""
+        return sum(shard.examples for shard in self.split_shards(split))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of `dataset.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec.to_dict(),
+            "spec_fingerprint": self.spec.fingerprint,
+            "labels": list(self.labels),
+            "splits": {split: self.examples(split) for split in SPLITS},
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "config": dict(self.config),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """Builds a manifest from `to_dict` output.
+
+        Raises:
+            DatasetError: other format version, missing key, or a fingerprint
+                that does not belong to the content.
+        """
+        if values.get("format_version") != FORMAT_VERSION:
+            raise DatasetError(
+                f"dataset format {values.get('format_version')!r} is not the one this tfpipe reads ({FORMAT_VERSION}); "
+                "run `tfpipe preprocess` again"
+            )
+        try:
+            manifest = cls(
+                spec=FeatureSpec.from_dict(values["spec"]),
+                labels=tuple(values["labels"]),
+                shards=tuple(Shard(**shard) for shard in values["shards"]),
+                config=values.get("config", {}),
+                versions=values.get("versions", {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"manifest lacks or misnames a field: {error}") from error
+        if values.get("fingerprint") != manifest.fingerprint:
+            raise DatasetError("manifest was changed after it was written (its fingerprint does not fit)")
+        return manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Reads a complete dataset's manifest.
+
+    Raises:
+        DatasetError: the folder is missing, incomplete, or its manifest damaged.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`")
+    if not (folder / MANIFEST).exists():
+        raise DatasetError(
+            f"{folder}: no complete dataset here (no {MANIFEST}); run `tfpipe preprocess INPUT --output {folder}`"
+        )
+    try:
+        return Manifest.from_dict(read_json(folder / MANIFEST))
+    except DatasetError as error:
+        raise DatasetError(f"{folder / MANIFEST}: {error}") from error
+
+
+def load_tracks(folder: Path) -> list[Track]:
+    """Reads `tracks.jsonl`."""
+    return [Track(**row) for row in _read_lines(folder / TRACKS)]
+
+
+def load_skipped(folder: Path) -> list[Skipped]:
+    """Reads `skipped.jsonl`."""
+    return [Skipped(**row) for row in _read_lines(folder / SKIPPED)]
+
+
+def lines(rows: list[Track] | list[Skipped]) -> bytes:
+    """Returns rows as JSON lines, ready to be written."""
+    text = "".join(json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
+    return text.encode()
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Summarises a dataset folder: counts by split, variant, label and skip reason."""
+    manifest = load_manifest(folder)
+    tracks = load_tracks(folder)
+    skipped = Counter(row.code for row in load_skipped(folder))
+    variants: Counter[str] = Counter()
+    for shard in manifest.shards:
+        variants.update(shard.variants)
+    return {
+        "examples": sum(shard.examples for shard in manifest.shards),
+        "tracks": len(tracks),
+        "windows": sum(track.windows for track in tracks),
+        "silent_windows": sum(track.silent for track in tracks),
+        "seconds": round(sum(track.seconds for track in tracks), 3),
+        "labels": {
+            label: {
+                "tracks": sum(track.label == label for track in tracks),
+                "windows": sum(track.windows for track in tracks if track.label == label),
+            }
+            for label in manifest.labels
+        },
+        "splits": {
+            split: {
+                "examples": manifest.examples(split),
+                "tracks": sum(track.split == split for track in tracks),
+                "shards": len(manifest.split_shards(split)),
+            }
+            for split in SPLITS
+        },
+        "variants": dict(sorted(variants.items())),
+        "skipped": {"total": sum(skipped.values()), "by_reason": dict(sorted(skipped.items()))},
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "fingerprint": manifest.fingerprint,
+        "spec": manifest.spec.to_dict(),
+    }
+
+
+def verify(folder: Path, *, on_shard: Callable[[Shard], None] | None = None) -> list[str]:
+    """Checks every byte of a dataset folder against its manifest.
+
+    Args:
+        folder: the dataset folder.
+        on_shard: called after each shard, for progress.
+
+    Returns:
+        One sentence per problem, naming the file; empty when the dataset is whole.
+
+    Raises:
+        DatasetError: there is no complete dataset to verify.
+    """
+    manifest = load_manifest(folder)
+    known = {shard.name for shard in manifest.shards}
+    problems = [
+        f"{path}: not in the manifest (extra shard)"
+        for path in sorted(folder.glob("*.tfrecord"))
+        if path.name not in known
+    ]
+    seen: set[str] = set()
+    for shard in manifest.shards:
+        problems += _verify_shard(folder / shard.name, shard, manifest=manifest, seen=seen)
+        if on_shard is not None:
+            on_shard(shard)
+    return problems
+
+
+def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, seen: set[str]) -> list[str]:
+    if not path.is_file():
+        return [f"{path}: missing shard"]
+    if (size := path.stat().st_size) != shard.bytes:
+        return [f"{path}: {size} bytes, the manifest says {shard.bytes}"]
+    try:
+        examples = [decode_example(data, manifest.spec.mel_shape) for data in read_records(path)]
+    except DatasetError as error:
+        message = str(error)
+        return [message if message.startswith(str(path)) else f"{path}: {message}"]
+    problems = []
+    if sha256_file(path) != shard.sha256:
+        problems.append(f"{path}: content differs from the manifest's checksum")
+    if len(examples) != shard.examples:
+        problems.append(f"{path}: {len(examples)} examples, the manifest says {shard.examples}")
+    if Counter(example.variant for example in examples) != Counter(shard.variants):
+        problems.append(f"{path}: its variants are not those of the manifest")
+    keys = [example.key for example in examples]
+    if keys != sorted(keys):
+        problems.append(f"{path}: examples are not in key order")
+    problems += [f"{path}: example {key} stands twice in the dataset" for key in keys if key in seen]
+    problems += [
+        f"{path}: example {example.key} has label {example.label}, there are {len(manifest.labels)}"
+        for example in examples
+        if not 0 <= example.label < len(manifest.labels)
+    ]
+    seen.update(keys)
+    return problems
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); run `tfpipe verify` and preprocess again") from error
