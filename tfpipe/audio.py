@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -20,13 +21,16 @@ import soxr
 from numpy.typing import NDArray
 
 from tfpipe.errors import AudioError
-from tfpipe.features import FloatArray
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import explain, explain_os_errors
+
+if TYPE_CHECKING:
+    from tfpipe.features import FloatArray  # librosa takes seconds to import, and a client needs none of it
 
 # Without a margin the resampler's edges differ by up to 0.03; with it by 5e-5.
 _MARGIN_S = 0.1
 _MAX_CHANNELS = 256
+_MAX_RATE = 1_000_000
 # The mean of the channels is taken unless it loses more than this against the loudest one.
 _CANCELLED_DB = -20.0
 
@@ -58,7 +62,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     """
     _require_regular_file(path)
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             info = AudioInfo(
                 sample_rate=file.samplerate,
                 channels=file.channels,
@@ -68,7 +72,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
             )
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError("undecodable", f"{path}: not audio that can be decoded ({_reason(error)})") from error
-    if info.sample_rate <= 0 or not 0 < info.channels <= _MAX_CHANNELS:
+    if not (0 < info.sample_rate <= _MAX_RATE and 0 < info.channels <= _MAX_CHANNELS):
         raise AudioError(
             "bad_header", f"{path}: header says {info.channels} channels at {info.sample_rate} Hz, which cannot be"
         )
@@ -94,7 +98,9 @@ def read_window(
     Raises:
         AudioError: the file cannot be read, breaks off, or holds NaN or Inf there.
     """
-    return read_span(path, start=round(start_s * spec.sample_rate), count=spec.samples, rate=spec.sample_rate, info=info)
+    return read_span(
+        path, start=round(start_s * spec.sample_rate), count=spec.samples, rate=spec.sample_rate, info=info
+    )
 
 
 def read_span(
@@ -204,7 +210,7 @@ def _source_start(start: int, *, rate: int, info: AudioInfo) -> tuple[int, int]:
 def _read_frames(path: str | os.PathLike[str], first: int, count: int) -> FloatArray:
     """Reads `[count, channels]` float64 frames from `first`."""
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             file.seek(first)
             samples = file.read(max(0, count), dtype="float64", always_2d=True)
     except OSError as error:

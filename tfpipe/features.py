@@ -8,11 +8,13 @@ Loads no TensorFlow.
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import librosa
 import numpy as np
 import scipy.sparse
+from librosa.filters import mel as mel_filters
 from numpy.typing import NDArray
 
 from tfpipe.errors import TfpipeError
@@ -82,14 +84,15 @@ def mel_basis(spec: FeatureSpec, semitones: float = 0.0) -> scipy.sparse.csr_arr
         TfpipeError: the shift leaves a filter without any bin.
     """
     ratio = 2.0 ** (semitones / 12.0)
-    dense = librosa.filters.mel(
-        sr=spec.sample_rate * ratio,
-        n_fft=spec.n_fft,
-        n_mels=spec.n_mels,
-        fmin=spec.fmin,
-        fmax=spec.fmax,
-        dtype=np.float64,
-    )
+    with warnings.catch_warnings(action="ignore"):  # empty filters are refused below
+        dense = mel_filters(
+            sr=spec.sample_rate * ratio,
+            n_fft=spec.n_fft,
+            n_mels=spec.n_mels,
+            fmin=spec.fmin,
+            fmax=spec.fmax,
+            dtype=np.float64,
+        )
     empty = np.flatnonzero(dense.sum(axis=1) == 0.0)
     if empty.size:
         raise TfpipeError(

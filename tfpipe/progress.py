@@ -56,6 +56,11 @@ class Progress:
             self._bar.total = total
             self._bar.refresh()
 
+    @property
+    def done(self) -> int:
+        """Units finished so far."""
+        return self._done
+
     def message(self, text: str) -> None:
         """Prints a line without breaking the bar."""
         if self._quiet:

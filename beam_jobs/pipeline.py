@@ -1,0 +1,222 @@
+"""The Beam pipeline, and the process that it runs in.
+
+    files -> Reshuffle -> scan -> all scans in one place -> plan
+          -> shard plans -> Reshuffle -> write_shard -> result
+
+Only references travel between workers, never audio or features: whoever
+writes a shard reads its windows again. `main` is started by
+`beam_jobs.job.preprocess` as a process of its own, which can be ended at any
+time and takes every worker with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import pickle
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TextIO, TypeVar
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import EmbeddedPythonEnvironment, SubprocessSDKEnvironment
+
+from beam_jobs import files
+from beam_jobs.job import Job, versions
+from beam_jobs.plan import Plan, ShardPlan, input_digest, make_plan
+from beam_jobs.shards import shard_path, write_shard
+from beam_jobs.tracks import Scan, scan_track
+from tfpipe.errors import TfpipeError
+from tfpipe.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
+from tfpipe.storage import explain
+
+# Beam hands a worker's exception on as text; what a person should read stands in it as hex.
+_FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
+_LOCAL_RUNNERS = {None, "FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "direct"}
+_Result = TypeVar("_Result")
+
+
+def build(pipeline: beam.Pipeline, job: Job) -> None:
+    """Puts the whole job on a pipeline; its last step writes `result.json` into the work folder."""
+    light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, files=()))
+    scans = (
+        pipeline
+        | "Files" >> beam.Create(job.corpus.files)
+        | "ShareFiles" >> beam.Reshuffle()
+        | "Scan" >> beam.Map(_guarded, function=_scan, job=light)
+        | "AllScans" >> beam.combiners.ToList()
+    )
+    shards = (
+        scans
+        | "Plan" >> beam.FlatMap(_guarded, function=_shard_plans, job=light)
+        | "ShareShards" >> beam.Reshuffle()
+        | "WriteShards" >> beam.Map(_guarded, function=_write, job=light)
+        | "AllShards" >> beam.combiners.ToList()
+    )
+    inputs = {"scans": beam.pvalue.AsSingleton(scans), "shards": beam.pvalue.AsSingleton(shards)}
+    _ = pipeline | "Once" >> beam.Create([None]) | "Result" >> beam.Map(_write_result, job=light, **inputs)
+
+
+def run(job: Job) -> None:
+    """Runs the pipeline and puts the dataset together.
+
+    Raises:
+        TfpipeError: with the cause that a worker gave.
+    """
+    try:
+        options = PipelineOptions(list(job.pipeline_args))
+        pipeline = beam.Pipeline(runner=_runner(options, job.config.workers), options=options)
+        build(pipeline, job)
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        if (reported := _FAILURE.search(str(error))) is None:
+            raise
+        raise TfpipeError(bytes.fromhex(reported[1]).decode("utf-8", "surrogateescape")) from error
+    _publish(job)
+
+
+def main() -> NoReturn:
+    """Entry point of the job's process: a pickled `Job` on stdin, one JSON object on stdout."""
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    job: Job = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.excepthook = functools.partial(_on_thread_death, report)
+    try:
+        run(job)
+    except TfpipeError as error:
+        _leave(report, {"error": str(error)})
+    except OSError as error:
+        _leave(report, {"error": explain(error, job.config.output)})
+    except BaseException as error:
+        logging.exception("the job failed")
+        _leave(report, {"error": f"{type(error).__name__}: {_last_line(error)}; --verbose shows Beam's log"})
+    _leave(report, {})
+
+
+def _scan(file: Any, job: Job) -> Scan:
+    scan = scan_track(file, job.config)
+    job.tick("scan")
+    return scan
+
+
+def _shard_plans(scans: Sequence[Scan], job: Job) -> tuple[ShardPlan, ...]:
+    plan = _plan(scans, job)
+    job.tick("examples", plan.examples)
+    return plan.shards
+
+
+def _write(plan: ShardPlan, job: Job) -> Shard:
+    return write_shard(
+        plan, config=job.config, folder=job.work, job=job.digest, on_examples=functools.partial(job.tick, "write")
+    )
+
+
+def _plan(scans: Iterable[Scan], job: Job) -> Plan:
+    return make_plan(scans, skipped=job.corpus.skipped, config=job.config)
+
+
+def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], job: Job) -> None:
+    """Leaves all that the manifest needs where the job's process finds it, whatever the runner."""
+    plan = _plan(scans, job)
+    hashes = [(scan.file.name, scan.file.label, scan.hash) for scan in scans]
+    result = {"plan": plan, "shards": list(shards), "input": input_digest(hashes, job.corpus.skipped)}
+    _guarded(_result_path(job), function=lambda path, _job: files.write(path, pickle.dumps(result)), job=job)
+
+
+def _publish(job: Job) -> None:
+    """Turns the work folder into the dataset, `dataset.json` last.
+
+    Until here an older dataset in the folder was left whole.
+    """
+    result = pickle.loads(files.read(_result_path(job)))
+    plan: Plan = result["plan"]
+    shards = {shard.name: shard for shard in result["shards"]}
+    output = functools.partial(FileSystems.join, job.config.output)
+    manifest = Manifest(
+        spec=job.config.spec,
+        labels=plan.labels,
+        shards=tuple(shards[name] for name in sorted(shards)),
+        config={**job.config.to_dict(), "digest": job.config.digest, "input": result["input"], "base": job.corpus.base},
+        versions=versions(),
+    )
+    files.remove(output(MANIFEST))
+    for name in files.shard_names(job.config.output):
+        files.remove(output(name))
+    for shard in plan.shards:
+        files.move(shard_path(job.work, shard, job=job.digest), output(shard.name))
+    files.write(output(TRACKS), lines(sorted(plan.tracks, key=lambda row: (SPLITS.index(row.split), row.hash))))
+    files.write(output(SKIPPED), lines(list(plan.skipped)))
+    files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
+    files.remove(job.work)
+
+
+def _result_path(job: Job) -> str:
+    return FileSystems.join(job.work, "result.pickle")
+
+
+def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:
+    """Calls a step so that the cause of its failure survives the way through any runner."""
+    try:
+        return function(element, job)
+    except TfpipeError as error:
+        cause = str(error)
+    except OSError as error:
+        cause = explain(error, job.config.output)
+    except MemoryError:
+        cause = "a worker ran out of memory; use fewer --workers or a machine with more memory"
+    raise RuntimeError(f"tfpipe-failure:{cause.encode('utf-8', 'surrogateescape').hex()};")
+
+
+def _runner(options: PipelineOptions, workers: int) -> Any:
+    """The in-process runner, chosen explicitly: Beam's own default would fetch a program from the web."""
+    if options.view_as(StandardOptions).runner not in _LOCAL_RUNNERS:
+        return None
+    direct = options.view_as(DirectOptions)
+    if "--direct_num_workers" not in str(options.get_all_options(drop_default=True)) and workers > 1:
+        direct.direct_num_workers = workers
+    if direct.direct_num_workers == 1:
+        return FnApiRunner(default_environment=EmbeddedPythonEnvironment.default())
+    command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
+    """Ends the job when a worker process died: Beam would wait for it for ever."""
+    threading.__excepthook__(args)
+    if "Worker subprocess exited" in str(args.exc_value):
+        time.sleep(2.0)  # a step that failed in the usual way is reported by then
+        status = str(args.exc_value).rpartition(" ")[2]
+        killed = status in ("-9", "137")
+        cause = "killed, probably for want of memory" if killed else f"status {status}; --verbose shows Beam's log"
+        _leave(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
+
+
+def _end_with_parent() -> None:
+    """Ends this process and its workers once the parent is gone, however it went."""
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _leave(report: TextIO, outcome: dict[str, str]) -> NoReturn:
+    """Reports and ends at once, workers included: Beam's threads would hold the process up."""
+    report.write(json.dumps(outcome))
+    report.close()
+    os.killpg(0, signal.SIGKILL)
+    raise SystemExit  # not reached
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")

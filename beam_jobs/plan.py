@@ -1,0 +1,242 @@
+"""What goes where: splits, duplicates and shards, as pure functions of the scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.tracks import Scan
+from tfpipe.errors import TfpipeError
+from tfpipe.manifest import SPLITS, Skipped, Track
+from tfpipe.storage import digest
+
+_HASH_DIGITS = 16
+# Of an example's size, all but the mel.
+_EXAMPLE_OVERHEAD = 320
+# Small splits are still cut into a few shards, for workers and readers to share ...
+_WANTED_SHARDS = 8
+# ... but not into crumbs.
+_WINDOWS_PER_SHARD = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTrack:
+    """The windows of one track that a shard holds; `starts` in samples at the spec's rate."""
+
+    path: str
+    hash: str
+    stamp: tuple[int, int]
+    label: int
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """References to everything that one shard holds, in key order.
+
+    Attributes:
+        name: file name in the dataset.
+        split: `train`, `validation` or `test`.
+        variants: names of the variants of each window, sorted.
+        tracks: tracks in hash order, windows in time order.
+    """
+
+    name: str
+    split: str
+    variants: tuple[str, ...]
+    tracks: tuple[ShardTrack, ...]
+
+    @property
+    def examples(self) -> int:
+        """Number of examples the shard will hold."""
+        return sum(len(track.starts) for track in self.tracks) * len(self.variants)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the references, whatever the shard's number and the files' places."""
+        tracks = [(track.hash, track.label, track.starts) for track in self.tracks]
+        return digest({"variants": self.variants, "tracks": tracks})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The dataset before any of it is computed."""
+
+    labels: tuple[str, ...]
+    tracks: tuple[Track, ...]
+    skipped: tuple[Skipped, ...]
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def examples(self) -> int:
+        """Number of examples in all shards."""
+        return sum(shard.examples for shard in self.shards)
+
+
+def make_plan(scans: Iterable[Scan], *, skipped: Collection[Skipped], config: PreprocessConfig) -> Plan:
+    """Decides everything about the dataset; the same for any order of the scans.
+
+    Args:
+        scans: one per file.
+        skipped: what was left out before any file was opened.
+        config: the job.
+
+    Raises:
+        TfpipeError: nothing is left, or more than `max_skipped` of the files cannot be used.
+    """
+    ordered = sorted(scans, key=lambda scan: scan.file)
+    kept, duplicates = _without_duplicates([scan for scan in ordered if scan.skipped is None])
+    bad = [*skipped, *(scan.skipped for scan in ordered if scan.skipped is not None)]
+    _require_enough(kept, bad, found=len(ordered) + len(skipped), config=config)
+    splits = assign_splits({scan.hash: scan.file.label for scan in kept}, config=config)
+    labels = tuple(sorted({scan.file.label for scan in kept}))
+    return Plan(
+        labels=labels,
+        tracks=tuple(_track(scan, split=splits[scan.hash], config=config) for scan in kept),
+        skipped=tuple(sorted([*bad, *duplicates], key=lambda row: row.path)),
+        shards=tuple(
+            shard
+            for split in SPLITS
+            for shard in cut_shards(
+                [_references(scan, labels) for scan in kept if splits[scan.hash] == split], split=split, config=config
+            )
+        ),
+    )
+
+
+def split_of(track: str, config: PreprocessConfig) -> str:
+    """Returns the split that a content hash falls into, by itself."""
+    place = int(track[:_HASH_DIGITS], 16) / 16**_HASH_DIGITS
+    if place < 1.0 - config.validation_share - config.test_share:
+        return "train"
+    return "validation" if place < 1.0 - config.test_share else "test"
+
+
+def assign_splits(labels: dict[str, str], *, config: PreprocessConfig) -> dict[str, str]:
+    """Assigns every track to a split from its hash, then fills what stayed empty.
+
+    Adding tracks moves no other, except where a label is so small that a split
+    must be filled: training always gets a track of every label, and a label of
+    three tracks or more stands in every split that was asked for. The track
+    with the smallest hash moves, out of a split that keeps at least one (out
+    of any, for training).
+
+    Args:
+        labels: label by content hash.
+        config: gives the shares.
+    """
+    splits = {track: split_of(track, config) for track in sorted(labels)}
+    wanted = {"train": 1.0, "validation": config.validation_share, "test": config.test_share}
+    by_label: defaultdict[str, list[str]] = defaultdict(list)
+    for track in sorted(labels):
+        by_label[labels[track]].append(track)
+    for tracks in by_label.values():
+        for split in (split for split, share in wanted.items() if share > 0):
+            sizes = Counter(splits[track] for track in tracks)
+            if sizes[split] or (split != "train" and len(tracks) < 3):
+                continue
+            spare = [track for track in tracks if sizes[splits[track]] > 1]
+            splits[(spare or tracks)[0]] = split
+    return splits
+
+
+def cut_shards(tracks: Sequence[ShardTrack], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
+    """Cuts a split's windows, in key order, into contiguous shards of nearly equal size.
+
+    Their number follows from the data alone, never from the workers.
+    """
+    variants = config.variants(split)
+    windows = [(track, start) for track in sorted(tracks, key=lambda track: track.hash) for start in track.starts]
+    mels, frames = config.spec.mel_shape
+    size = len(windows) * len(variants) * (mels * frames + _EXAMPLE_OVERHEAD)
+    enough = min(_WANTED_SHARDS, len(windows) // _WINDOWS_PER_SHARD)
+    count = min(len(windows), max(1, enough, math.ceil(size / config.shard_bytes)))
+    edges = [index * len(windows) // count for index in range(count + 1)] if count else []
+    return [
+        ShardPlan(
+            name=f"{split}-{index:05d}-of-{count:05d}.tfrecord",
+            split=split,
+            variants=variants,
+            tracks=_grouped(windows[edges[index] : edges[index + 1]]),
+        )
+        for index in range(count)
+    ]
+
+
+def example_key(track: str, start: int, variant: str) -> str:
+    """Returns the unique and stable key of an example; text order is (track, time, variant) order."""
+    return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant}"
+
+
+def input_digest(files: Iterable[tuple[str, str, str]], skipped: Iterable[Skipped]) -> str:
+    """Returns 16 hex digits over the corpus: (name, label, content hash) of each file, and what was passed over."""
+    return digest({"files": sorted(files), "skipped": sorted((row.path, row.code) for row in skipped)})
+
+
+def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped]]:
+    """Keeps each content once, under the first of its names."""
+    first: dict[str, Scan] = {}
+    duplicates = []
+    for scan in scans:
+        original = first.setdefault(scan.hash, scan)
+        if original is not scan:
+            message = f"{scan.file.path}: same content as {original.file.path}, which is kept"
+            if scan.file.label != original.file.label:
+                message += f" with label {original.file.label!r} instead of {scan.file.label!r}"
+            duplicates.append(Skipped(path=scan.file.name, code="duplicate", message=message))
+    return list(first.values()), duplicates
+
+
+def _require_enough(kept: Sequence[Scan], bad: Sequence[Skipped], *, found: int, config: PreprocessConfig) -> None:
+    """Fails when nothing, or too little, can be used. Duplicates do not count: nothing of them is lost."""
+    if kept and len(bad) <= config.max_skipped * found:
+        return
+    reasons = Counter(row.code for row in bad)
+    if set(reasons) == {"too_short"} and not kept:
+        needed = config.min_fill * config.spec.window_s
+        raise TfpipeError(
+            f"all {found} files are shorter than {needed:g} s, which one window needs; "
+            "give longer recordings, or lower --window-s or --min-fill"
+        )
+    summary = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
+    limit = "" if not kept else f" (more than the allowed {config.max_skipped:.0%}; raise --max-skipped to go on)"
+    raise TfpipeError(
+        f"{len(bad)} of {found} audio files cannot be used{limit}: {summary}; the first is {bad[0].message}"
+    )
+
+
+def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
+    return Track(
+        path=scan.file.name,
+        hash=scan.hash,
+        label=scan.file.label,
+        split=split,
+        seconds=scan.seconds,
+        windows=len(scan.starts),
+        silent=scan.silent,
+        variants=len(config.variants(split)),
+    )
+
+
+def _references(scan: Scan, labels: Sequence[str]) -> ShardTrack:
+    return ShardTrack(
+        path=scan.file.path,
+        hash=scan.hash,
+        stamp=scan.stamp,
+        label=labels.index(scan.file.label),
+        starts=scan.starts,
+    )
+
+
+def _grouped(windows: Sequence[tuple[ShardTrack, int]]) -> tuple[ShardTrack, ...]:
+    """Gathers a run of (track, start) into tracks again."""
+    starts: dict[str, list[int]] = {}
+    tracks = {}
+    for track, start in windows:
+        tracks[track.hash] = track
+        starts.setdefault(track.hash, []).append(start)
+    return tuple(dataclasses.replace(track, starts=tuple(starts[key])) for key, track in tracks.items())

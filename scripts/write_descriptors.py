@@ -1,0 +1,177 @@
+"""Writes serving/descriptors.pb: the TensorFlow Serving messages that server and clients need, and no more.
+
+Run once, by hand, where tensorflow-serving-api is installed; the result is
+committed. Messages that cannot be reached from `_ROOTS` are left out, so that
+a client reads 15 kB instead of importing TensorFlow. The health messages
+(grpc.health.v1) are written here, since they come with another package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2
+
+_MODULES = (
+    "predict",
+    "get_model_metadata",
+    "get_model_status",
+    "classification",
+    "regression",
+    "inference",
+    "prediction_log",
+)
+_ROOTS = (
+    "tensorflow.serving.PredictRequest",
+    "tensorflow.serving.PredictResponse",
+    "tensorflow.serving.GetModelMetadataRequest",
+    "tensorflow.serving.GetModelMetadataResponse",
+    "tensorflow.serving.SignatureDefMap",
+    "tensorflow.serving.GetModelStatusRequest",
+    "tensorflow.serving.GetModelStatusResponse",
+    "tensorflow.serving.ClassificationRequest",
+    "tensorflow.serving.RegressionRequest",
+    "tensorflow.serving.MultiInferenceRequest",
+    "tensorflow.serving.PredictionLog",
+)
+# Large, and reached only through fields that a VAE's signatures and warm-up never use.
+_LEFT_OUT = ("tensorflow.serving.SessionRunLog", "tensorflow.StructuredValue", "tensorflow.TypeSpecProto")
+
+
+def main() -> None:
+    """Writes the file next to the serving package."""
+    messages: dict[str, Any] = {}
+    for name in _MODULES:
+        _collect(importlib.import_module(f"tensorflow_serving.apis.{name}_pb2").DESCRIPTOR, messages)
+    kept = _reachable(messages)
+    files = [_reduced(file, kept) for file in _files_of(messages, kept)]
+    result = descriptor_pb2.FileDescriptorSet(file=[*files, _health()])
+    target = Path(__file__).resolve().parent.parent / "serving" / "descriptors.pb"
+    target.write_bytes(result.SerializeToString(deterministic=True))
+    print(f"{target.name}: {len(kept)} types, {target.stat().st_size} bytes")
+
+
+def _collect(file: Any, messages: dict[str, Any]) -> None:
+    """Adds the top-level types of a file and of all it imports."""
+    for dependency in file.dependencies:
+        _collect(dependency, messages)
+    for kind in (*file.message_types_by_name.values(), *file.enum_types_by_name.values()):
+        messages[kind.full_name] = kind
+
+
+def _reachable(messages: dict[str, Any]) -> set[str]:
+    kept: set[str] = set()
+    waiting = list(_ROOTS)
+    while waiting:
+        name = waiting.pop()
+        if name not in kept and name not in _LEFT_OUT:
+            kept.add(name)
+            waiting.extend(_referenced(messages[name]))
+    return kept
+
+
+def _referenced(kind: Any) -> set[str]:
+    """Returns the top-level types that a type's fields name."""
+    names = set()
+    for field in getattr(kind, "fields", ()):
+        target = field.message_type or field.enum_type
+        if target is not None:
+            names.add(_top(target).full_name)
+    for nested in getattr(kind, "nested_types", ()):
+        names |= _referenced(nested)
+    return names
+
+
+def _top(kind: Any) -> Any:
+    while kind.containing_type is not None:
+        kind = kind.containing_type
+    return kind
+
+
+def _files_of(messages: dict[str, Any], kept: set[str]) -> list[Any]:
+    """Returns the files that hold kept types, dependencies first."""
+    ordered: dict[str, Any] = {}
+
+    def visit(file: Any) -> None:
+        for dependency in file.dependencies:
+            visit(dependency)
+        ordered.setdefault(file.name, file)
+
+    for name in sorted(kept):
+        visit(messages[name].file)
+    with_types = {messages[name].file.name for name in kept}
+    return [file for name, file in ordered.items() if name in with_types]
+
+
+def _reduced(file: Any, kept: set[str]) -> descriptor_pb2.FileDescriptorProto:
+    """Copies a file with only the kept types, the fields that point at them, and the imports these need."""
+    full, result = descriptor_pb2.FileDescriptorProto(), descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(full)
+    result.name, result.package, result.syntax = full.name, full.package, full.syntax
+    used: set[str] = set()
+    for message in full.message_type:
+        if f"{full.package}.{message.name}" in kept:
+            _drop_fields(message, kept)
+            result.message_type.add().CopyFrom(message)
+            descriptor = file.message_types_by_name[message.name]
+            used |= {name for name in _referenced(descriptor) if name in kept}
+    for enum in full.enum_type:
+        if f"{full.package}.{enum.name}" in kept:
+            result.enum_type.add().CopyFrom(enum)
+    result.dependency.extend(sorted({_home(file, name) for name in used} - {full.name}))
+    return result
+
+
+def _home(file: Any, name: str) -> str:
+    """Returns the file, reached from `file`, that defines a type."""
+    return file.pool.FindFileContainingSymbol(name).name
+
+
+def _drop_fields(message: descriptor_pb2.DescriptorProto, kept: set[str]) -> None:
+    """Removes fields whose type is not kept, and oneofs that this empties."""
+    roots = tuple(f".{name}" for name in kept)
+    fields = [
+        field
+        for field in message.field
+        if not field.type_name
+        or any(field.type_name == root or field.type_name.startswith(f"{root}.") for root in roots)
+    ]
+    oneofs = sorted({field.oneof_index for field in fields if field.HasField("oneof_index")})
+    for field in fields:
+        if field.HasField("oneof_index"):
+            field.oneof_index = oneofs.index(field.oneof_index)
+    names = [message.oneof_decl[index].name for index in oneofs]
+    del message.field[:], message.oneof_decl[:]
+    message.field.extend(fields)
+    for name in names:
+        message.oneof_decl.add(name=name)
+    for nested in message.nested_type:
+        _drop_fields(nested, kept)
+
+
+def _health() -> descriptor_pb2.FileDescriptorProto:
+    """Returns grpc.health.v1 (https://github.com/grpc/grpc/blob/master/doc/health-checking.md)."""
+    file = descriptor_pb2.FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1")
+    file.syntax = "proto3"
+    field = descriptor_pb2.FieldDescriptorProto
+    file.message_type.add(name="HealthCheckRequest").field.add(
+        name="service", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
+    )
+    response = file.message_type.add(name="HealthCheckResponse")
+    status = response.enum_type.add(name="ServingStatus")
+    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
+        status.value.add(name=name, number=number)
+    response.field.add(
+        name="status",
+        number=1,
+        type=field.TYPE_ENUM,
+        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
+        label=field.LABEL_OPTIONAL,
+    )
+    return file
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the server answers, whatever the transport: predict, metadata, status, and polite refusals.
+
+Semantics and texts are TensorFlow Serving's; every refusal is a `StatusError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from serving import protos
+from serving.models import DEFAULT_SIGNATURE, Gate, Limits, LoadedModel, ModelFolder
+from serving.status import Code, StatusError
+
+
+class Api:
+    """The service behind gRPC and REST.
+
+    Args:
+        folder: the model being served.
+        limits: what requests may ask for.
+    """
+
+    def __init__(self, folder: ModelFolder, limits: Limits) -> None:
+        self.folder = folder
+        self.limits = limits
+        self._gate = Gate(limits)
+
+    @contextlib.contextmanager
+    def turn(self, name: str, version: int | None = None, timeout_s: float | None = None) -> Iterator[LoadedModel]:
+        """Holds a version of the model and a turn to compute on it.
+
+        Raises:
+            StatusError: NOT_FOUND, UNAVAILABLE (too much waits) or DEADLINE_EXCEEDED.
+        """
+        with self.folder.use(name, version) as model, self._gate.turn(timeout_s):
+            yield model
+
+    def predict(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Answers `PredictionService.Predict`."""
+        name, version = _resolve(request)
+        with self.turn(name, version, timeout_s) as model:
+            return model.predict(request)
+
+    def metadata(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Answers `PredictionService.GetModelMetadata`."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        if not request.metadata_field:
+            raise StatusError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
+        name, version = _resolve(request)
+        response = protos.GetModelMetadataResponse()
+        with self.folder.use(name, version) as model:
+            response.model_spec.name = name
+            response.model_spec.version.value = model.version
+            response.metadata["signature_def"].Pack(self.signature_defs(model))
+        return response
+
+    def status(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Answers `ModelService.GetModelStatus`."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        response = protos.GetModelStatusResponse()
+        for known in self.folder.statuses(spec.name, version):
+            entry = response.model_version_status.add(version=known.version)
+            entry.state = entry.State.Value(known.state)
+            entry.status.error_code = known.error.code if known.error else Code.OK
+            entry.status.error_message = known.error.message if known.error else ""
+        return response
+
+    def classify(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Refuses `PredictionService.Classify`: the model has no such signature."""
+        raise self._no_example_signature(request, "classification", "tensorflow/serving/classify")
+
+    def regress(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Refuses `PredictionService.Regress`: the model has no such signature."""
+        raise self._no_example_signature(request, "regression", "tensorflow/serving/regress")
+
+    def multi_inference(self, request: Any, timeout_s: float | None = None) -> Any:
+        """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
+        if not request.tasks:
+            raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
+        task = request.tasks[0]
+        if task.method_name == "tensorflow/serving/classify":
+            raise self._no_example_signature(task, "classification", task.method_name)
+        if task.method_name == "tensorflow/serving/regress":
+            raise self._no_example_signature(task, "regression", task.method_name)
+        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+
+    @staticmethod
+    def signature_defs(model: LoadedModel) -> Any:
+        """Returns a model's signatures as a SignatureDefMap."""
+        result = protos.SignatureDefMap()
+        for name, signature in model.signatures.items():
+            result.signature_def[name].CopyFrom(signature.definition)
+        return result
+
+    def _no_example_signature(self, request: Any, kind: str, method: str) -> StatusError:
+        """Returns the error for a call that needs a signature over tf.Example."""
+        name, version = _resolve(request)
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        with self.folder.use(name, version) as model:
+            signature = model.signatures.get(signature_name)
+        if signature is None:
+            return StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {signature_name}")
+        return StatusError(
+            Code.INVALID_ARGUMENT,
+            f"Expected {kind} signature method_name to be {method}. Was: {signature.definition.method_name}",
+        )
+
+
+def _resolve(request: Any) -> tuple[str, int | None]:
+    """Returns the model name and version a request asks for (None: the newest)."""
+    if not request.HasField("model_spec"):
+        raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    spec = request.model_spec
+    if not spec.name:
+        raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+    if spec.version_label:
+        raise StatusError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
+    return spec.name, spec.version.value if spec.HasField("version") else None

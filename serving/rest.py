@@ -1,0 +1,332 @@
+"""The REST API of TensorFlow Serving, version 1: predict (row and column), status, metadata.
+
+Bodies and texts follow TensorFlow Serving's `g3doc/api_rest.md`. The HTTP
+server is waitress: slow or silent connections cost no thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+import waitress.server  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from serving import protos, tensors
+from serving.api import Api
+from serving.models import DEFAULT_SIGNATURE, Arrays, Signature
+from serving.status import Code, StatusError
+
+_LOG = logging.getLogger(__name__)
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
+_POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
+_GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
+
+
+class RestServer:
+    """The HTTP server, bound when made and answering once started.
+
+    Args:
+        api: what it answers.
+        host: address to listen on.
+        port: 0 picks a free one.
+        threads: requests handled at the same time.
+
+    Raises:
+        OSError: the port cannot be bound.
+    """
+
+    def __init__(self, api: Api, *, host: str, port: int, threads: int) -> None:
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        self._server = waitress.server.create_server(
+            application(api),
+            host=host,
+            port=port,
+            threads=threads,
+            ident=None,
+            max_request_body_size=api.limits.json_bytes,
+            inbuf_overflow=api.limits.json_bytes,
+            channel_timeout=30,
+            connection_limit=1000,
+            asyncore_use_poll=True,
+            clear_untrusted_proxy_headers=True,
+        )
+        self.port = int(self._server.effective_port)
+        self._thread = threading.Thread(target=self._server.run, name="rest", daemon=True)
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    def stop(self, *, grace_s: float) -> None:
+        """Takes no new connections, finishes requests in flight for up to `grace_s` seconds, and ends."""
+        server = self._server
+        if not self._thread.is_alive():
+            server.close()
+            return
+        server.trigger.pull_trigger(lambda: waitress.server.wasyncore.dispatcher.close(server))
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(
+            channel.requests or channel.total_outbufs_len for channel in list(server.active_channels.values())
+        ):
+            time.sleep(0.02)
+        # The loop ends when nothing is left to watch.
+        server.trigger.pull_trigger(lambda: waitress.server.wasyncore.close_all(server._map))
+        self._thread.join(timeout=10)
+        server.task_dispatcher.shutdown()
+
+
+def application(api: Api) -> Callable[..., Iterable[bytes]]:
+    """Returns the WSGI application."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            code, value = Code.OK, _route(api, environ)
+        except StatusError as error:
+            code, value = error.code, {"error": error.message}
+        except Exception:  # a bug must neither end the server nor show its stack
+            _LOG.exception("REST request failed")
+            code, value = Code.INTERNAL, {"error": "the server failed; its log says why"}
+        body = json.dumps(value).encode()
+        phrase = (
+            HTTPStatus(code.http).phrase if code.http in HTTPStatus.__members__.values() else "Client Closed Request"
+        )
+        start_response(
+            f"{code.http} {phrase}", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        )
+        return [body]
+
+    return answer
+
+
+def _route(api: Api, environ: Mapping[str, Any]) -> Any:
+    verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+    if verb == "POST" and (match := _POST.fullmatch(path)):
+        if match["method"].lower() == "predict":
+            return _predict(api, match, environ)
+        return _refuse(api, match)
+    if verb == "GET" and (match := _GET.fullmatch(path)):
+        return _metadata(api, match) if match["method"] else _status(api, match)
+    raise StatusError(Code.INVALID_ARGUMENT, f"Malformed request: {verb} {path}")
+
+
+def _status(api: Api, match: re.Match[str]) -> Any:
+    # As in TensorFlow Serving, a label in the path is ignored here: all versions come back.
+    version = int(match["version"]) if match["version"] else None
+    return {
+        "model_version_status": [
+            {
+                "version": str(known.version),
+                "state": known.state,
+                "status": {
+                    "error_code": known.error.code.name if known.error else "OK",
+                    "error_message": known.error.message if known.error else "",
+                },
+            }
+            for known in api.folder.statuses(match["name"], version)
+        ]
+    }
+
+
+def _metadata(api: Api, match: re.Match[str]) -> Any:
+    with api.folder.use(match["name"], _version(match)) as model:
+        signatures = {
+            name: {
+                "inputs": {alias: _info(info) for alias, info in signature.definition.inputs.items()},
+                "outputs": {alias: _info(info) for alias, info in signature.definition.outputs.items()},
+                "method_name": signature.definition.method_name,
+            }
+            for name, signature in model.signatures.items()
+        }
+        return {
+            "model_spec": {"name": match["name"], "signature_name": "", "version": str(model.version)},
+            "metadata": {"signature_def": {"signature_def": signatures}},
+        }
+
+
+def _info(info: Any) -> dict[str, Any]:
+    dims = [{"size": str(dim.size), "name": dim.name} for dim in info.tensor_shape.dim]
+    return {
+        "dtype": protos.data_type_name(info.dtype),
+        "tensor_shape": {"dim": dims, "unknown_rank": info.tensor_shape.unknown_rank},
+        "name": info.name,
+    }
+
+
+def _refuse(api: Api, match: re.Match[str]) -> Any:
+    classify = match["method"].lower() == "classify"
+    request = (protos.ClassificationRequest if classify else protos.RegressionRequest)()
+    request.model_spec.name = match["name"]
+    version = _version(match)
+    if version is not None:
+        request.model_spec.version.value = version
+    return (api.classify if classify else api.regress)(request)
+
+
+def _predict(api: Api, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
+    with api.turn(match["name"], _version(match)) as model:
+        body = _json(environ["wsgi.input"].read())
+        if not isinstance(body, dict):
+            raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
+        name = body.get("signature_name") or DEFAULT_SIGNATURE
+        signature = model.signatures.get(name) if isinstance(name, str) else None
+        if signature is None:
+            raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+        by_row = _is_by_row(body)
+        inputs = _rows(signature, body["instances"]) if by_row else _columns(signature, body["inputs"])
+        outputs = signature.run(inputs, limits=api.limits)
+    return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
+
+
+def _version(match: re.Match[str]) -> int | None:
+    if match["label"]:
+        raise StatusError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {match['label']}")
+    return int(match["version"]) if match["version"] else None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise StatusError(Code.INVALID_ARGUMENT, "JSON Parse error: nested too deeply") from None
+    except ValueError as error:
+        raise StatusError(Code.INVALID_ARGUMENT, f"JSON Parse error: {error}") from None
+
+
+def _is_by_row(body: Mapping[str, Any]) -> bool:
+    by_row, by_column = "instances" in body, "inputs" in body
+    if by_row and by_column:
+        raise StatusError(
+            Code.INVALID_ARGUMENT,
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist",
+        )
+    if not by_row and not by_column:
+        raise StatusError(Code.INVALID_ARGUMENT, "Missing 'inputs' or 'instances' key")
+    return by_row
+
+
+def _rows(signature: Signature, instances: Any) -> Arrays:
+    """Reads the row format: a list of values, or of objects with one value for each input."""
+    if not isinstance(instances, list):
+        raise StatusError(Code.INVALID_ARGUMENT, "Expecting 'instances' value to be a list/array")
+    if not instances:
+        raise StatusError(Code.INVALID_ARGUMENT, "No values in 'instances' array")
+    wanted = signature.definition.inputs
+    if not _is_object(instances[0]):
+        return _columns(signature, instances)
+    columns: dict[str, list[Any]] = {alias: [] for alias in wanted}
+    for row in instances:
+        if not _is_object(row) or set(row) != set(wanted):
+            raise StatusError(
+                Code.INVALID_ARGUMENT,
+                f"Every instance must be an object with the keys {sorted(wanted)}, as the signature has",
+            )
+        for alias, value in row.items():
+            columns[alias].append(value)
+    return _columns(signature, columns)
+
+
+def _columns(signature: Signature, inputs: Any) -> Arrays:
+    """Reads the column format: an object with one batch for each input, or the batch alone for a sole input."""
+    wanted = signature.definition.inputs
+    if not _is_object(inputs):
+        if len(wanted) != 1:
+            raise StatusError(Code.INVALID_ARGUMENT, f"The signature has the inputs {sorted(wanted)}: name each")
+        inputs = dict.fromkeys(wanted, inputs)
+    if set(inputs) != set(wanted):
+        raise StatusError(
+            Code.INVALID_ARGUMENT, f"The inputs {sorted(inputs)} are not the signature's, which are {sorted(wanted)}"
+        )
+    return {alias: _array(alias, value, wanted[alias].dtype) for alias, value in inputs.items()}
+
+
+def _array(alias: str, value: Any, number: int) -> NDArray[Any]:
+    """Returns JSON numbers, booleans or strings as an array of the signature's type."""
+    dtype = tensors.dtype_of(number)
+    if dtype.kind == "O":
+        value = _decoded(value)
+    try:
+        array = np.array(value, dtype=object if dtype.kind == "O" else None)
+        kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}[dtype.kind]
+        if array.size and (array.dtype.kind not in kinds or (dtype.kind == "O" and not _all_bytes(array))):
+            raise ValueError("wrong type")
+        if array.size and dtype.kind in "iu" and not _in_range(array, dtype):
+            raise ValueError("out of range")
+        return array.astype(dtype)
+    except (ValueError, TypeError, OverflowError):
+        raise StatusError(
+            Code.INVALID_ARGUMENT,
+            f"'{alias}' is not a rectangular array of {protos.data_type_name(number)}: "
+            "ragged, of another type, or out of range",
+        ) from None
+
+
+def _decoded(value: Any) -> Any:
+    """Replaces strings and `{"b64": ...}` objects by bytes."""
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, TypeError, ValueError):
+            raise StatusError(Code.INVALID_ARGUMENT, "Unable to base64 decode") from None
+    return value
+
+
+def _all_bytes(array: NDArray[Any]) -> bool:
+    return all(isinstance(item, bytes) for item in array.flat)
+
+
+def _in_range(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return int(array.min()) >= limits.min and int(array.max()) <= limits.max
+
+
+def _is_object(value: Any) -> bool:
+    """Tells a JSON object from a value; `{"b64": ...}` is a value."""
+    return isinstance(value, dict) and set(value) != {"b64"}
+
+
+def _as_rows(outputs: Arrays) -> list[Any]:
+    if len(outputs) == 1:
+        [(alias, array)] = outputs.items()
+        return _plain(alias, array)
+    if any(array.ndim == 0 for array in outputs.values()) or len({len(array) for array in outputs.values()}) != 1:
+        raise StatusError(
+            Code.INVALID_ARGUMENT, "The outputs have no common batch dimension: use the column format ('inputs')"
+        )
+    columns = {alias: _plain(alias, array) for alias, array in outputs.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _as_columns(outputs: Arrays) -> Any:
+    if len(outputs) == 1:
+        [(alias, array)] = outputs.items()
+        return _plain(alias, array)
+    return {alias: _plain(alias, array) for alias, array in outputs.items()}
+
+
+def _plain(alias: str, array: NDArray[Any]) -> Any:
+    """Returns an array as JSON values; bytes are text, or base64 where the alias ends in `_bytes`."""
+    if array.dtype.kind != "O":
+        return array.tolist()
+    as_base64 = alias.endswith("_bytes")
+
+    def text(value: bytes) -> Any:
+        return {"b64": base64.b64encode(value).decode()} if as_base64 else value.decode("utf-8", "replace")
+
+    def walk(value: Any) -> Any:
+        return [walk(item) for item in value] if isinstance(value, list) else text(value)
+
+    return walk(array.tolist())

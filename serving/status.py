@@ -1,0 +1,86 @@
+"""Status codes shared by gRPC and REST, and the error that carries one to a client."""
+
+from __future__ import annotations
+
+import enum
+import re
+
+# TensorFlow Serving cuts gRPC messages at this length (model_servers/grpc_status_util.cc).
+_MAX_MESSAGE = 1024
+
+
+class Code(enum.IntEnum):
+    """gRPC status codes by number."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    @property
+    def http(self) -> int:
+        """The HTTP status that TensorFlow Serving answers with (model_servers/http_server.cc)."""
+        return _HTTP.get(self, 500)
+
+
+_HTTP = {
+    Code.OK: 200,
+    Code.INVALID_ARGUMENT: 400,
+    Code.FAILED_PRECONDITION: 400,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.ABORTED: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+
+
+class StatusError(Exception):
+    """A request's failure, as the client will see it.
+
+    Attributes:
+        code: the status code.
+        message: one paragraph without stack traces, cut as TensorFlow Serving cuts it.
+    """
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "...TRUNCATED"
+
+
+def from_runtime(error: Exception) -> StatusError:
+    """Translates an error of TensorFlow's runtime, keeping its code and leaving its stack trace behind."""
+    number = getattr(error, "error_code", None)
+    if not isinstance(number, int) or number not in Code.__members__.values():
+        return StatusError(Code.INTERNAL, "the model failed; the server's log says why")
+    return StatusError(Code(number), _plain(str(getattr(error, "message", error))))
+
+
+def _plain(message: str) -> str:
+    """Returns the sentence of a runtime message that is about the data, not about where the graph was built."""
+    noise = re.compile(
+        r"\s*(Graph execution error:|Detected at node|File \"|<stack traces|\[\[|\(\d+\) |\d+ (root|derived))"
+    )
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not noise.match(line)]
+    text = re.sub(r"\[\[.*?\]\]|\[Op:[^\]]*\]|\{\{.*?\}\}", "", " ".join(lines)).strip()
+    return text or "the model refused the input"

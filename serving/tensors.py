@@ -1,0 +1,132 @@
+"""NumPy arrays to and from TensorProto.
+
+Out: always `tensor_content`, one copy. In: `tensor_content` or the typed
+fields, as TensorFlow reads them; the declared shape is checked against the
+limit and against the data before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving import protos
+
+_STRING = 7
+_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    4: np.dtype("u1"),
+    5: np.dtype("<i2"),
+    6: np.dtype("i1"),
+    _STRING: np.dtype(object),
+    9: np.dtype("<i8"),
+    10: np.dtype("?"),
+    17: np.dtype("<u2"),
+    22: np.dtype("<u4"),
+    23: np.dtype("<u8"),
+}
+_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+_VALUES = {
+    1: "float_val",
+    2: "double_val",
+    _STRING: "string_val",
+    9: "int64_val",
+    10: "bool_val",
+    22: "uint32_val",
+    23: "uint64_val",
+}
+
+
+class TensorError(ValueError):
+    """A TensorProto that is no tensor: unknown type, impossible shape, or data that does not fill it."""
+
+
+def dtype_of(number: int) -> np.dtype[Any]:
+    """Returns the NumPy type of a `tensorflow.DataType` (objects hold bytes).
+
+    Raises:
+        TensorError: the type cannot cross the serving boundary.
+    """
+    try:
+        return _DTYPES[number]
+    except KeyError:
+        raise TensorError(f"{protos.data_type_name(number)} is not supported here; use DT_FLOAT") from None
+
+
+def to_proto(array: NDArray[Any]) -> Any:
+    """Returns `array` as a TensorProto.
+
+    Raises:
+        TensorError: no TensorFlow type for the array's.
+    """
+    number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
+    if number is None:
+        raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
+    proto = protos.TensorProto(dtype=number)
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if number == _STRING:
+        proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
+    else:
+        proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[number]).tobytes()
+    return proto
+
+
+def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
+    """Reads a TensorProto; the result may be a read-only view of its bytes.
+
+    Args:
+        proto: the message.
+        max_bytes: largest array to make, in bytes.
+
+    Raises:
+        TensorError: see the class.
+    """
+    dtype = dtype_of(proto.dtype)
+    shape = _shape(proto.tensor_shape)
+    count = math.prod(shape)
+    if count * dtype.itemsize > max_bytes:
+        raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
+    if proto.tensor_content:
+        return _from_content(proto, dtype, shape, count)
+    return _from_values(getattr(proto, _VALUES.get(proto.dtype, "int_val")), dtype, count).reshape(shape)
+
+
+def _shape(proto: Any) -> tuple[int, ...]:
+    if proto.unknown_rank or any(dim.size < 0 for dim in proto.dim):
+        raise TensorError("the tensor's shape is not fully known")
+    if len(proto.dim) > 32:
+        raise TensorError(f"a tensor of {len(proto.dim)} dimensions is not supported")
+    return tuple(dim.size for dim in proto.dim)
+
+
+def _from_content(proto: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> NDArray[Any]:
+    content = proto.tensor_content
+    if proto.dtype == _STRING:
+        raise TensorError("strings must stand in string_val, not in tensor_content")
+    if len(content) != count * dtype.itemsize:
+        raise TensorError(
+            f"tensor_content holds {len(content)} bytes; shape {list(shape)} needs {count * dtype.itemsize}"
+        )
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _from_values(values: Sequence[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """Fills `count` elements; as in TensorFlow, the last value repeats and no value means zeros."""
+    given = len(values)
+    if given > count:
+        raise TensorError(f"{given} values do not fit a tensor of {count} elements")
+    last = values[given - 1] if given else (b"" if dtype.kind == "O" else 0)
+    array = np.empty(count, dtype)
+    try:
+        array[:given] = np.fromiter(values, dtype, count=given)
+        array[given:] = last
+    except (OverflowError, ValueError) as error:
+        raise TensorError(f"values do not fit {dtype}: {error}") from error
+    return array

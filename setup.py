@@ -1,0 +1,74 @@
+"""Packaging of tfpipe: the one source of truth for dependencies.
+
+The ranges hold both tested lanes; `constraints/default.txt` and
+`constraints/latest.txt` have the exact versions of each.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    """Reads `__version__` without importing the package."""
+    match = re.search(r'^__version__ = "(.+)"$', (ROOT / "tfpipe" / "__init__.py").read_text(), re.MULTILINE)
+    if match is None:
+        raise RuntimeError("tfpipe/__init__.py has no __version__ line")
+    return match[1]
+
+
+def long_description() -> str:
+    """Returns the README, where there is one."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="tfpipe",
+    version=version(),
+    description="From a folder of recordings to a served generative model: Beam, TFRecord, CNN-VAE, TensorFlow Serving",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=["tfpipe", "tfpipe.commands", "beam_jobs", "serving"],
+    package_data={"serving": ["*.pb"]},
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "google-crc32c>=1.5",
+        "grpcio>=1.62,<2",
+        "keras>=3.12,<4",
+        "librosa>=0.11,<2",
+        "matplotlib>=3.8",
+        "numpy>=1.26,<2.5",
+        "protobuf>=4.25,<7",
+        "scipy>=1.11",
+        "setuptools<81",  # TensorBoard imports pkg_resources, which later releases lack
+        "soundfile>=0.12.1",
+        "soxr>=0.3.7",
+        "tensorboard>=2.17,<2.22",
+        "tensorflow>=2.17,<2.22",
+        "tensorflow-io>=0.37.1",
+        "tensorflow-serving-api>=2.17,<2.22",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
+        "aws": ["apache-beam[aws]"],
+        "gcp": ["apache-beam[gcp]"],
+        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-tqdm", "wheel"],
+    },
+    entry_points={"console_scripts": ["tfpipe = tfpipe.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

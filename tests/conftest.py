@@ -1,0 +1,35 @@
+"""Fixtures that all tests share."""
+
+import os
+
+# Before anything imports TensorFlow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def synth_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Piano/ and Voice/, three synthesised tracks of 11 s each."""
+    from tfpipe.synth import synthesise
+
+    folder = tmp_path_factory.mktemp("synth_corpus")
+    synthesise(folder, tracks_per_label=3, seconds=11.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_corpus(request: pytest.FixtureRequest) -> Path:
+    """Twelve real clips of about 14 s where they lie beside the checkout, else the synthesised corpus."""
+    real = REPO.parent / "shared" / "data" / "corpus_small"
+    return real if real.is_dir() else request.getfixturevalue("synth_corpus")

@@ -1,0 +1,106 @@
+"""One exported model and one running server for all serving tests; nothing is mocked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from serving.client import Client
+from serving.server import Server, ServerConfig
+from tfpipe.spec import FeatureSpec
+
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus_small"
+
+
+@pytest.fixture(scope="session")
+def spec():
+    return FeatureSpec()
+
+
+@pytest.fixture(scope="session")
+def model(spec):
+    """The tiny preset with weights whose outputs span the range, as a trained model's do."""
+    from tfpipe.model import build
+    from tfpipe.runs import TrainedModel
+
+    models = build("tiny", spec, latent=8)
+    rng = np.random.default_rng(1)
+    for part in models:
+        for weight in part.weights:
+            if len(weight.shape) > 1:
+                fan_in = np.prod(weight.shape[:-1])
+                weight.assign(rng.normal(scale=2.0 / np.sqrt(fan_in), size=weight.shape))
+    return TrainedModel(
+        spec=spec,
+        labels=("Human", "Piano"),
+        latent=8,
+        encoder=models.encoder,
+        decoder=models.decoder,
+        metadata={"preset": "tiny", "step": 7},
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(model, tmp_path_factory):
+    from serving.export import export_model
+
+    return export_model(model, tmp_path_factory.mktemp("export") / "models")
+
+
+@pytest.fixture(scope="session")
+def server(exported):
+    running = start_server(exported.path.parent)
+    yield running
+    running.stop(grace_s=5)
+
+
+@pytest.fixture(scope="session")
+def target(server):
+    return f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def client(target):
+    with Client(target) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory, spec):
+    """Two audio files longer than a window: real ones where they are, synthesised ones elsewhere."""
+    real = sorted(CORPUS.glob("Human/*.wav"))[:1] + sorted(CORPUS.glob("Piano/*.wav"))[:1]
+    if len(real) == 2:
+        return real
+    from tfpipe.audio import write_wav
+
+    folder, time = tmp_path_factory.mktemp("audio"), np.arange(12 * spec.sample_rate) / spec.sample_rate
+    for name, pitch in (("low", 220.0), ("high", 660.0)):
+        tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6)) * np.exp(-(time % 1.0) * 3)
+        write_wav(folder / f"{name}.wav", 0.2 * tone, spec.sample_rate)
+    return [folder / "low.wav", folder / "high.wav"]
+
+
+def start_server(folder: Path, **settings) -> Server:
+    server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
+    server.start()
+    return server
+
+
+def copy_version(source: Path, folder: Path, version: int) -> Path:
+    """Adds a version the way an export does: whole, by a rename."""
+    temporary = folder / f".tmp-{version}"
+    shutil.copytree(source, temporary)
+    return temporary.rename(folder / str(version))
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,238 @@
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+from serving import export, protos
+from tfpipe import features
+from tfpipe.audio import read_window
+from tfpipe.errors import ServingError
+from tfpipe.records import read_records
+
+SIGNATURES = {
+    "encode": ({"mel"}, {"z_mean", "z_log_var"}),
+    "encode_audio": ({"audio"}, {"z_mean", "z_log_var", "mel", "ref_db"}),
+    "decode": ({"z"}, {"mel"}),
+    "decode_audio": ({"z", "ref_db"}, {"audio"}),
+    "reconstruct": ({"mel"}, {"mel"}),
+    "serving_default": ({"mel"}, {"mel"}),
+    "generate": ({"seed", "temperature"}, {"z", "mel"}),
+    "spec": ({"index"}, {"json"}),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(exported.path))
+
+
+def call(loaded, name, **inputs):
+    import tensorflow as tf
+
+    outputs = loaded.signatures[name](**{alias: tf.constant(value) for alias, value in inputs.items()})
+    return {alias: tensor.numpy() for alias, tensor in outputs.items()}
+
+
+def test_model_folder_holds_one_whole_version(exported):
+    folder = exported.path.parent
+    assert [p.name for p in folder.iterdir()] == ["1"]
+    extra = exported.path / "assets.extra"
+    assert {p.name for p in extra.iterdir()} == {"tf_serving_warmup_requests", "spec.json", "model.json", "MODEL_CARD.md"}
+    described = json.loads((extra / "model.json").read_text())
+    assert described["labels"] == ["Human", "Piano"]
+    assert described["metadata"]["step"] == 7
+    assert exported.difference <= export.TOLERANCE
+
+
+def test_signatures_have_the_contracts_names_types_and_batch_dimension(loaded):
+    assert set(loaded.signatures) == set(SIGNATURES)
+    for name, (inputs, outputs) in SIGNATURES.items():
+        function = loaded.signatures[name]
+        specs = function.structured_input_signature[1]
+        assert set(specs) == inputs
+        assert set(function.structured_outputs) == outputs
+        for tensor in (*specs.values(), *function.structured_outputs.values()):
+            assert tensor.shape[0] is None
+            assert tensor.dtype.name in {"float32", "int64", "int32", "string"}
+
+
+def test_warmup_file_has_every_signature(exported):
+    records = list(read_records(exported.path / export.WARMUP_FILE))
+    logs = [protos.PredictionLog.FromString(record) for record in records]
+    assert {log.predict_log.request.model_spec.signature_name for log in logs} == set(SIGNATURES)
+
+
+def test_encode_audio_agrees_with_librosa(loaded, recordings, spec):
+    audio = np.stack([read_window(path, start_s=2.5, spec=spec) for path in recordings]).astype(np.float32)
+    time = np.arange(spec.samples) / spec.sample_rate
+    extra = [np.sin(2 * np.pi * 440 * time), np.full(spec.samples, 0.25), np.zeros(spec.samples)]
+    audio = np.concatenate([audio, np.float32(extra)])
+    answer = call(loaded, "encode_audio", audio=audio)
+    for index, row in enumerate(audio):
+        expected = features.log_mel(row, spec)
+        np.testing.assert_allclose(answer["mel"][index], expected.mel, atol=1e-3)
+        assert answer["ref_db"][index] == pytest.approx(expected.ref_db, abs=2e-3)
+
+
+@pytest.mark.parametrize("length", [1, 1000, 110_250, 150_000])
+def test_encode_audio_pads_or_cuts_to_one_window(loaded, spec, length):
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (1, length)).astype(np.float32)
+    window = np.zeros((1, spec.samples), np.float32)
+    window[:, : min(length, spec.samples)] = audio[:, : spec.samples]
+    given, whole = call(loaded, "encode_audio", audio=audio), call(loaded, "encode_audio", audio=window)
+    np.testing.assert_allclose(given["mel"], whole["mel"], atol=1e-6)
+
+
+def test_encode_and_decode_equal_the_keras_models(loaded, model, spec):
+    rng = np.random.default_rng(0)
+    mel, z = rng.uniform(size=(3, *spec.mel_shape)), rng.standard_normal((3, model.latent))
+    mel, z = mel.astype(np.float32), z.astype(np.float32)
+    latent, decoded = call(loaded, "encode", mel=mel), call(loaded, "decode", z=z)["mel"]
+    z_mean, z_log_var = model.encoder(mel[..., None])
+    np.testing.assert_allclose(latent["z_mean"], z_mean, atol=1e-4)
+    np.testing.assert_allclose(latent["z_log_var"], z_log_var, atol=1e-4)
+    np.testing.assert_allclose(decoded, model.decoder(z)[..., 0], atol=1e-4)
+    assert decoded.std() > 0.05
+    assert np.abs(decoded[0] - decoded[1]).max() > 0.05
+    both = model.decoder(z_mean)[..., 0]
+    np.testing.assert_allclose(call(loaded, "reconstruct", mel=mel)["mel"], both, atol=1e-3)
+    np.testing.assert_array_equal(
+        call(loaded, "serving_default", mel=mel)["mel"], call(loaded, "reconstruct", mel=mel)["mel"]
+    )
+
+
+def test_decode_audio_sounds_like_the_decoded_spectrogram(loaded, model, spec):
+    z, ref_db = np.ones((1, model.latent), np.float32), np.float32([9.0])
+    audio = call(loaded, "decode_audio", z=z, ref_db=ref_db)["audio"]
+    assert audio.shape == (1, spec.samples)
+    again = features.log_mel(audio[0], spec)
+    decoded = call(loaded, "decode", z=z)["mel"][0]
+    assert again.ref_db == pytest.approx(9.0 + (decoded.max() - 1) * spec.top_db, abs=3.0)
+    assert np.corrcoef(again.mel.ravel(), decoded.ravel())[0, 1] > 0.5
+
+
+def test_generated_row_depends_on_its_seed_alone(loaded, model):
+    seeds = np.array([5, -3, 5, 2**62, 0], np.int64)
+    batch = call(loaded, "generate", seed=seeds, temperature=np.float32([1, 1, 0.5, 1, 1]))
+    for row, seed in enumerate(seeds):
+        alone = call(loaded, "generate", seed=seeds[row : row + 1], temperature=np.float32([0.5 if row == 2 else 1]))
+        np.testing.assert_array_equal(batch["z"][row], alone["z"][0], err_msg=str(seed))
+        np.testing.assert_allclose(batch["mel"][row], alone["mel"][0], atol=1e-5)
+    np.testing.assert_allclose(batch["z"][2] * 2, batch["z"][0], rtol=1e-6)
+    assert len(np.unique(batch["z"])) == 5 * model.latent
+
+
+def test_generated_latents_are_standard_normal_and_defined_by_splitmix64():
+    import tensorflow as tf
+    from scipy import stats
+
+    z = export.seeded_normal(tf.range(4000, dtype=tf.int64), 16).numpy()
+    assert stats.kstest(z.ravel(), "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(z.T) - np.eye(16)).max() < 0.08
+    assert np.abs(np.corrcoef(z[:-1].ravel(), z[1:].ravel())[0, 1]) < 0.02
+
+    def mix(value):
+        value = (value + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    state = (mix(7) + 3 * 0x9E3779B97F4A7C15) % 2**64
+    assert z[7, 2] == pytest.approx(stats.norm.ppf(((mix(state) >> 11) + 0.5) / 2**53), rel=1e-6)
+
+
+def test_empty_batches(loaded, model, spec):
+    inputs = {
+        "encode": {"mel": np.zeros((0, *spec.mel_shape), np.float32)},
+        "encode_audio": {"audio": np.zeros((0, 100), np.float32)},
+        "decode": {"z": np.zeros((0, model.latent), np.float32)},
+        "decode_audio": {"z": np.zeros((0, model.latent), np.float32), "ref_db": np.zeros(0, np.float32)},
+        "generate": {"seed": np.zeros(0, np.int64), "temperature": np.zeros(0, np.float32)},
+        "spec": {"index": np.zeros(0, np.int32)},
+    }
+    for name, feeds in inputs.items():
+        assert all(len(array) == 0 for array in call(loaded, name, **feeds).values())
+
+
+def test_spec_signature_describes_the_model(loaded, spec):
+    answer = call(loaded, "spec", index=np.arange(3, dtype=np.int32))["json"]
+    assert answer.shape == (3,)
+    described = json.loads(answer[2])
+    assert described["spec"] == spec.to_dict()
+    assert described["fingerprint"] == spec.fingerprint
+    assert described["latent"] == 8
+
+
+def test_loads_where_only_tensorflow_is_known_and_uses_stock_ops_alone(exported, tmp_path):
+    script = textwrap.dedent("""
+        import sys
+        import tensorflow as tf
+        from tensorflow.core.protobuf import saved_model_pb2
+        from tensorflow.python.framework import op_def_registry
+        path = sys.argv[1]
+        loaded = tf.saved_model.load(path)
+        print(loaded.signatures["spec"](index=tf.constant([0]))["json"].shape)
+        graph = saved_model_pb2.SavedModel.FromString(open(path + "/saved_model.pb", "rb").read()).meta_graphs[0].graph_def
+        functions = {f.signature.name for f in graph.library.function}
+        ops = {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
+        assert "tfpipe" not in sys.modules and "serving" not in sys.modules
+        missing = sorted(op for op in ops if op not in functions and op_def_registry.get(op) is None)
+        assert len(ops) > 30 and not missing, missing
+        assert not [op for op in ops if "PyFunc" in op], "needs Python"
+    """)
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(exported.path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+
+
+def test_read_back_check_sees_other_weights(exported, model, tmp_path):
+    """The check that guards an export fails when the written weights are not the model's."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(exported.path, damaged)
+    data = next((damaged / "variables").glob("*.data*"))
+    data.write_bytes(bytes(len(data.read_bytes())))
+    functions = export.build_signatures(model)
+    examples = {"decode": {"z": np.ones((1, model.latent), np.float32)}}
+    with pytest.raises(ServingError, match="nothing was exported"):
+        export._check_in_child(functions, examples, damaged)
+
+
+def test_mixed_precision_is_refused(model, spec, tmp_path):
+    import dataclasses
+
+    from tfpipe.model import build
+
+    half = build("tiny", spec, latent=8, policy="mixed_bfloat16")
+    with pytest.raises(ServingError, match="bfloat16"):
+        export.export_model(dataclasses.replace(model, encoder=half.encoder), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_racing_exports_get_different_versions(tmp_path):
+    folder = tmp_path / "models"
+    (folder / "0007").mkdir(parents=True)
+    (folder / "notes").mkdir()
+    versions, barrier = [], threading.Barrier(8)
+
+    def publish(index):
+        temporary = folder / f".tmp-{index}"
+        temporary.mkdir()
+        (temporary / "saved_model.pb").write_text(str(index))
+        barrier.wait()
+        versions.append(export._publish(temporary, folder))
+
+    threads = [threading.Thread(target=publish, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions) == list(range(8, 16))
+    assert {(folder / str(v) / "saved_model.pb").read_text() for v in versions} == set("01234567")

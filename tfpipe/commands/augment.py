@@ -1,0 +1,58 @@
+"""`tfpipe augment`: the notebook's pitch shift and stacked harmony for one file (In [7] to [9])."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tfpipe.errors import TfpipeError
+from tfpipe.spec import FeatureSpec
+
+HELP = "shift and stack one file: wav files and their spectrograms side by side"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("file", metavar="FILE", help="audio file")
+    parser.add_argument("--semitones", type=float, default=8.0, help="pitch shift (8, the notebook's)")
+    parser.add_argument("--chord", default="major", help="stacked harmony: major, minor, notebook (0,3,5), ... (major)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="use at most so much of the file (60)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the wav files and the PNG")
+    parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes NAME-shift+8.wav, NAME-chord-major.wav and NAME.png.
+
+    Raises:
+        TfpipeError: the file cannot be used, or nothing can be written.
+    """
+    from beam_jobs.augment import Variant, shift_audio, stack_audio
+    from tfpipe.audio import probe, read_span, write_wav
+    from tfpipe.features import is_silent, log_mel
+    from tfpipe.plots import spectrograms
+
+    spec = FeatureSpec()
+    shifted, stacked = Variant.shift(args.semitones), Variant.chord(args.chord)
+    info = probe(args.file)
+    rate = spec.sample_rate
+    count = round(min(info.seconds, args.seconds) * rate)
+    if count < spec.n_fft:
+        raise TfpipeError(f"{args.file}: {count / rate:.3g} s is too short; give at least {spec.n_fft / rate:.2g} s")
+    original = read_span(args.file, start=0, count=count, rate=rate, info=info)
+    if is_silent(original, spec):
+        raise TfpipeError(f"{args.file}: is silent (under {spec.silence_dbfs:g} dBFS); nothing to shift")
+    sounds = {
+        variant.name: stack_audio([shift_audio(original, step, sample_rate=rate) for step in variant.semitones])
+        for variant in (shifted, stacked)
+    }
+    folder, stem = Path(args.out), Path(args.file).stem
+    paths = {name: folder / f"{stem}-{name.replace(':', '-')}.wav" for name in sounds}
+    for name, audio in sounds.items():
+        write_wav(paths[name], audio, rate)
+    panels = [(name, log_mel(audio, spec).mel) for name, audio in {"original": original, **sounds}.items()]
+    spectrograms(folder / f"{stem}.png", panels, spec)
+    written = [*map(str, paths.values()), str(folder / f"{stem}.png")]
+    print(json.dumps({"files": written}) if args.json else "\n".join(written))
+    return 0

@@ -1,0 +1,45 @@
+"""`tfpipe evaluate`: held-out reconstruction error beside its baselines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HELP = "measure a run on held-out tracks beside the mean and PCA baselines"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    parser.add_argument("--plots", metavar="DIR", help="write reconstructions.png and samples.png there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints the figures."""
+    from tfpipe.evaluate import evaluate
+
+    plots = Path(args.plots) if args.plots else None
+    result = evaluate(Path(args.data), Path(args.run), split=args.split, which=args.which, plots=plots)
+    print(json.dumps(result) if args.json else describe(result))
+    return 0
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Returns an evaluation as a few lines for people."""
+    pca, mean = result["baselines"]["pca"], result["baselines"]["mean"]
+    return "\n".join(
+        [
+            f"{result['split']}: {result['windows']} windows",
+            f"reconstruction error (mse)  {result['mse']:.5f}",
+            f"  mean spectrogram          {mean['mse']:.5f}  ({result['mse'] / mean['mse']:.2f} of it)",
+            f"  PCA, {pca['components']:>4} components     {pca['mse']:.5f}  ({result['mse'] / pca['mse']:.2f} of it)",
+            f"KL {result['kl']:.2f} nats, {result['active_units']} of {result['latent']} dimensions active",
+        ]
+    )

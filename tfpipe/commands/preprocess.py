@@ -1,0 +1,120 @@
+"""`tfpipe preprocess`: folders of audio in, a dataset folder of augmented log-mel TFRecords out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfpipe.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    from beam_jobs.config import PreprocessConfig
+
+HELP = "turn folders of audio into a dataset of augmented log-mel TFRecords (a Beam job)"
+_SPEC_HELP = {
+    "sample_rate": "Hz of the audio that features are made of",
+    "window_s": "length of a window, s",
+    "n_fft": "samples of an STFT frame",
+    "hop": "samples between STFT frames",
+    "n_mels": "mel bands",
+    "fmin": "lowest band edge, Hz",
+    "fmax": "highest band edge, Hz",
+    "power": "exponent of the magnitude, 1 or 2",
+    "top_db": "dynamic range, dB",
+    "silence_dbfs": "windows with a lower peak are dropped, dBFS",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    add_corpus_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="dataset folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset made with other settings")
+    parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
+    parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
+    parser.epilog = "Options after -- go to Apache Beam, such as: -- --runner=FlinkRunner --flink_master=HOST:8081"
+
+
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the inputs and every option that shapes the dataset; all but the inputs default to the config's own."""
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="folder (its subfolders are the labels), file, glob")
+    group = parser.add_argument_group("dataset")
+
+    def option(name: str, kind: Callable[[str], Any], text: str) -> None:
+        group.add_argument(name, type=kind, default=None, help=text)
+
+    option("--semitones", _numbers, "pitch shifts, 0 is the original (0,4,7,8,12)")
+    option("--chords", _words, "stacked harmonies: major, minor, sus4, ... or '' for none (major)")
+    option("--engine", str, "spectral (fast) or waveform (librosa's phase vocoder, the reference)")
+    option("--hop-s", float, "s between window starts (the window length: no overlap)")
+    option("--min-fill", float, "share of the last window that must be filled (0.5)")
+    option("--validation-share", float, "share of tracks for validation (0.1)")
+    option("--test-share", float, "share of tracks for the test split (0.1)")
+    option("--shard-mib", float, "largest size of a shard, MiB (128)")
+    option("--max-skipped", float, "fail when a larger share of the files cannot be used (0.5)")
+    option("--workers", int, "processes on this machine (1)")
+    group.add_argument("--augment-eval", action="store_true", default=None, help="variants in validation and test too")
+    group = parser.add_argument_group("features")
+    for field in dataclasses.fields(FeatureSpec):
+        kind = int if isinstance(field.default, int) else float
+        name = f"--{field.name.replace('_', '-')}"
+        group.add_argument(name, type=kind, default=None, help=f"{_SPEC_HELP[field.name]} ({field.default:g})")
+
+
+def split_beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line at its first `--`: what is ours, and what goes to Beam.
+
+    Argparse would take what follows `--` for further inputs, so the caller
+    splits first and stores the second part as `args.beam_options`.
+    """
+    place = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+def config_from_args(args: argparse.Namespace, *, output: str) -> PreprocessConfig:
+    """Builds the job's configuration from parsed `add_corpus_arguments` options.
+
+    Raises:
+        UsageError: a value that cannot work.
+    """
+    from beam_jobs.config import PreprocessConfig
+
+    def given(config: type) -> dict[str, Any]:
+        found = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(config)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    values = {**given(PreprocessConfig), "inputs": tuple(args.inputs), "output": output}
+    if args.shard_mib is not None:
+        values["shard_bytes"] = round(args.shard_mib * 2**20)
+    return PreprocessConfig(**{**values, "spec": FeatureSpec(**given(FeatureSpec))})
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the dataset and says what is in it."""
+    from beam_jobs.job import preprocess
+    from tfpipe.commands.inspect import table
+    from tfpipe.manifest import inspect
+
+    config = config_from_args(args, output=args.output)
+    manifest = preprocess(config, pipeline_args=getattr(args, "beam_options", ()), verbose=args.verbose)
+    if config.is_remote:
+        print(json.dumps({"fingerprint": manifest.fingerprint}))
+        return 0
+    summary = inspect(Path(args.output))
+    print(json.dumps(summary) if args.json else table(args.output, summary))
+    return 0
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,4,7,-2.5") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,30 @@
+"""`tfpipe synth`: a small piano-and-voice corpus made from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HELP = "make a small piano-and-voice corpus from nothing, for demos and tests"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write Piano/ and Voice/ into")
+    parser.add_argument("--tracks", type=int, default=6, metavar="N", help="tracks of each label (default 6)")
+    parser.add_argument("--seconds", type=float, default=14.0, metavar="S", help="length of a track in s (default 14)")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="another seed, another corpus (default 0)")
+    parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the corpus."""
+    from tfpipe.synth import synthesise
+
+    paths = synthesise(args.output, tracks_per_label=args.tracks, seconds=args.seconds, seed=args.seed)
+    print(f"{len(paths)} tracks of {args.seconds:g} s in {args.output}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"output": str(args.output), "tracks": [str(path) for path in paths]}))
+    return 0

@@ -1,0 +1,83 @@
+"""`tfpipe train`: train a VAE on a dataset folder, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tfpipe.errors import UsageError
+
+HELP = "train the VAE on a dataset, or go on where a stopped run was"
+_CHOICES = {
+    "preset": ("standard", "notebook", "large", "tiny"),
+    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    "strategy": ("auto", "single", "mirrored", "multiworker"),
+    "schedule": ("cosine", "constant"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("--data", metavar="DIR", help="dataset folder, from `tfpipe preprocess`")
+    parser.add_argument("--run", metavar="DIR", help="run folder; made, or gone on with")
+    add_training_arguments(parser)
+    parser.add_argument("--summary", action="store_true", help="print the model's layers and parameters, train nothing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `tfpipe run` shares."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--preset", choices=_CHOICES["preset"], default="standard", help="architecture and objective")
+    group.add_argument("--latent", type=int, default=16, metavar="N", help="dimensions of z (16)")
+    group.add_argument("--batch-size", type=int, metavar="N", help="examples in a global batch (the preset's)")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the data (the preset's)")
+    group.add_argument("--learning-rate", type=float, metavar="X", help="Adam's peak learning rate (the preset's)")
+    group.add_argument("--schedule", choices=_CHOICES["schedule"], help="learning-rate schedule (the preset's)")
+    group.add_argument("--patience", type=int, metavar="N", help="epochs without a better validation loss; 0 never stops")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="decides weights, order and noise (0)")
+    group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
+    group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
+
+
+def training_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
+    names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
+    return {name: getattr(args, name) for name in (*names, "precision", "strategy")}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, or prints the model summary."""
+    if args.summary:
+        return _summary(args)
+    if not args.data or not args.run:
+        raise UsageError("train needs --data DIR and --run DIR")
+    from tfpipe.runs import TrainConfig
+    from tfpipe.train import train
+
+    result = train(TrainConfig(data=args.data, run=args.run, **training_settings(args)))
+    best = dict(result.best)
+    if args.json:
+        print(json.dumps({"run": str(result.path), "epochs": len(result.history), "best": best}))
+    else:
+        error = best.get("val_mse", best["mse"])
+        print(f"{result.path}: {len(result.history)} epochs, best at {best['epoch']} with mse {error:.5f}")
+    return 0
+
+
+def _summary(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from tfpipe import model
+    from tfpipe.manifest import load_manifest
+    from tfpipe.spec import FeatureSpec
+
+    spec = load_manifest(Path(args.data)).spec if args.data else FeatureSpec()
+    models = model.build(args.preset, spec, latent=args.latent)
+    for part in models:
+        part.summary(line_length=100, print_fn=print)
+    counts = {part.name: part.count_params() for part in models}
+    total = sum(counts.values())
+    print(json.dumps({**counts, "total": total}) if args.json else f"total parameters: {total:,}")
+    return 0

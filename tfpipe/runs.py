@@ -1,0 +1,235 @@
+"""The run folder: `config.json`, `spec.json`, `checkpoints/`, `metrics.jsonl`, `DONE`.
+
+`TrainConfig` and reading need no TensorFlow; `load_models` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfpipe import checkpoint
+from tfpipe.errors import RunError, UsageError
+from tfpipe.spec import FeatureSpec
+from tfpipe.storage import read_json
+
+CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
+PRESET_NAMES = ("standard", "notebook", "large", "tiny")
+# What each preset trains with unless told: the notebook's own numbers, and ours.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "notebook": {"batch_size": 10, "epochs": 50, "patience": 0, "schedule": "constant", "learning_rate": 1e-3},
+    "large": {"batch_size": 64, "epochs": 100, "patience": 20, "schedule": "cosine", "learning_rate": 5e-4},
+    "standard": {"batch_size": 16, "epochs": 40, "patience": 20, "schedule": "cosine", "learning_rate": 5e-4},
+    "tiny": {"batch_size": 16, "epochs": 10, "patience": 0, "schedule": "cosine", "learning_rate": 5e-4},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Attributes:
+        data: dataset folder.
+        run: run folder.
+        preset: `standard`, `notebook`, `large` or `tiny`.
+        latent: dimensions of z.
+        batch_size: examples in a global batch, over all workers; the preset's when None.
+        epochs: passes over the training split; the preset's when None.
+        learning_rate: Adam's peak learning rate; the preset's when None.
+        schedule: `cosine` (short warm-up, decay to 2 %) or `constant`; the preset's when None.
+        patience: stop after this many epochs without a better validation loss; 0 never; the preset's when None.
+        seed: initial weights, order and noise all follow from it.
+        precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
+        strategy: `auto`, `single`, `mirrored` or `multiworker`.
+        checkpoint_every_s: s between checkpoints inside an epoch.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    data: str
+    run: str
+    preset: str = "standard"
+    latent: int = 16
+    batch_size: int | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    patience: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    strategy: str = "auto"
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESET_NAMES:
+            raise UsageError(f"preset {self.preset!r} is unknown; use one of {', '.join(PRESET_NAMES)}")
+        for name, value in _DEFAULTS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        rules = [
+            (1 <= self.latent <= 4096, "latent", "1 to 4096"),
+            (1 <= (self.batch_size or 0) <= 65_536, "batch_size", "1 to 65536"),
+            (1 <= (self.epochs or 0) <= 1_000_000, "epochs", "1 to 1000000"),
+            (0.0 < (self.learning_rate or 0.0) <= 1.0, "learning_rate", "above 0 and at most 1"),
+            (self.schedule in ("cosine", "constant"), "schedule", "cosine or constant"),
+            ((self.patience or 0) >= 0, "patience", "0 (never stop early) or more"),
+            (0 <= self.seed < 2**31, "seed", "0 to 2147483647"),
+            (self.checkpoint_every_s > 0.0, "checkpoint_every_s", "above 0 s"),
+        ]
+        for ok, name, allowed in rules:
+            if not ok:
+                raise UsageError(f"{name}={getattr(self, name)!r} is out of range; use {allowed}")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides the result: a run folder goes on only under equal settings."""
+        values = dataclasses.asdict(self)
+        for place in ("data", "run", "checkpoint_every_s", "strategy"):
+            del values[place]
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder as it stands.
+
+    Attributes:
+        path: the folder.
+        config: `config.json`.
+        spec: the feature spec.
+        history: one mapping per finished epoch.
+        done: whether training has finished.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    spec: FeatureSpec
+    history: tuple[Mapping[str, Any], ...]
+    done: bool
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The epoch with the best validation loss (training loss without a validation split)."""
+        return min(self.history, key=selection_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A trained VAE in float32.
+
+    Attributes:
+        spec: the feature spec it was trained on.
+        labels: label names of its dataset.
+        latent: dimensions of z.
+        encoder: Keras model, mel `[n, n_mels, frames, 1]` -> z_mean, z_log_var `[n, latent]`.
+        decoder: Keras model, z `[n, latent]` -> mel `[n, n_mels, frames, 1]` in [0, 1].
+        metadata: JSON values for people and programs: preset, dataset, step, metrics.
+    """
+
+    spec: FeatureSpec
+    labels: tuple[str, ...]
+    latent: int
+    encoder: Any
+    decoder: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def load_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        RunError: no run there, or damaged.
+    """
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path}: no training run here (no {CONFIG}); make one with `tfpipe train --data DIR --run {path}`")
+    return Run(
+        path=path,
+        config=read_json(path / CONFIG),
+        spec=FeatureSpec.from_dict(read_json(path / SPEC)),
+        history=tuple(read_history(path)),
+        done=(path / DONE).exists(),
+    )
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`; a last line that a kill cut short is left out."""
+    if not (path / METRICS).exists():
+        return []
+    rows = []
+    for line in (path / METRICS).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def selection_loss(row: Mapping[str, Any]) -> float:
+    """Returns the loss that decides which epoch is best."""
+    return float(row["val_loss"] if row.get("val_loss") is not None else row["loss"])
+
+
+def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
+    """Rebuilds a run's models in float32 and loads a checkpoint's weights.
+
+    A mixed-precision policy would survive a reload and run many times slower
+    on a CPU server, so it is not rebuilt.
+
+    Args:
+        run: run folder.
+        which: `best` or `latest`.
+
+    Raises:
+        RunError: no run, no checkpoint yet, or weights of another model.
+    """
+    from tfpipe import model
+
+    loaded = load_run(run)
+    saved = checkpoint.load(run / CHECKPOINTS, which)
+    if saved is None:
+        raise RunError(f"{run}: holds no {which} checkpoint yet; run `tfpipe train --run {run}` until an epoch is done")
+    config = loaded.config
+    models = model.build(config["preset"], loaded.spec, latent=config["latent"])
+    for part in models:
+        assign(part.weights, saved.arrays, prefix=part.name, where=str(run))
+    return TrainedModel(
+        spec=loaded.spec,
+        labels=tuple(config["labels"]),
+        latent=config["latent"],
+        encoder=models.encoder,
+        decoder=models.decoder,
+        metadata={
+            "preset": config["preset"],
+            "latent": config["latent"],
+            "dataset": config["dataset"],
+            "checkpoint": which,
+            "epoch": saved.state["epoch"],
+            "step": saved.state["step"],
+            "metrics": next((dict(row) for row in loaded.history if row["step"] == saved.state["step"]), {}),
+        },
+    )
+
+
+def named(variables: list[Any], prefix: str) -> dict[str, Any]:
+    """Returns variables by a name that is unique and stable: position and Keras path."""
+    return {f"{prefix}/{index:03d}/{variable.name}": variable for index, variable in enumerate(variables)}
+
+
+def assign(variables: list[Any], arrays: Mapping[str, Any], *, prefix: str, where: str) -> None:
+    """Sets variables from `named` arrays.
+
+    Raises:
+        RunError: names or shapes are those of another model.
+    """
+    wanted = named(variables, prefix)
+    stored = {name for name in arrays if name.startswith(f"{prefix}/")}
+    if stored != set(wanted):
+        raise RunError(f"{where}: the checkpoint's {prefix} is another model's; use the settings it was trained with")
+    for name, variable in wanted.items():
+        if tuple(variable.shape) != arrays[name].shape:
+            raise RunError(f"{where}: {name} is {arrays[name].shape}, the model needs {tuple(variable.shape)}")
+        variable.assign(arrays[name])

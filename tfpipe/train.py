@@ -1,0 +1,431 @@
+"""Training: one loop for every strategy and precision (needs TensorFlow).
+
+Keras `fit` fails under MultiWorkerMirroredStrategy, so a step is
+`tf.function` + `strategy.run` + all-reduced gradients + `optimizer.apply`.
+Order and noise are functions of (seed, step): a killed run goes on from its
+checkpoint to the same weights, bit for bit, on CPU in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import checkpoint, model, precision
+from tfpipe.errors import RunError
+from tfpipe.features import dequantise
+from tfpipe.features_tf import to_mel
+from tfpipe.input import Part, Position, make_dataset, steps_per_epoch
+from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.progress import Progress
+from tfpipe.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    METRICS,
+    SPEC,
+    Run,
+    TrainConfig,
+    assign,
+    load_run,
+    named,
+    read_history,
+    selection_loss,
+)
+from tfpipe.storage import folder_lock, read_json, write_bytes, write_json
+from tfpipe.strategy import make_strategy, worker
+
+# A dimension that carries less than this many nats on average is dead.
+ACTIVE_NATS = 0.01
+# Enough for 16 stable components; 57 MB.
+_PCA_EXAMPLES = 1024
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved its state."""
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> Run:
+    """Trains a VAE, or goes on with the run that stands in the folder.
+
+    Args:
+        config: all settings; a run folder of other settings is refused.
+        quiet: show no progress.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DatasetError: no usable dataset.
+        RunError: the folder holds a run of other settings, or the loss is not finite.
+        Interrupted: stopped by SIGINT or SIGTERM after saving.
+    """
+    folder = Path(config.run)
+    manifest = load_manifest(Path(config.data))
+    strategy = make_strategy(config.strategy)
+    is_chief = worker(strategy)[0] == 0
+    with ExitStack() as stack:
+        if is_chief:
+            stack.enter_context(folder_lock(folder, what="tfpipe train"))
+            _claim(folder, config, manifest)
+        if (folder / DONE).exists():
+            return load_run(folder)
+        trainer = _Trainer(config, manifest, strategy)
+        trainer.restore()
+        with _stop_signals() as stop:
+            trainer.run(stop, quiet=quiet or not is_chief)
+    return load_run(folder)
+
+
+def active_units(kl: np.ndarray) -> int:
+    """Counts the dimensions of mean KL `[latent]` that carry information."""
+    return int((kl > ACTIVE_NATS).sum())
+
+
+def _claim(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
+    """Writes the settings into a new run folder; refuses one with other settings."""
+    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint}
+    if (folder / CONFIG).exists():
+        stored = read_json(folder / CONFIG)
+        differing = [f"{name}: {stored.get(name)} there, {wanted[name]} now" for name in wanted if stored.get(name) != wanted[name]]
+        if differing:
+            raise RunError(
+                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
+                "use those, or another --run folder"
+            )
+        return
+    write_json(folder / SPEC, manifest.spec.to_dict())
+    write_json(folder / CONFIG, {**dataclasses.asdict(config), **wanted})
+
+
+class _Trainer:
+    """Models, optimizer and the position in the run."""
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
+        self.config, self.manifest, self.strategy = config, manifest, strategy
+        self.folder = Path(config.run)
+        self.batch_size, self.epochs = int(config.batch_size or 0), int(config.epochs or 0)
+        index, workers = worker(strategy)
+        self.is_chief = index == 0
+        self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
+        self.steps = steps_per_epoch(
+            manifest, split="train", batch_size=self.batch_size, replicas=self.part.total
+        )
+        self.objective = model.preset(config.preset).objective
+        self.pixels = math.prod(manifest.spec.mel_shape)
+        self.epoch = self.step = 0
+        # Sums over the epoch so far: examples, mse, KL per dimension.
+        self.sums = np.zeros(2 + config.latent)
+        self.best_loss = math.inf
+        self.policy = precision.resolve(config.precision)
+        keras.utils.set_random_seed(config.seed)
+        with strategy.scope():
+            self.models = model.build(config.preset, manifest.spec, latent=config.latent, policy=self.policy)
+            self.variables = [*self.models.encoder.trainable_variables, *self.models.decoder.trainable_variables]
+            self.optimizer = self._make_optimizer()
+            self.optimizer.build(self.variables)
+        self._train_step = tf.function(self._distributed_step, reduce_retracing=True)
+        self._eval_step = tf.function(self._distributed_evaluation, reduce_retracing=True)
+
+    # The run -----------------------------------------------------------------
+
+    def run(self, stop: threading.Event, *, quiet: bool) -> None:
+        """Trains from the current position to the end."""
+        if self.steps == 0:
+            raise RunError(f"{self.config.data}: no training examples; preprocess more audio")
+        with Progress("train", total=self.epochs * self.steps, unit="step", done=self._global_step, quiet=quiet) as bar:
+            if not quiet:
+                bar.message(
+                    f"train: {self.manifest.examples('train')} examples, {self.steps} steps an epoch, {self.epochs} epochs, "
+                    f"{sum(math.prod(v.shape) for v in self.variables):,} parameters, {self.policy}, "
+                    f"{self.strategy.num_replicas_in_sync} replica(s)"
+                )
+            while self.epoch < self.epochs:
+                row = self._epoch(stop, bar)
+                if self._finished_early(row):
+                    bar.message(
+                        f"train: no better validation loss for {self.config.patience} epochs, stopped after {self.epoch}"
+                    )
+                    break
+        if self.is_chief:
+            write_bytes(self.folder / DONE, b"")
+
+    def _epoch(self, stop: threading.Event, bar: Progress) -> dict[str, Any]:
+        """Finishes the current epoch, saves, and returns its metrics."""
+        started = last_saved = time.monotonic()
+        first_step = self.step
+        waited = 0.0
+        batches = iter(self._batches("train", Position(epoch=self.epoch, step=self.step), seed=self.config.seed))
+        while self.step < self.steps:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - asked
+            self._advance(batch)
+            means = self.sums[1:] / self.sums[0]
+            bar.update(
+                1,
+                epoch=f"{self.epoch + 1}/{self.epochs}",
+                loss=f"{self._loss(means):.4f}",
+                mse=f"{means[0]:.5f}",
+                kl=f"{means[1:].sum():.2f}",
+                active=f"{active_units(means[1:])}/{self.config.latent}",
+            )
+            if stop.is_set() or (self.step < self.steps and time.monotonic() - last_saved > self.config.checkpoint_every_s):
+                self._save()
+                last_saved = time.monotonic()
+            if stop.is_set():
+                raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
+        seconds = time.monotonic() - started
+        return self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
+
+    def _advance(self, batch: Any) -> None:
+        count = min(self.batch_size, self.manifest.examples("train") - self.step * self.batch_size)
+        count -= count % self.part.total
+        means = self._train_step(batch, tf.constant(count, tf.float32), tf.constant(self._global_step, tf.int32))
+        means = np.asarray(means, np.float64)
+        if not np.isfinite(means).all():
+            raise RunError(
+                f"{self.folder}: the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1} "
+                f"(mse {means[0]:g}, KL {means[1:].sum():g}); the last checkpoint is good: "
+                "train into another run folder with a smaller --learning-rate or --precision float32"
+            )
+        self.sums += np.concatenate([[count], means * count])
+        self.step += 1
+
+    def _end_epoch(self, *, seconds: float, waited: float, steps: int) -> dict[str, Any]:
+        means = self.sums[1:] / self.sums[0]
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "step": self._global_step,
+            "loss": self._loss(means),
+            "mse": float(means[0]),
+            "kl": float(means[1:].sum()),
+            "active_units": active_units(means[1:]),
+            **self._validate(),
+            "learning_rate": float(np.asarray(self.optimizer.learning_rate)),
+            "examples_per_s": round(steps * self.batch_size / max(seconds, 1e-9), 2),
+            "input_wait": round(waited / max(seconds, 1e-9), 4),
+            "seconds": round(seconds, 3),
+        }
+        is_best = selection_loss(row) < self.best_loss
+        self.best_loss = min(self.best_loss, selection_loss(row))
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums[:] = 0.0
+        if self.is_chief:
+            # First the metrics, then the checkpoint: resuming drops rows that no checkpoint vouches for.
+            _write_history(self.folder, [*read_history(self.folder), row])
+            self._write_summaries(row)
+        self._save(best=is_best)
+        return row
+
+    def _validate(self) -> dict[str, Any]:
+        """Returns the validation split's metrics, with z at the posterior mean; empty without such a split."""
+        if not steps_per_epoch(
+            self.manifest, split="validation", batch_size=self.batch_size, replicas=self.part.total
+        ):
+            return {}
+        sums = np.zeros(2 + self.config.latent)
+        for batch in self._batches("validation", Position(), seed=None):
+            sums += np.asarray(self._eval_step(batch), np.float64)
+        means = sums[1:] / sums[0]
+        return {
+            "val_loss": self._loss(means),
+            "val_mse": float(means[0]),
+            "val_kl": float(means[1:].sum()),
+            "val_active_units": active_units(means[1:]),
+        }
+
+    def _finished_early(self, row: dict[str, Any]) -> bool:
+        patience = self.config.patience or 0
+        if not patience or row.get("val_loss") is None:
+            return False
+        history = read_history(self.folder)
+        best = min(range(len(history)), key=lambda index: selection_loss(history[index]))
+        return len(history) - 1 - best >= patience
+
+    @property
+    def _global_step(self) -> int:
+        return self.epoch * self.steps + self.step
+
+    def _loss(self, means: np.ndarray) -> float:
+        mse, kl = float(means[0]), float(means[1:].sum())
+        return float(model.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
+
+    def _batches(self, split: str, position: Position, *, seed: int | None) -> Any:
+        return self.strategy.distribute_datasets_from_function(
+            lambda _: make_dataset(
+                Path(self.config.data),
+                split=split,
+                batch_size=self.batch_size,
+                seed=seed,
+                position=position,
+                part=self.part,
+                expected_spec=self.manifest.spec,
+            )
+        )
+
+    # One step ----------------------------------------------------------------
+
+    def _distributed_step(self, batch: Any, count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns mse and KL per dimension `[1 + latent]`, means over the global batch."""
+        means = self.strategy.run(self._replica_step, args=(batch, count, step))
+        return self.strategy.experimental_local_results(means)[0]
+
+    def _replica_step(self, batch: dict[str, tf.Tensor], count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        mel = to_mel(batch["mel"])
+        with tf.GradientTape() as tape:
+            z_mean, z_log_var = self.models.encoder(mel, training=True)
+            reconstruction = self.models.decoder(z_mean + tf.exp(0.5 * z_log_var) * self._noise(z_mean, step), training=True)
+            terms = model.losses(mel, reconstruction, z_mean, z_log_var)
+            mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
+            means = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl], 0)))
+            kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
+            loss = mse * model.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, self.variables)
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        self.optimizer.apply(gradients, self.variables)
+        return means
+
+    def _noise(self, like: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """This replica's rows of the global batch's noise: the same for one worker or many."""
+        rows = tf.shape(like)[0]
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+        shape = [rows * self.part.total, self.config.latent]
+        noise = tf.random.stateless_normal(shape, seed=tf.stack([self.config.seed, step]))
+        return noise[replica * rows : (replica + 1) * rows]
+
+    def _distributed_evaluation(self, batch: Any) -> tf.Tensor:
+        sums = self.strategy.run(self._replica_evaluation, args=(batch,))
+        return self.strategy.experimental_local_results(sums)[0]
+
+    def _replica_evaluation(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        mel = to_mel(batch["mel"])
+        z_mean, z_log_var = self.models.encoder(mel, training=False)
+        terms = model.losses(mel, self.models.decoder(z_mean, training=False), z_mean, z_log_var)
+        count = tf.cast(tf.shape(mel)[0], tf.float32)
+        sums = tf.concat([[count, tf.reduce_sum(terms.mse)], tf.reduce_sum(terms.kl, axis=0)], 0)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+    def _make_optimizer(self) -> Any:
+        rate: Any = float(self.config.learning_rate or 0.0)
+        clip = None
+        if self.config.schedule == "cosine":
+            total = max(2, self.epochs * self.steps)
+            warm_up = max(1, min(100, total // 20))
+            rate = keras.optimizers.schedules.CosineDecay(
+                rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
+            )
+            clip = 1.0
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+        return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
+
+    # State -------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Loads the latest checkpoint, or starts the linear path from PCA of the training split."""
+        saved = checkpoint.load(self.folder / CHECKPOINTS)
+        if saved is None:
+            model.start_from_pca(self.models, self._sample())
+            self._agree()
+            return
+        for name, variables in self._parts().items():
+            assign(variables, saved.arrays, prefix=name, where=str(self.folder))
+        state = saved.state
+        self.epoch, self.step, self.best_loss = state["next_epoch"], state["next_step"], state["best_loss"] or math.inf
+        self.sums = np.asarray(state["sums"])
+        if self.is_chief:
+            history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
+            _write_history(self.folder, history)
+
+    def _save(self, *, best: bool = False) -> None:
+        if not self.is_chief:
+            return
+        arrays = {
+            name: np.asarray(variable)
+            for prefix, variables in self._parts().items()
+            for name, variable in named(variables, prefix).items()
+        }
+        state = {
+            "epoch": self.epoch,
+            "step": self._global_step,
+            "next_epoch": self.epoch,
+            "next_step": self.step,
+            "seed": self.config.seed,
+            "sums": self.sums.tolist(),
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+        }
+        checkpoint.save(self.folder / CHECKPOINTS, arrays, state, step=self._global_step, best=best)
+
+    def _parts(self) -> dict[str, list[Any]]:
+        return {
+            "encoder": self.models.encoder.weights,
+            "decoder": self.models.decoder.weights,
+            "optimizer": self.optimizer.variables,
+        }
+
+    def _sample(self) -> np.ndarray:
+        """Log-mels `[n, n_mels, frames]` of a sample of the training examples."""
+        dataset = make_dataset(Path(self.config.data), split="train", batch_size=16, seed=self.config.seed)
+        sample = dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()
+        return dequantise(np.concatenate([batch["mel"][..., 0] for batch in sample]))
+
+    def _agree(self) -> None:
+        """Averages the fresh weights over the replicas: other machines round PCA differently."""
+        if self.part.total == 1:
+            return
+
+        def average() -> None:
+            context = tf.distribute.get_replica_context()
+            for variable in self.variables:
+                variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.value))
+
+        tf.function(lambda: self.strategy.run(average))()
+
+    def _write_summaries(self, row: dict[str, Any]) -> None:
+        writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        with writer.as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name not in ("epoch", "step") and value is not None:
+                    tf.summary.scalar(name, value)
+        writer.close()
+
+
+def _write_history(folder: Path, rows: list[dict[str, Any]]) -> None:
+    write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turns SIGINT and SIGTERM into an event; a second SIGINT stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, _: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        print("train: stopping after this step, saving", file=sys.stderr, flush=True)
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
