@@ -45,6 +45,7 @@ setup(
         "librosa>=0.11,<2",
         "matplotlib>=3.8",
         "numpy>=1.26,<2.5",
+        "packaging>=23",
         "protobuf>=4.25,<7",
         "scipy>=1.11",
         "setuptools<81",  # TensorBoard imports pkg_resources, which later releases lack
@@ -55,11 +56,12 @@ setup(
         "tensorflow-io>=0.37.1",
         "tensorflow-serving-api>=2.17,<2.22",
         "tqdm>=4.66",
+        "waitress>=3",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
         "aws": ["apache-beam[aws]"],
-        "gcp": ["apache-beam[gcp]"],
+        "gcp": ["apache-beam[gcp]"],  # with the latest lane: Google's libraries need protobuf 6
         "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-tqdm", "wheel"],
     },
     entry_points={"console_scripts": ["tfpipe = tfpipe.cli:main"]},

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-from librosa.effects import pitch_shift
 from numpy.typing import NDArray
 
 from tfpipe.errors import UsageError
@@ -143,6 +142,8 @@ def cached_augmenter(spec: FeatureSpec, names: tuple[str, ...], engine: str) -> 
 
 def shift_audio(audio: NDArray[np.floating], semitones: float, *, sample_rate: int) -> FloatArray:
     """Shifts the pitch of `[samples]` and keeps its length (librosa's phase vocoder; notebook In [7])."""
+    from librosa.effects import pitch_shift  # takes seconds to import; the spectral engine does without
+
     audio = np.asarray(audio, dtype=np.float64)
     return pitch_shift(audio, sr=sample_rate, n_steps=semitones) if semitones else audio
 

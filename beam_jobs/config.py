@@ -29,7 +29,7 @@ class PreprocessConfig:
         chords: names from `augment.CHORDS`.
         engine: `spectral` or `waveform`.
         hop_s: s between window starts; None is the window length (no overlap).
-        min_fill: share of the last window that must be filled for it to be kept.
+        min_fill: share of a window that a track's left-over end, or a short track, must fill to be kept.
         validation_share: share of the tracks in the validation split.
         test_share: share of the tracks in the test split.
         augment_eval: make all variants for validation and test too, instead of the original alone.

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from tfpipe.storage import explain_os_errors, write_bytes, write_json
 # Largest difference allowed between the model in memory and the model read back.
 TOLERANCE = 1e-4
 _CHECK_ROWS = 2
+_LEFTOVER_AGE_S = 6 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ def export_model(model: TrainedModel, output: Path, *, model_name: str = "vae") 
     _require_float32(model)
     with explain_os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
+        _sweep(output)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=output))
     try:
         with explain_os_errors(output):
@@ -100,7 +103,7 @@ def export_model(model: TrainedModel, output: Path, *, model_name: str = "vae") 
 
 
 def build_signatures(model: TrainedModel) -> dict[str, Any]:
-    """Returns the signatures as tf.functions by name (DESIGN: encode, encode_audio, decode, decode_audio, ...)."""
+    """Returns the signatures as tf.functions by name: audio and mel to latent, and back."""
     spec, latent = model.spec, model.latent
     mel_input = tf.TensorSpec([None, *spec.mel_shape], tf.float32, name="mel")
     z_input = tf.TensorSpec([None, latent], tf.float32, name="z")
@@ -322,6 +325,13 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
     """Returns an array that np.savez writes without pickling."""
     return array.astype(np.bytes_) if array.dtype.kind == "O" else array
+
+
+def _sweep(output: Path) -> None:
+    """Removes what exports that were killed left behind; one that still works is younger."""
+    for leftover in output.glob(".tmp-*"):
+        if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _publish(temporary: Path, output: Path) -> int:

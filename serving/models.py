@@ -49,7 +49,7 @@ class Limits:
     message_bytes: int = 256 << 20
     json_bytes: int = 64 << 20
     rows: int = 1024
-    step_rows: int = 64
+    step_rows: int = 32
     running: int = 2
     waiting: int = 64
 
@@ -75,7 +75,7 @@ class Gate:
         if not self._places.acquire(blocking=False):
             raise StatusError(Code.UNAVAILABLE, "The request queue is full; try again later.")
         try:
-            if not self._running.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            if not self._running.acquire(timeout=None if timeout_s is None else max(0.0, timeout_s)):
                 raise StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request's turn came.")
             try:
                 yield

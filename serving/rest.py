@@ -27,6 +27,8 @@ from serving.models import DEFAULT_SIGNATURE, Arrays, Signature
 from serving.status import Code, StatusError
 
 _LOG = logging.getLogger(__name__)
+# TensorFlow Serving's default for --rest_api_timeout_in_ms.
+_TIMEOUT_S = 30.0
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
@@ -173,7 +175,7 @@ def _refuse(api: Api, match: re.Match[str]) -> Any:
 
 
 def _predict(api: Api, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
-    with api.turn(match["name"], _version(match)) as model:
+    with api.turn(match["name"], _version(match), _TIMEOUT_S) as model:
         body = _json(environ["wsgi.input"].read())
         if not isinstance(body, dict):
             raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")

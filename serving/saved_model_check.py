@@ -1,17 +1,21 @@
 """Loads a SavedModel where only TensorFlow is known and compares it with reference outputs.
 
 Run as a script by `serving.export`; imports nothing of this project. Prints the
-largest difference and where it is, as JSON.
+largest difference and where it is, as JSON; fails on ops that are not stock.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
 
 
 def compare(saved_model: str, reference: str) -> tuple[float, str]:
@@ -38,6 +42,16 @@ def compare(saved_model: str, reference: str) -> tuple[float, str]:
     return worst
 
 
+def ops_of(saved_model: str) -> tuple[set[str], set[str]]:
+    """Returns the ops that a SavedModel's graph uses, and those that are not TensorFlow's own."""
+    data = (Path(saved_model) / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0].graph_def
+    functions = {function.signature.name for function in graph.library.function}
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    ops = {node.op for node in nodes} - functions
+    return ops, {op for op in ops if op_def_registry.get(op) is None}
+
+
 def _difference(actual: Any, expected: Any) -> float:
     """Largest absolute difference; infinite where shapes, strings or NaN differ."""
     if actual.dtype.kind == "O":
@@ -50,4 +64,7 @@ def _difference(actual: Any, expected: Any) -> float:
 
 
 if __name__ == "__main__":
+    _, unknown = ops_of(sys.argv[1])
+    if unknown:
+        sys.exit(f"the graph uses ops that TensorFlow does not have: {', '.join(sorted(unknown))}")
     print(json.dumps(compare(sys.argv[1], sys.argv[2])))

@@ -122,11 +122,12 @@ def _from_values(values: Sequence[Any], dtype: np.dtype[Any], count: int) -> NDA
     given = len(values)
     if given > count:
         raise TensorError(f"{given} values do not fit a tensor of {count} elements")
-    last = values[given - 1] if given else (b"" if dtype.kind == "O" else 0)
-    array = np.empty(count, dtype)
-    try:
-        array[:given] = np.fromiter(values, dtype, count=given)
-        array[given:] = last
-    except (OverflowError, ValueError) as error:
-        raise TensorError(f"values do not fit {dtype}: {error}") from error
+    # Small integers travel as int32: read them wide, so that nothing wraps around.
+    read = np.fromiter(values, np.dtype("<i8") if dtype.itemsize < 4 and dtype.kind in "iu" else dtype, count=given)
+    if read.dtype != dtype and given and not np.array_equal(read, read.astype(dtype)):
+        raise TensorError(f"values do not fit {dtype}")
+    array = np.full(count, b"" if dtype.kind == "O" else 0, dtype)
+    array[:given] = read
+    if given:
+        array[given:] = read[-1]
     return array

@@ -33,3 +33,16 @@ def small_corpus(request: pytest.FixtureRequest) -> Path:
     """Twelve real clips of about 14 s where they lie beside the checkout, else the synthesised corpus."""
     real = REPO.parent / "shared" / "data" / "corpus_small"
     return real if real.is_dir() else request.getfixturevalue("synth_corpus")
+
+
+@pytest.fixture(scope="session")
+def dataset(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder that the Beam job made of the small corpus, with one shift."""
+    from beam_jobs.config import PreprocessConfig
+    from beam_jobs.job import preprocess
+
+    folder = tmp_path_factory.mktemp("dataset") / "data"
+    preprocess(
+        PreprocessConfig(inputs=(str(small_corpus),), output=str(folder), semitones=(0, 7), chords=()), quiet=True
+    )
+    return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 _MARGIN_S = 0.1
 _MAX_CHANNELS = 256
 _MAX_RATE = 1_000_000
+# libsndfile's note on a wav or aiff that is shorter than its header says; programs
+# that write into a pipe cannot know the size and put the largest number there.
+_CUT = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
+_UNKNOWN_SIZE = 0x7FFFF000
 # The mean of the channels is taken unless it loses more than this against the loudest one.
 _CANCELLED_DB = -20.0
 
@@ -70,6 +75,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
                 seconds=file.frames / file.samplerate if file.samplerate else 0.0,
                 format=f"{file.format}/{file.subtype}",
             )
+            cut = _CUT.search(file.extra_info)
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError("undecodable", f"{path}: not audio that can be decoded ({_reason(error)})") from error
     if not (0 < info.sample_rate <= _MAX_RATE and 0 < info.channels <= _MAX_CHANNELS):
@@ -78,6 +84,10 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
         )
     if info.frames <= 0:
         raise AudioError("empty", f"{path}: holds no samples")
+    if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_SIZE:
+        raise AudioError(
+            "truncated", f"{path}: breaks off, {cut[2]} of the {cut[1]} bytes that its header promises are there"
+        )
     return info
 
 
@@ -128,19 +138,30 @@ def window_starts(
 ) -> list[float]:
     """Plans the windows of a track.
 
+    The last window ends where the track ends, overlapping the one before:
+    nothing is lost and no silence is added, which a model would learn as sound.
+    Only a track shorter than one window is padded.
+
     Args:
         seconds: length of the track.
         spec: gives the window length.
         hop_s: s between window starts; the window length when None.
-        min_fill: the last window is kept, zero-padded, when at least this share of it is filled.
+        min_fill: what is left over at the end becomes a window, and a track shorter
+            than a window is kept, when it fills at least this share of a window.
 
     Returns:
         Window starts in s. Empty when the track is too short for one window.
     """
     step = spec.window_s if hop_s is None else hop_s
     needed = min_fill * spec.window_s
-    count = 0 if seconds + 1e-9 < needed else 1 + math.floor((seconds - needed) / step + 1e-9)
-    return [index * step for index in range(count)]
+    if seconds + 1e-9 < needed:
+        return []
+    whole = 1 + max(0, math.floor((seconds - spec.window_s) / step + 1e-9))
+    starts = [index * step for index in range(whole)]
+    left_over = seconds - (starts[-1] + step)
+    if seconds > starts[-1] + spec.window_s and left_over + 1e-9 >= needed:
+        starts.append(math.floor((seconds - spec.window_s) * spec.sample_rate) / spec.sample_rate)
+    return starts
 
 
 def read_blocks(path: str | os.PathLike[str], *, block_s: float = 30.0) -> Iterator[FloatArray]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import librosa
 import numpy as np
 import scipy.sparse
-from librosa.filters import mel as mel_filters
 from numpy.typing import NDArray
 
 from tfpipe.errors import TfpipeError
@@ -83,6 +82,8 @@ def mel_basis(spec: FeatureSpec, semitones: float = 0.0) -> scipy.sparse.csr_arr
     Raises:
         TfpipeError: the shift leaves a filter without any bin.
     """
+    from librosa.filters import mel as mel_filters  # seconds to import, and not everybody computes
+
     ratio = 2.0 ** (semitones / 12.0)
     with warnings.catch_warnings(action="ignore"):  # empty filters are refused below
         dense = mel_filters(

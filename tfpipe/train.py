@@ -297,8 +297,9 @@ class _Trainer:
             loss = mse * model.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.variables)
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        self.optimizer.apply(gradients, self.variables)
+        # Keras' optimizer sums over the replicas too, after clipping: reducing first lets it clip the whole
+        # gradient as a single worker would, the mean keeps its sum right.
+        self.optimizer.apply(context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients), self.variables)
         return means
 
     def _noise(self, like: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -330,7 +331,7 @@ class _Trainer:
             rate = keras.optimizers.schedules.CosineDecay(
                 rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
             )
-            clip = 1.0
+            clip = 1.0 / self.part.total  # of the mean over replicas, see _replica_step
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
 
@@ -389,12 +390,12 @@ class _Trainer:
         if self.part.total == 1:
             return
 
-        def average() -> None:
-            context = tf.distribute.get_replica_context()
-            for variable in self.variables:
-                variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.value))
+        def average() -> list[tf.Tensor]:
+            values = [tf.identity(variable.value) for variable in self.variables]
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
-        tf.function(lambda: self.strategy.run(average))()
+        for variable, value in zip(self.variables, tf.function(lambda: self.strategy.run(average))(), strict=True):
+            variable.assign(self.strategy.experimental_local_results(value)[0])
 
     def _write_summaries(self, row: dict[str, Any]) -> None:
         writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))

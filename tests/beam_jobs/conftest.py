@@ -1,58 +1,11 @@
-"""Small real corpora for the Beam job's tests."""
+"""Corpora and a dataset that several test modules read."""
 
-import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from job_tools import config_for, run_here, write_corpus
 
-from beam_jobs import pipeline
-from beam_jobs.config import PreprocessConfig
-from beam_jobs.corpus import discover
-from beam_jobs.job import Job
-from tfpipe.manifest import load_manifest
-from tfpipe.spec import FeatureSpec
-
-# A window costs little, and everything else is as in the default.
-SMALL = FeatureSpec(sample_rate=16_000, window_s=0.5, n_fft=1024, hop=256, n_mels=40, fmin=100.0)
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus_small"
-
-
-def note(hz, seconds, rate, *, seed=0, level=0.3):
-    """A plucked string: harmonics that die away, and a little noise."""
-    time = np.arange(round(seconds * rate)) / rate
-    partials = [np.sin(2 * np.pi * hz * k * time) / k for k in range(1, 9) if hz * k < rate / 2]
-    noise = 0.01 * np.random.default_rng(seed).standard_normal(len(time))
-    return level * (np.sum(partials, axis=0) * np.exp(-1.5 * time) / 2 + noise)
-
-
-def write_corpus(folder, *, tracks=6, seconds=2.2, rate=16_000):
-    """Writes `tracks` files under each of two labels."""
-    for label, base in (("Human", 180.0), ("Piano", 330.0)):
-        (folder / label).mkdir(parents=True)
-        for index in range(tracks):
-            audio = note(base * 2 ** (index / 12), seconds, rate, seed=index)
-            soundfile.write(folder / label / f"{index}.wav", audio, rate)
-    return folder
-
-
-def config_for(corpus, output, **changes):
-    inputs = (str(corpus),) if isinstance(corpus, str | Path) else tuple(map(str, corpus))
-    values = {"spec": SMALL, "shard_bytes": 2**16, **changes}
-    return PreprocessConfig(inputs=inputs, output=str(output), **values)
-
-
-def run_here(config):
-    """Runs the real pipeline in this process, which spares a start of Beam."""
-    job = Job(config=config, corpus=discover(config.inputs))
-    job.ticks.mkdir(parents=True, exist_ok=True)
-    pipeline.run(job)
-    return load_manifest(Path(config.output))
-
-
-def shard_bytes(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).glob("*.tfrecord")}
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +28,3 @@ def clips(tmp_path_factory):
         return sorted(REAL.rglob("*.wav"))
     folder = write_corpus(tmp_path_factory.mktemp("clips"), tracks=3, seconds=8.0, rate=22_050)
     return sorted(folder.rglob("*.wav"))
-
-
-replace = dataclasses.replace

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from job_tools import note
 
 from beam_jobs.augment import CHORDS, Augmenter, Variant, shift_audio, stack_audio
-from tests.beam_jobs.conftest import note
 from tfpipe.audio import read_window
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.features import log_mel
@@ -74,9 +74,7 @@ def test_chord_adds_in_power_for_both_exponents():
     for power in (1.0, 2.0):
         spec = FeatureSpec(power=power)
         chord, *parts = Augmenter(spec, parse("chord:major", "original", "shift+4", "shift+7")).log_mels(audio)
-        squares = [
-            10 ** (((part.mel - 1) * spec.top_db + part.ref_db) / 10 * (2 / power)) for part in parts
-        ]
+        squares = [10 ** (((part.mel - 1) * spec.top_db + part.ref_db) / 10 * (2 / power)) for part in parts]
         expected = 10 / (2 / power) * np.log10(np.sum(squares, axis=0) / 9)
         ours = (chord.mel - 1) * spec.top_db + chord.ref_db
         loud = chord.mel > 0.3

@@ -34,7 +34,7 @@ def test_variants_of_each_split():
     ],
 )
 def test_impossible_values_are_refused(name, value):
-    with pytest.raises(UsageError, match="use|known are"):
+    with pytest.raises(UsageError, match=r"use|known are"):
         config(**{name: value})
 
 

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 import soundfile
+from job_tools import note
 
 from beam_jobs.corpus import discover
-from tests.beam_jobs.conftest import note
 from tfpipe.errors import TfpipeError
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,10 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from job_tools import SMALL, config_for, note, run_here, shard_bytes, write_corpus
 
 from beam_jobs.corpus import discover
 from beam_jobs.job import preprocess
-from tests.beam_jobs.conftest import SMALL, config_for, note, run_here, shard_bytes, write_corpus
 from tfpipe.audio import probe
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import load_manifest, load_skipped, load_tracks, verify
@@ -40,8 +41,6 @@ def start_job(corpus, output, marker, **changes):
         "import pickle, sys; from beam_jobs.job import preprocess\n"
         "preprocess(pickle.load(sys.stdin.buffer), quiet=True)"
     )
-    import pickle
-
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -50,6 +49,7 @@ def start_job(corpus, output, marker, **changes):
     )
     process.stdin.write(pickle.dumps(config_for(corpus, output, **changes)))
     process.stdin.close()
+    process.stdin = None
     return process
 
 
@@ -65,7 +65,7 @@ def descendants(marker):
     return found
 
 
-def wait_for(condition, *, seconds=60.0):
+def wait_for(condition, *, seconds=150.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -76,7 +76,7 @@ def wait_for(condition, *, seconds=60.0):
 @pytest.fixture(scope="module")
 def long_corpus(tmp_path_factory):
     """Enough work that a job can be caught in the middle of it."""
-    return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=120.0)
+    return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=20.0)
 
 
 def test_dataset_is_whole_and_counts_agree(dataset):
@@ -147,12 +147,14 @@ def odd_files(folder):
     (folder / "text.wav").write_text("not audio at all, really\n" * 50)
     (folder / "header.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVE")
     (folder / "cut.flac").write_bytes((folder / "good.flac").read_bytes()[:9000])
+    audio("cut.wav", good)
+    os.truncate(folder / "cut.wav", 30_000)
     audio("nan.wav", np.where(np.arange(len(good)) == 20_000, np.nan, good), subtype="FLOAT")
     audio("silence.wav", np.zeros(32_000))
     audio("one.wav", good[:1])
     audio("short.wav", good[:3000])
     audio("none.wav", good[:0])
-    fates |= {"cut.flac": "damaged", "nan.wav": "not_finite", "silence.wav": "silent"}
+    fates |= {"cut.flac": "damaged", "cut.wav": "truncated", "nan.wav": "not_finite", "silence.wav": "silent"}
     fates |= {"one.wav": "too_short", "short.wav": "too_short", "none.wav": "empty"}
     audio("fast.wav", note(440, 1.6, 192_000), 192_000)
     audio("eight.wav", np.stack([distinct(seed) for seed in range(8)], axis=1))
@@ -198,8 +200,8 @@ def test_windows_and_silence_are_counted(tmp_path):
     run_here(config_for(tmp_path / "in", tmp_path / "out", hop_s=0.25, semitones=(0,), chords=()))
     (track,) = load_tracks(tmp_path / "out")
     starts = [example.start_s for example in examples(tmp_path / "out")]
-    assert starts == [0.0, 0.25, 0.5, 0.75, 1.75, 2.0]
-    assert (track.windows, track.silent, track.seconds) == (6, 3, 2.25)
+    assert starts == [0.0, 0.25, 0.5, 0.75, 1.75]
+    assert (track.windows, track.silent, track.seconds) == (5, 3, 2.25)
     assert probe(tmp_path / "in" / "gap.wav").seconds == 2.25
 
 
@@ -230,7 +232,7 @@ def test_failing_job_leaves_the_old_dataset_whole(corpus, tmp_path):
     for path in source.rglob("*.wav"):
         path.write_text("gone")
     with pytest.raises(TfpipeError, match=r"12 of 12 audio files cannot be used: 12 undecodable; the first is .*0.wav"):
-        preprocess(config_for(source, output), quiet=True)
+        run_here(config_for(source, output))
     assert load_manifest(output).fingerprint == first.fingerprint
     assert verify(output) == []
 
@@ -295,7 +297,7 @@ def test_a_worker_that_dies_ends_the_job_with_its_cause(long_corpus, tmp_path):
     workers = [number for number, line in descendants(marker).items() if "sdk_worker_main" in line]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert b"a worker process died (killed, probably for want of memory)" in stderr.splitlines()[-1]
     wait_for(lambda: not descendants(marker), seconds=3)
@@ -305,17 +307,19 @@ def test_a_worker_that_dies_ends_the_job_with_its_cause(long_corpus, tmp_path):
 def test_full_disk_says_so_and_the_job_goes_on_where_it_was(corpus, dataset, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True).returncode:
         pytest.skip("may not mount")
     try:
-        with pytest.raises(TfpipeError, match=r"small/out.*: disk full; free some space and run the same command again"):
+        with pytest.raises(
+            TfpipeError, match=r"small/out.*: disk full; free some space and run the same command again"
+        ):
             preprocess(config_for(corpus, small / "out"), quiet=True)
         assert not (small / "out" / "dataset.json").exists()
         done = list((small / "out" / ".work").glob("*.tfrecord"))
         assert done
         kept = {path.stat().st_ino for path in done}
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        preprocess(config_for(corpus, small / "out"), quiet=True)
+        run_here(config_for(corpus, small / "out"))
         assert kept <= {path.stat().st_ino for path in (small / "out").glob("*.tfrecord")}
         assert shard_bytes(small / "out") == shard_bytes(dataset)
     finally:
@@ -342,12 +346,6 @@ def test_two_jobs_do_not_share_a_folder(corpus, tmp_path):
 
     with folder_lock(tmp_path / "out", what="preprocessing job"), pytest.raises(TfpipeError, match="working here"):
         preprocess(config_for(corpus, tmp_path / "out"), quiet=True)
-
-
-def test_unknown_runner_gets_one_line(corpus, tmp_path):
-    with pytest.raises(TfpipeError, match="Unexpected pipeline runner: Nonsense") as caught:
-        preprocess(config_for(corpus, tmp_path / "out"), pipeline_args=["--runner=Nonsense"], quiet=True)
-    assert "\n" not in str(caught.value)
 
 
 def test_verify_finds_every_kind_of_damage(dataset, tmp_path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,9 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from serving_tools import start_server
+
 from serving.client import Client
-from serving.server import Server, ServerConfig
 from tfpipe.spec import FeatureSpec
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus_small"
@@ -85,22 +84,3 @@ def recordings(tmp_path_factory, spec):
         tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6)) * np.exp(-(time % 1.0) * 3)
         write_wav(folder / f"{name}.wav", 0.2 * tone, spec.sample_rate)
     return [folder / "low.wav", folder / "high.wav"]
-
-
-def start_server(folder: Path, **settings) -> Server:
-    server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
-    server.start()
-    return server
-
-
-def copy_version(source: Path, folder: Path, version: int) -> Path:
-    """Adds a version the way an export does: whole, by a rename."""
-    temporary = folder / f".tmp-{version}"
-    shutil.copytree(source, temporary)
-    return temporary.rename(folder / str(version))
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -10,8 +10,6 @@ import soundfile
 
 from tfpipe.audio import probe
 from tfpipe.errors import TfpipeError, UsageError
-from tfpipe.features import log_mel
-from tfpipe.spec import FeatureSpec
 from tfpipe.storage import sha256_file
 from tfpipe.synth import SAMPLE_RATE, _damped_sines, synthesise
 
@@ -48,7 +46,8 @@ def test_same_seed_same_bytes_and_more_tracks_change_nothing(tmp_path):
 def test_same_bytes_on_both_lanes(tmp_path):
     # Taken from both lanes when they agreed: NumPy 1.26 and 2.4.
     piano, voice = synthesise(tmp_path, tracks_per_label=1, seconds=3.0)
-    assert (sha256_file(piano)[:16], sha256_file(voice)[:16]) == ("PIANO", "VOICE")
+    assert sha256_file(piano).startswith("7536915564fa1ed1")
+    assert sha256_file(voice).startswith("7d976ffb92a81af0")
 
 
 @pytest.mark.parametrize("label", ["Piano", "Voice"])
@@ -61,6 +60,7 @@ def test_levels(corpus, label):
 
 def test_piano_rings_and_voice_moves(corpus):
     def harmonic_share(audio):
+        audio = audio[: 4 * SAMPLE_RATE]
         return np.sum(librosa.effects.harmonic(audio) ** 2) / np.sum(audio**2)
 
     def pauses(audio):
@@ -76,7 +76,7 @@ def test_piano_rings_and_voice_moves(corpus):
 def test_voice_has_a_pitch_in_the_human_range(corpus):
     medians = []
     for audio in corpus["Voice"]:
-        f0, voiced, _ = librosa.pyin(audio[: 5 * SAMPLE_RATE], fmin=50, fmax=500, sr=SAMPLE_RATE)
+        f0, voiced, _ = librosa.pyin(audio[: 3 * SAMPLE_RATE], fmin=50, fmax=500, sr=SAMPLE_RATE)
         assert 0.3 < np.mean(voiced) < 0.95
         medians.append(np.median(f0[voiced]))
     assert all(75 < median < 330 for median in medians)
@@ -95,19 +95,6 @@ def test_piano_partials_are_where_they_should_be():
     direct = np.exp(-time / 0.2) * np.sin(2 * np.pi * 440 * time)
     direct += 0.5 * np.exp(-time / 0.1) * np.sin(2 * np.pi * 3000 * time + 1.0)
     np.testing.assert_allclose(audio, direct, atol=1e-9)
-
-
-def test_a_line_between_the_labels_exists(corpus):
-    """Mean log-mels of half-known tracks: each track is nearer to its own label's others."""
-    spec = FeatureSpec(window_s=2.0)
-    shapes = {
-        label: np.array([log_mel(audio[: spec.samples * 5], FeatureSpec(window_s=10.0)).mel.mean(axis=1) for audio in tracks])
-        for label, tracks in corpus.items()
-    }
-    for label, other in (("Piano", "Voice"), ("Voice", "Piano")):
-        for index, shape in enumerate(shapes[label]):
-            own = np.delete(shapes[label], index, axis=0).mean(axis=0)
-            assert np.linalg.norm(shape - own) < np.linalg.norm(shape - shapes[other].mean(axis=0))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +121,6 @@ def test_module_runs(tmp_path, repo):
     done = subprocess.run([*command, tmp_path / "out", "--tracks", "1", "--seconds", "1"], cwd=repo, check=False)
     assert done.returncode == 0
     assert len(list((tmp_path / "out").glob("*/*.wav"))) == 2
-    refused = subprocess.run([*command, tmp_path, "--tracks", "0"], cwd=repo, capture_output=True, text=True, check=False)
+    refused = subprocess.run([*command, tmp_path, "--tracks", "0"], cwd=repo, capture_output=True, check=False)
     assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.count(b"\n") == 1

@@ -1,4 +1,7 @@
-"""`tfpipe client`: audio files through a served model, and audio, spectrograms and latents back."""
+"""`tfpipe client`: audio files through a served model, and audio, spectrograms and latents back.
+
+PNGs show the first eight spectrograms.
+"""
 
 from __future__ import annotations
 

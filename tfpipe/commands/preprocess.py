@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     option("--chords", _words, "stacked harmonies: major, minor, sus4, ... or '' for none (major)")
     option("--engine", str, "spectral (fast) or waveform (librosa's phase vocoder, the reference)")
     option("--hop-s", float, "s between window starts (the window length: no overlap)")
-    option("--min-fill", float, "share of the last window that must be filled (0.5)")
+    option("--min-fill", float, "share of a window that a left-over end or a short track must fill (0.5)")
     option("--validation-share", float, "share of tracks for validation (0.1)")
     option("--test-share", float, "share of tracks for the test split (0.1)")
     option("--shard-mib", float, "largest size of a shard, MiB (128)")
@@ -63,16 +63,6 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         kind = int if isinstance(field.default, int) else float
         name = f"--{field.name.replace('_', '-')}"
         group.add_argument(name, type=kind, default=None, help=f"{_SPEC_HELP[field.name]} ({field.default:g})")
-
-
-def split_beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line at its first `--`: what is ours, and what goes to Beam.
-
-    Argparse would take what follows `--` for further inputs, so the caller
-    splits first and stores the second part as `args.beam_options`.
-    """
-    place = list(argv).index("--") if "--" in argv else len(argv)
-    return list(argv[:place]), list(argv[place + 1 :])
 
 
 def config_from_args(args: argparse.Namespace, *, output: str) -> PreprocessConfig:

@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder}: {len(manifest.shards)} shards as the manifest says (fingerprint {manifest.fingerprint})")
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DatasetError(f"{folder}: {count}; the first: {problems[0]}; make it anew with `tfpipe preprocess`")
+        raise DatasetError(f"{count}: {problems[0]}; delete the files that are named and run `tfpipe preprocess` again")
     return 0

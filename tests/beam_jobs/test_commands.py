@@ -1,0 +1,95 @@
+"""The dataset commands, as the command line calls them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from job_tools import SMALL, note, shard_bytes
+
+from tfpipe.cli import main
+from tfpipe.manifest import inspect, load_manifest
+
+SPEC_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
+
+
+def test_preprocess_prints_the_summary_and_takes_every_option(corpus, dataset, tmp_path, capsys):
+    shaped = ["--semitones", "0,4,7,8,12", "--chords", "major", "--shard-mib", "0.0625", *SPEC_OPTIONS]
+    assert main(["preprocess", str(corpus), "--output", str(tmp_path / "out"), "--json", *shaped]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary == inspect(dataset)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(dataset)
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "words"),
+    [
+        ("--chords=blues", 2, "unknown chord 'blues'"),
+        ("--engine=magic", 2, "spectral or waveform"),
+        ("--semitones=-30", 1, "--engine waveform"),
+        ("--semitones=a", 2, "not a list of numbers"),
+        ("--n-fft=7", 2, "n_fft"),
+    ],
+)
+def test_bad_options_get_one_line_before_any_work(option, code, words, corpus, tmp_path, capsys):
+    assert main(["preprocess", str(corpus), f"--output={tmp_path / 'out'}", option]) == code
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_tells_whole_from_damaged(dataset, tmp_path, capsys):
+    assert main(["verify", str(dataset)]) == 0
+    assert load_manifest(dataset).fingerprint in capsys.readouterr().out
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    for path in copy.glob("test-*"):
+        path.unlink()
+    assert main(["verify", "--json", str(copy)]) == 1
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["problems"]) == len(list(dataset.glob("test-*")))
+    assert "missing shard" in captured.err.splitlines()[-1]
+    assert main(["verify", str(tmp_path)]) == 1
+
+
+def test_inspect_shows_what_is_there(dataset, capsys):
+    assert main(["inspect", str(dataset)]) == 0
+    table = capsys.readouterr().out
+    for words in ("12 (26.4 s)", "48 of 0.5 s", "Human 24, Piano 24 windows", "shift+12", "skipped       nothing"):
+        assert words in table
+    assert main(["inspect", "--json", str(dataset)]) == 0
+    assert json.loads(capsys.readouterr().out) == inspect(dataset)
+
+
+def levels_at(path, *frequencies):
+    """Level of the loudest partial within 2 % of each frequency, against the loudest of all."""
+    audio, rate = soundfile.read(path)
+    assert 0.05 < np.abs(audio).max() <= 1
+    spectrum, hz = np.abs(np.fft.rfft(audio)), np.fft.rfftfreq(len(audio), 1 / rate)
+    return [spectrum[np.abs(hz / frequency - 1) < 0.02].max() / spectrum.max() for frequency in frequencies]
+
+
+def test_augment_writes_sounds_and_a_picture(tmp_path, capsys):
+    soundfile.write(tmp_path / "tone.wav", np.stack([note(220, 3, 44_100)] * 2, axis=1), 44_100)
+    options = ["--semitones", "12", "--chord", "fifth", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["augment", str(tmp_path / "tone.wav"), *options]) == 0
+    shifted, stacked, picture = json.loads(capsys.readouterr().out)["files"]
+    assert levels_at(shifted, 440)[0] == 1
+    assert levels_at(shifted, 220)[0] < 0.1
+    assert min(levels_at(stacked, 220, 329.6)) > 0.5
+    assert soundfile.info(shifted).samplerate == 22_050
+    assert soundfile.info(shifted).duration == pytest.approx(3, abs=0.001)
+
+    from matplotlib.image import imread
+
+    pixels = imread(picture)
+    assert pixels.shape[1] > 2 * pixels.shape[0] > 200
+    assert pixels.std() > 0.1
+
+
+def test_augment_refuses_what_it_cannot_shift(tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(44_100), 22_050)
+    soundfile.write(tmp_path / "short.wav", np.ones(100), 22_050)
+    for name, words in (("silence.wav", "is silent"), ("short.wav", "too short"), ("gone.wav", "no such file")):
+        assert main(["augment", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

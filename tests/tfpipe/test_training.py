@@ -1,0 +1,185 @@
+"""Training by real processes: exact resume, several workers, interruption, refused settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers import environment, last_json, tfpipe
+from tfpipe import checkpoint
+from tfpipe.errors import RunError, UsageError
+from tfpipe.runs import TrainConfig, load_models, load_run
+
+TRAIN = ("--preset", "tiny", "--epochs", "3", "--batch-size", "4", "--seed", "7")
+
+
+def train_command(data: Path, run: Path, *more: object) -> list[str]:
+    return [sys.executable, "-m", "tfpipe", "train", "--data", str(data), "--run", str(run), *TRAIN, *map(str, more)]
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    saved = checkpoint.load(run / "checkpoints")
+    assert saved is not None
+    return saved.arrays
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    done = tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--json")
+    assert last_json(done)["epochs"] == 3
+    return run
+
+
+def test_run_folder_holds_what_the_design_says(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} >= {
+        "config.json", "spec.json", "checkpoints", "metrics.jsonl", "tensorboard", "DONE",
+    }
+    run = load_run(finished)
+    assert run.done
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert run.history[-1]["mse"] < run.history[0]["mse"]
+    assert run.best["epoch"] in (1, 2, 3)
+
+
+def test_killed_run_resumes_to_bit_identical_weights(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rng = random.Random(os.getpid())
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*train_command(dataset, run), "--json"], env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        before = len(list((run / "checkpoints").glob("step-*"))) if run.exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            names = list((run / "checkpoints").glob("step-*")) if run.exists() else []
+            if len(names) > before or (kills and names):
+                time.sleep(rng.uniform(0.0, 0.5))
+                break
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        kills += 1
+    assert last_json(tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--json"))["epochs"] == 3
+    expected, resumed = weights(finished), weights(run)
+    assert expected.keys() == resumed.keys()
+    assert all(np.array_equal(expected[name], resumed[name]) for name in expected)
+    names = ("epoch", "step", "loss", "mse", "kl", "val_loss")
+    rows = [[{name: row.get(name) for name in names} for row in load_run(path).history] for path in (finished, run)]
+    assert rows[0] == rows[1]
+
+
+def test_sigterm_saves_inside_the_epoch_and_resume_is_exact(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        train_command(dataset, run), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    while line and not line.startswith("train: "):
+        line = process.stderr.readline()
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.stderr.read()
+    process.stderr.close()
+    status = process.wait(timeout=60)
+    if status:  # on a fast machine the run may have ended before
+        assert status == 130
+        assert not (run / "DONE").exists()
+        assert checkpoint.load(run / "checkpoints") is not None
+    last_json(tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--json"))
+    assert all(np.array_equal(value, weights(run)[name]) for name, value in weights(finished).items())
+
+
+def test_training_again_says_so_and_changes_nothing(dataset: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    last_json(tfpipe("train", "--data", dataset, "--run", finished, *TRAIN, "--json"))
+    assert before == {
+        path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_other_settings_are_refused_with_the_difference(dataset: Path, finished: Path) -> None:
+    done = tfpipe("train", "--data", dataset, "--run", finished, *TRAIN[:-1], "8")
+    assert done.returncode == 1
+    assert "seed: 7 there, 8 now" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_checkpoint_is_named(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    state = next((run / "checkpoints").glob("step-*")) / "state.npz"
+    damaged = bytearray(state.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    for path in (run / "checkpoints").glob("step-*/state.npz"):
+        path.write_bytes(bytes(damaged))
+    with pytest.raises(RunError, match="damaged"):
+        load_models(run)
+
+
+def test_load_models_gives_float32_models_that_reconstruct(finished: Path, dataset: Path) -> None:
+    from tfpipe.evaluate import evaluate
+
+    model = load_models(finished, which="latest")
+    assert {variable.dtype for variable in [*model.encoder.weights, *model.decoder.weights]} == {"float32"}
+    result = evaluate(dataset, finished, split="train", quiet=True)
+    assert result["mse"] < result["baselines"]["mean"]["mse"]
+    assert result["baselines"]["pca"]["mse"] < result["baselines"]["mean"]["mse"]
+    assert len(result["kl_per_dimension"]) == result["latent"] == model.latent
+
+
+def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    workers = [
+        subprocess.Popen(
+            train_command(dataset, run, "--strategy", "multiworker"),
+            env=environment(TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    messages = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], messages
+    alone, together = load_run(finished).history, load_run(run).history
+    # The training split divides by the workers, so both saw the same global batches.
+    for name in ("loss", "mse", "kl"):
+        np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "huge"}, "standard, notebook"),
+        ({"latent": 0}, "latent=0"),
+        ({"learning_rate": 2.0}, "learning_rate=2.0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"schedule": "linear"}, "schedule"),
+    ],
+)
+def test_bad_settings_name_the_value(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(data="d", run="r", **settings)
