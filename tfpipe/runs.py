@@ -14,8 +14,9 @@ from typing import Any
 
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
+from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.spec import FeatureSpec
-from tfpipe.storage import read_json
+from tfpipe.storage import read_json, write_json
 
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
@@ -153,6 +154,40 @@ def load_run(path: Path) -> Run:
         history=tuple(read_history(path)),
         done=(path / DONE).exists(),
     )
+
+
+def claim(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
+    """Writes the settings into a new run folder, or checks that they are those of the run there.
+
+    Raises:
+        RunError: the folder holds a run of other settings or of another dataset.
+    """
+    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint}
+    if (folder / CONFIG).exists():
+        stored = read_json(folder / CONFIG)
+        differing = [f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]]
+        if differing:
+            raise RunError(
+                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
+                "use those, or another --run folder"
+            )
+        return
+    write_json(folder / SPEC, manifest.spec.to_dict())
+    write_json(folder / CONFIG, {**dataclasses.asdict(config), **wanted})
+
+
+def finished(config: TrainConfig) -> Run | None:
+    """Returns the run if it stands finished under these settings; answers without TensorFlow.
+
+    Raises:
+        DatasetError: no dataset.
+        RunError: the folder holds a run of other settings.
+    """
+    manifest, folder = load_manifest(Path(config.data)), Path(config.run)
+    if not (folder / CONFIG).exists():
+        return None
+    claim(folder, config, manifest)
+    return load_run(folder) if (folder / DONE).exists() else None
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

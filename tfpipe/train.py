@@ -8,7 +8,6 @@ checkpoint to the same weights, bit for bit, on CPU in float32.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import signal
@@ -33,19 +32,18 @@ from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.progress import Progress
 from tfpipe.runs import (
     CHECKPOINTS,
-    CONFIG,
     DONE,
     METRICS,
-    SPEC,
     Run,
     TrainConfig,
     assign,
+    claim,
     load_run,
     named,
     read_history,
     selection_loss,
 )
-from tfpipe.storage import folder_lock, read_json, write_bytes, write_json
+from tfpipe.storage import folder_lock, write_bytes
 from tfpipe.strategy import make_strategy, worker
 
 # A dimension that carries less than this many nats on average is dead.
@@ -80,7 +78,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     with ExitStack() as stack:
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
-            _claim(folder, config, manifest)
+            claim(folder, config, manifest)
         if (folder / DONE).exists():
             return load_run(folder)
         trainer = _Trainer(config, manifest, strategy)
@@ -93,22 +91,6 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
 def active_units(kl: np.ndarray) -> int:
     """Counts the dimensions of mean KL `[latent]` that carry information."""
     return int((kl > ACTIVE_NATS).sum())
-
-
-def _claim(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
-    """Writes the settings into a new run folder; refuses one with other settings."""
-    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint}
-    if (folder / CONFIG).exists():
-        stored = read_json(folder / CONFIG)
-        differing = [f"{name}: {stored.get(name)} there, {wanted[name]} now" for name in wanted if stored.get(name) != wanted[name]]
-        if differing:
-            raise RunError(
-                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
-                "use those, or another --run folder"
-            )
-        return
-    write_json(folder / SPEC, manifest.spec.to_dict())
-    write_json(folder / CONFIG, {**dataclasses.asdict(config), **wanted})
 
 
 class _Trainer:

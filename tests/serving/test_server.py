@@ -321,7 +321,8 @@ def test_runtime_errors_keep_their_code_and_lose_their_stack():
     definition = protos.SignatureDef()
     definition.inputs["x"].dtype = 1
     definition.inputs["x"].tensor_shape.unknown_rank = True
-    signature = Signature(definition, tf.function(lambda x: {"y": tf.ensure_shape(tf.reshape(x, [-1, 3]), [None, 3])}))
+    function = tf.function(lambda x: {"y": tf.reshape(x, [-1, 3])}, input_signature=[tf.TensorSpec([None], name="x")])
+    signature = Signature(definition, function)
     with pytest.raises(StatusError) as info:
         signature.run({"x": np.zeros(4, np.float32)}, limits=Limits())
     assert info.value.code == Code.INVALID_ARGUMENT

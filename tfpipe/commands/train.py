@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from tfpipe.errors import UsageError
@@ -53,10 +54,15 @@ def run(args: argparse.Namespace) -> int:
         return _summary(args)
     if not args.data or not args.run:
         raise UsageError("train needs --data DIR and --run DIR")
-    from tfpipe.runs import TrainConfig
-    from tfpipe.train import train
+    from tfpipe.runs import TrainConfig, finished
 
-    result = train(TrainConfig(data=args.data, run=args.run, **training_settings(args)))
+    config = TrainConfig(data=args.data, run=args.run, **training_settings(args))
+    if (result := finished(config)) is not None:
+        print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
+    else:
+        from tfpipe.train import train
+
+        result = train(config)
     best = dict(result.best)
     if args.json:
         print(json.dumps({"run": str(result.path), "epochs": len(result.history), "best": best}))

@@ -1,0 +1,105 @@
+"""The input pipeline over a real dataset: order, position, parts, shapes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpipe.errors import DatasetError, SpecMismatch, UsageError
+from tfpipe.input import Part, Position, make_dataset, steps_per_epoch
+from tfpipe.manifest import load_manifest
+from tfpipe.records import decode_example, read_records
+from tfpipe.spec import FeatureSpec
+
+
+def keys(dataset: tf.data.Dataset) -> list[bytes]:
+    return [key for batch in dataset.as_numpy_iterator() for key in batch["key"]]
+
+
+def test_batches_hold_what_the_shards_hold(dataset: Path) -> None:
+    manifest = load_manifest(dataset)
+    stored = {
+        example.key.encode(): example
+        for shard in manifest.split_shards("train")
+        for example in (decode_example(data, manifest.spec.mel_shape) for data in read_records(dataset / shard.name))
+    }
+    for batch in make_dataset(dataset, split="train", batch_size=5, seed=1).as_numpy_iterator():
+        assert batch["mel"].shape[1:] == (128, 216, 1)
+        assert batch["mel"].dtype == np.uint8
+        for mel, ref_db, label, key in zip(batch["mel"], batch["ref_db"], batch["label"], batch["key"], strict=True):
+            example = stored.pop(key)
+            assert np.array_equal(mel[..., 0], example.mel)
+            assert ref_db == pytest.approx(example.ref_db)
+            assert label == example.label
+    assert not stored
+
+
+def test_order_follows_from_seed_and_epoch(dataset: Path) -> None:
+    def order(seed: int, epoch: int) -> list[bytes]:
+        return keys(make_dataset(dataset, split="train", batch_size=4, seed=seed, position=Position(epoch=epoch)))
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert sorted(order(0, 0)) == sorted(order(0, 1)) == sorted(set(order(1, 3)))
+
+
+def test_position_goes_on_exactly(dataset: Path) -> None:
+    whole = keys(make_dataset(dataset, split="train", batch_size=4, seed=3, position=Position(epoch=2)))
+    for step in (1, 3):
+        rest = keys(make_dataset(dataset, split="train", batch_size=4, seed=3, position=Position(epoch=2, step=step)))
+        assert rest == whole[step * 4 :]
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (3, 2)])
+def test_parts_make_up_each_global_batch_once(dataset: Path, workers: int, replicas: int) -> None:
+    size = 6
+    whole = keys(make_dataset(dataset, split="train", batch_size=size, seed=0))
+    parts = [
+        list(
+            make_dataset(
+                dataset, split="train", batch_size=size, seed=0, part=Part(worker=w, workers=workers, replicas=replicas)
+            ).as_numpy_iterator()
+        )
+        for w in range(workers)
+    ]
+    steps = steps_per_epoch(load_manifest(dataset), split="train", batch_size=size, replicas=workers * replicas)
+    assert {len(part) for part in parts} == {steps * replicas}
+    seen = []
+    for step in range(steps):
+        batch = [key for part in parts for element in part[step * replicas : (step + 1) * replicas] for key in element["key"]]
+        assert batch == whole[step * size : step * size + len(batch)]
+        seen += batch
+    assert len(whole) - len(seen) < workers * replicas
+    assert len(seen) == len(set(seen))
+
+
+def test_cardinality_is_known(dataset: Path) -> None:
+    count = load_manifest(dataset).examples("train")
+    dataset_ = make_dataset(dataset, split="train", batch_size=4, seed=0, position=Position(step=1))
+    assert int(dataset_.cardinality()) == -(-count // 4) - 1 == len(list(dataset_))
+
+
+def test_labels_mix_within_a_few_batches(dataset: Path) -> None:
+    batches = make_dataset(dataset, split="train", batch_size=8, seed=0).take(3).as_numpy_iterator()
+    assert {int(label) for batch in batches for label in batch["label"]} == {0, 1}
+
+
+def test_refusals(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such dataset folder"):
+        make_dataset(tmp_path / "none", split="train", batch_size=4)
+    with pytest.raises(UsageError, match="replicas"):
+        make_dataset(dataset, split="train", batch_size=1, part=Part(workers=2))
+    with pytest.raises(SpecMismatch, match="n_mels: 64 against 128"):
+        make_dataset(dataset, split="train", batch_size=4, expected_spec=FeatureSpec(n_mels=64))
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(dataset, incomplete)
+    (incomplete / "dataset.json").unlink()
+    with pytest.raises(DatasetError, match="no complete dataset"):
+        make_dataset(incomplete, split="train", batch_size=4)
+    with pytest.raises(DatasetError, match="no examples in split 'nothing'"):
+        make_dataset(dataset, split="nothing", batch_size=4)
