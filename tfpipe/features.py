@@ -45,6 +45,7 @@ def log_mel(audio: NDArray[np.floating], spec: FeatureSpec) -> LogMel:
     Args:
         audio: `[samples]`, full scale is 1.0. Any length is accepted; a window
             of `spec.samples` gives `spec.mel_shape`.
+        spec: the feature spec.
     """
     if is_silent(audio, spec):
         frames = 1 + len(audio) // spec.hop
@@ -54,13 +55,21 @@ def log_mel(audio: NDArray[np.floating], spec: FeatureSpec) -> LogMel:
 
 def is_silent(audio: NDArray[np.floating], spec: FeatureSpec) -> bool:
     """Tells whether the peak of `audio` `[samples]` is under the spec's silence level."""
-    return audio.size == 0 or float(np.max(np.abs(audio))) < spec.silence_peak
+    return audio.size == 0 or float(np.max(np.abs(audio.astype(np.float32)))) < spec.silence_peak
 
 
 def magnitude(audio: NDArray[np.floating], spec: FeatureSpec) -> FloatArray:
-    """Computes the STFT magnitude raised to `spec.power`, `[bins, frames]`."""
+    """Computes the STFT magnitude raised to `spec.power`, `[bins, frames]`.
+
+    A window is float32, as requests carry it, and is computed in float64: so
+    the job sees exactly what the graph will see.
+
+    Args:
+        audio: `[samples]`, full scale is 1.0.
+        spec: the feature spec.
+    """
     stft = librosa.stft(
-        np.ascontiguousarray(audio, dtype=np.float64),
+        np.ascontiguousarray(audio, dtype=np.float32).astype(np.float64),
         n_fft=spec.n_fft,
         hop_length=spec.hop,
         center=True,

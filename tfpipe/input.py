@@ -8,6 +8,7 @@ exactly where a killed run stopped, without reading iterator checkpoints.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,8 +134,7 @@ def _records(folder: Path, *, manifest: Manifest, split: str, seed: int | None, 
     files = tf.data.Dataset.from_tensor_slices(paths)
     if seed is None:
         return tf.data.TFRecordDataset(files)
-    order = tf.random.experimental.stateless_fold_in([seed, 0], epoch)
-    files = files.shuffle(len(paths), seed=int(order[0]), reshuffle_each_iteration=False)
+    files = files.shuffle(len(paths), seed=_seed(seed, epoch, "shards"), reshuffle_each_iteration=False)
     records = files.interleave(
         tf.data.TFRecordDataset,
         cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
@@ -142,7 +142,12 @@ def _records(folder: Path, *, manifest: Manifest, split: str, seed: int | None, 
         deterministic=True,
     )
     window = min(_SHUFFLE_WINDOW, manifest.examples(split))
-    return records.shuffle(window, seed=int(order[1]), reshuffle_each_iteration=False)
+    return records.shuffle(window, seed=_seed(seed, epoch, "examples"), reshuffle_each_iteration=False)
+
+
+def _seed(*parts: object) -> int:
+    """A seed that is unrelated for any two different tuples, on every version of TensorFlow."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def _own_part(batches: tf.data.Dataset, part: Part) -> tf.data.Dataset:

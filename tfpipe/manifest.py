@@ -162,7 +162,9 @@ def load_manifest(folder: Path) -> Manifest:
         DatasetError: the folder is missing, incomplete, or its manifest damaged.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`")
+        raise DatasetError(
+            f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`"
+        )
     if not (folder / MANIFEST).exists():
         raise DatasetError(
             f"{folder}: no complete dataset here (no {MANIFEST}); run `tfpipe preprocess INPUT --output {folder}`"

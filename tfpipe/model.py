@@ -90,9 +90,8 @@ def build(name: str, spec: FeatureSpec, *, latent: int, policy: str = "float32")
     return Models(_encoder(chosen, spec, size, latent, policy), _decoder(chosen, spec, size, latent, policy))
 
 
-def sample(z_mean: tf.Tensor, z_log_var: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws z `[n, latent]` from the posterior; the same seed `[2]` int32 gives the same noise."""
-    noise = tf.random.stateless_normal(tf.shape(z_mean), seed=seed)
+def sample(z_mean: tf.Tensor, z_log_var: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """Moves standard normal `noise` `[n, latent]` into the posterior (the reparameterisation trick)."""
     return z_mean + tf.exp(0.5 * z_log_var) * noise
 
 
@@ -193,8 +192,8 @@ def _padded(spec: FeatureSpec, chosen: Preset, name: str) -> tuple[int, int]:
     if not chosen.pads and (height, width) != spec.mel_shape:
         raise SpecError(
             f"preset {name!r} needs sizes that {chosen.stride} divides, the spec gives {spec.n_mels}x{spec.frames}; "
-            f"use n_mels={height} and {width} frames (window_s={width * spec.hop / spec.sample_rate:.3f} with this hop), "
-            "or preset standard, which pads"
+            f"use n_mels={height} and {width} frames (window_s={width * spec.hop / spec.sample_rate:.3f} "
+            "with this hop), or preset standard, which pads"
         )
     return height, width
 

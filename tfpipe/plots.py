@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def spectrograms(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    image = None
+    image: Any = None
     for axes, (title, mel) in zip(grid.flat, panels, strict=False):
         image = specshow(
             (np.asarray(mel) - 1.0) * spec.top_db,

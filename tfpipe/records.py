@@ -121,7 +121,11 @@ def _example_class() -> Any:
     """Builds `tf.train.Example` in a pool of our own, apart from TensorFlow's."""
     file = descriptor_pb2.FileDescriptorProto(name="tfpipe/example.proto", package="tfpipe", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
-    for name, kind in (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64)):
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
         file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=field.LABEL_REPEATED)
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")

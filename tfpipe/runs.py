@@ -146,7 +146,9 @@ def load_run(path: Path) -> Run:
         RunError: no run there, or damaged.
     """
     if not (path / CONFIG).is_file():
-        raise RunError(f"{path}: no training run here (no {CONFIG}); make one with `tfpipe train --data DIR --run {path}`")
+        raise RunError(
+            f"{path}: no training run here (no {CONFIG}); make one with `tfpipe train --data DIR --run {path}`"
+        )
     return Run(
         path=path,
         config=read_json(path / CONFIG),
@@ -165,7 +167,9 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
     wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint}
     if (folder / CONFIG).exists():
         stored = read_json(folder / CONFIG)
-        differing = [f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]]
+        differing = [
+            f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]
+        ]
         if differing:
             raise RunError(
                 f"{folder}: holds a run with other settings ({'; '.join(differing)}); "

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,10 @@ def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
     Raises:
         TfpipeError: another process holds the folder.
     """
-    with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+")
-    with file:
+    with ExitStack() as stack:
+        with explain_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / ".lock", "a+"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

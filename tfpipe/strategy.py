@@ -57,4 +57,6 @@ def _cluster() -> list[str]:
     try:
         return list(json.loads(text)["cluster"]["worker"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"TF_CONFIG cannot be read ({error!r}); it must be JSON with cluster.worker and task") from error
+        raise UsageError(
+            f"TF_CONFIG cannot be read ({error!r}); it must be JSON with cluster.worker and task"
+        ) from error

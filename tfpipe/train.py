@@ -103,15 +103,14 @@ class _Trainer:
         index, workers = worker(strategy)
         self.is_chief = index == 0
         self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
-        self.steps = steps_per_epoch(
-            manifest, split="train", batch_size=self.batch_size, replicas=self.part.total
-        )
+        self.steps = steps_per_epoch(manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
         self.objective = model.preset(config.preset).objective
         self.pixels = math.prod(manifest.spec.mel_shape)
         self.epoch = self.step = 0
         # Sums over the epoch so far: examples, mse, KL per dimension.
         self.sums = np.zeros(2 + config.latent)
         self.best_loss = math.inf
+        self._writer: Any = None
         self.policy = precision.resolve(config.precision)
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
@@ -131,15 +130,16 @@ class _Trainer:
         with Progress("train", total=self.epochs * self.steps, unit="step", done=self._global_step, quiet=quiet) as bar:
             if not quiet:
                 bar.message(
-                    f"train: {self.manifest.examples('train')} examples, {self.steps} steps an epoch, {self.epochs} epochs, "
-                    f"{sum(math.prod(v.shape) for v in self.variables):,} parameters, {self.policy}, "
+                    f"train: {self.manifest.examples('train')} examples, {self.steps} steps an epoch, "
+                    f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, {self.policy}, "
                     f"{self.strategy.num_replicas_in_sync} replica(s)"
                 )
             while self.epoch < self.epochs:
                 row = self._epoch(stop, bar)
                 if self._finished_early(row):
                     bar.message(
-                        f"train: no better validation loss for {self.config.patience} epochs, stopped after {self.epoch}"
+                        f"train: no better validation loss for {self.config.patience} epochs, "
+                        f"stopped after {self.epoch}"
                     )
                     break
         if self.is_chief:
@@ -165,7 +165,9 @@ class _Trainer:
                 kl=f"{means[1:].sum():.2f}",
                 active=f"{active_units(means[1:])}/{self.config.latent}",
             )
-            if stop.is_set() or (self.step < self.steps and time.monotonic() - last_saved > self.config.checkpoint_every_s):
+            if stop.is_set() or (
+                self.step < self.steps and time.monotonic() - last_saved > self.config.checkpoint_every_s
+            ):
                 self._save()
                 last_saved = time.monotonic()
             if stop.is_set():
@@ -215,9 +217,7 @@ class _Trainer:
 
     def _validate(self) -> dict[str, Any]:
         """Returns the validation split's metrics, with z at the posterior mean; empty without such a split."""
-        if not steps_per_epoch(
-            self.manifest, split="validation", batch_size=self.batch_size, replicas=self.part.total
-        ):
+        if not steps_per_epoch(self.manifest, split="validation", batch_size=self.batch_size, replicas=self.part.total):
             return {}
         sums = np.zeros(2 + self.config.latent)
         for batch in self._batches("validation", Position(), seed=None):
@@ -271,7 +271,9 @@ class _Trainer:
         mel = to_mel(batch["mel"])
         with tf.GradientTape() as tape:
             z_mean, z_log_var = self.models.encoder(mel, training=True)
-            reconstruction = self.models.decoder(z_mean + tf.exp(0.5 * z_log_var) * self._noise(z_mean, step), training=True)
+            reconstruction = self.models.decoder(
+                model.sample(z_mean, z_log_var, self._noise(z_mean, step)), training=True
+            )
             terms = model.losses(mel, reconstruction, z_mean, z_log_var)
             mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
             means = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl], 0)))
@@ -380,12 +382,13 @@ class _Trainer:
             variable.assign(self.strategy.experimental_local_results(value)[0])
 
     def _write_summaries(self, row: dict[str, Any]) -> None:
-        writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
-        with writer.as_default(step=row["epoch"]):
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        with self._writer.as_default(step=row["epoch"]):
             for name, value in row.items():
                 if name not in ("epoch", "step") and value is not None:
                     tf.summary.scalar(name, value)
-        writer.close()
+        self._writer.flush()
 
 
 def _write_history(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ GRAPH = tf.function(lambda audio: features_tf.log_mel(audio, SPEC))
 
 def reference(audio: np.ndarray, spec: FeatureSpec = SPEC) -> np.ndarray:
     """The definition, written out with NumPy and the published formulas alone."""
-    padded = np.pad(audio.astype(np.float64), spec.n_fft // 2)
+    padded = np.pad(audio.astype(np.float32).astype(np.float64), spec.n_fft // 2)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)
     starts = range(0, len(audio) + 1, spec.hop)
     frames = np.stack([padded[start : start + spec.n_fft] * window for start in starts])
@@ -73,22 +73,22 @@ def test_three_places_agree_on_signals(name: str) -> None:
     job = features.log_mel(audio, SPEC)
     graph, ref_db = GRAPH(audio[None].astype(np.float32))
     assert job.mel.shape == SPEC.mel_shape == (128, 216)
-    # The graph's input is float32 audio; rounding it leaves the silent side of a pure tone.
-    from_rounded = features.log_mel(audio.astype(np.float32), SPEC)
     np.testing.assert_allclose(job.mel, reference(audio), atol=1e-6)
-    np.testing.assert_allclose(graph[0], from_rounded.mel, atol=1e-6)
-    np.testing.assert_allclose(graph[0], job.mel, atol=1e-3)
+    np.testing.assert_allclose(graph[0], job.mel, atol=1e-6)
     assert float(ref_db[0]) == pytest.approx(job.ref_db, abs=1e-3)
 
 
-def test_three_places_agree_on_every_clip_and_give_the_same_codes(small_corpus: Path) -> None:
+def test_three_places_agree_on_every_clip(small_corpus: Path) -> None:
     windows = clips(small_corpus)
     graph, ref_db = GRAPH(np.stack(windows).astype(np.float32))
     for window, mel, level in zip(windows, np.asarray(graph), np.asarray(ref_db), strict=True):
         job = features.log_mel(window, SPEC)
         np.testing.assert_allclose(job.mel, reference(window), atol=1e-9)
-        np.testing.assert_allclose(mel, job.mel, atol=1e-3)
-        assert np.array_equal(features.quantise(mel), features.quantise(job.mel))
+        np.testing.assert_allclose(mel, job.mel, atol=1e-6)
+        # The graph's output is float32, so a value on the edge between two codes may fall to either side.
+        steps = np.abs(features.quantise(mel).astype(int) - features.quantise(job.mel).astype(int))
+        assert steps.max() <= 1
+        assert steps.mean() < 1e-4
         assert level == pytest.approx(job.ref_db, abs=1e-3)
 
 
@@ -136,7 +136,7 @@ def test_job_and_graph_agree_on_any_spec(spec: FeatureSpec, seed: int) -> None:
         job = features.log_mel(row, spec).mel
         assert job.shape == mel.shape == spec.mel_shape
         np.testing.assert_allclose(job, reference(row, spec), atol=1e-6)
-        np.testing.assert_allclose(mel, job, atol=1e-3)
+        np.testing.assert_allclose(mel, job, atol=1e-6)
 
 
 @given(st.floats(0.0, 1.0))

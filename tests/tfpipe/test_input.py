@@ -71,7 +71,9 @@ def test_parts_make_up_each_global_batch_once(dataset: Path, workers: int, repli
     assert {len(part) for part in parts} == {steps * replicas}
     seen = []
     for step in range(steps):
-        batch = [key for part in parts for element in part[step * replicas : (step + 1) * replicas] for key in element["key"]]
+        batch = [
+            key for part in parts for element in part[step * replicas : (step + 1) * replicas] for key in element["key"]
+        ]
         assert batch == whole[step * size : step * size + len(batch)]
         seen += batch
     assert len(whole) - len(seen) < workers * replicas

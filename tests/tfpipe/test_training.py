@@ -45,7 +45,12 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder_holds_what_the_design_says(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} >= {
-        "config.json", "spec.json", "checkpoints", "metrics.jsonl", "tensorboard", "DONE",
+        "config.json",
+        "spec.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "DONE",
     }
     run = load_run(finished)
     assert run.done
@@ -57,10 +62,12 @@ def test_run_folder_holds_what_the_design_says(finished: Path) -> None:
 def test_killed_run_resumes_to_bit_identical_weights(dataset: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     rng = random.Random(os.getpid())
-    kills = 0
-    for _ in range(2):
+    for kills in range(2):
         process = subprocess.Popen(
-            [*train_command(dataset, run), "--json"], env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            [*train_command(dataset, run), "--json"],
+            env=environment(),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
         before = len(list((run / "checkpoints").glob("step-*"))) if run.exists() else 0
@@ -74,7 +81,6 @@ def test_killed_run_resumes_to_bit_identical_weights(dataset: Path, finished: Pa
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
-        kills += 1
     assert last_json(tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--json"))["epochs"] == 3
     expected, resumed = weights(finished), weights(run)
     assert expected.keys() == resumed.keys()

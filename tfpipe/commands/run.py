@@ -185,7 +185,11 @@ class _Chain:
 def _report(done: Outputs, workdir: Path, *, model_name: str) -> dict[str, Any]:
     models = workdir / "models" / model_name
     command = f"tfpipe serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
-    return {"workdir": str(workdir), **{name.replace(" ", "_"): dict(made) for name, made in done.items()}, "serve": command}
+    return {
+        "workdir": str(workdir),
+        **{name.replace(" ", "_"): dict(made) for name, made in done.items()},
+        "serve": command,
+    }
 
 
 def _table(report: Mapping[str, Any]) -> str:

@@ -36,7 +36,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the data (the preset's)")
     group.add_argument("--learning-rate", type=float, metavar="X", help="Adam's peak learning rate (the preset's)")
     group.add_argument("--schedule", choices=_CHOICES["schedule"], help="learning-rate schedule (the preset's)")
-    group.add_argument("--patience", type=int, metavar="N", help="epochs without a better validation loss; 0 never stops")
+    group.add_argument(
+        "--patience", type=int, metavar="N", help="epochs without a better validation loss; 0 never stops"
+    )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="decides weights, order and noise (0)")
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
