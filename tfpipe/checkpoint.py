@@ -8,6 +8,7 @@ by name) and `state.json` (epoch, step, sums so far, checksum of the arrays).
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfpipe.errors import RunError
-from tfpipe.storage import explain_os_errors, read_json, sha256_file, write_json
+from tfpipe.storage import explain_os_errors, read_json, sha256_file, write_bytes, write_json
 
 LATEST, BEST = "latest", "best"
 
@@ -51,11 +52,11 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            with open(temporary / "state.npz", "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            write_json(temporary / "state.json", {**state, "sha256": sha256_file(temporary / "state.npz")})
+            # In memory first: a zip file cut off by a full disk complains once more when it is dropped.
+            packed = io.BytesIO()
+            np.savez(packed, allow_pickle=False, **arrays)
+            write_bytes(temporary / "state.npz", packed.getvalue())
+            write_json(temporary / "state.json", {**state, "sha256": hashlib.sha256(packed.getbuffer()).hexdigest()})
             # The same step is written twice when a run is stopped right after an epoch's end.
             shutil.rmtree(folder / name, ignore_errors=True)
             os.rename(temporary, folder / name)

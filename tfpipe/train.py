@@ -131,8 +131,8 @@ class _Trainer:
             if not quiet:
                 bar.message(
                     f"train: {self.manifest.examples('train')} examples, {self.steps} steps an epoch, "
-                    f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, {self.policy}, "
-                    f"{self.strategy.num_replicas_in_sync} replica(s)"
+                    f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, "
+                    f"{self.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
                 )
             while self.epoch < self.epochs:
                 row = self._epoch(stop, bar)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import last_json, tfpipe
 
-from tests.helpers import last_json, tfpipe
 from tfpipe import model
 from tfpipe.errors import SpecError, UsageError
 from tfpipe.runs import PRESET_NAMES

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import environment, last_json, tfpipe
 
-from tests.helpers import environment, last_json, tfpipe
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
 from tfpipe.runs import TrainConfig, load_models, load_run

@@ -108,9 +108,12 @@ class _Chain:
         return summary
 
     def verify(self, done: Outputs) -> dict[str, Any]:
-        from tfpipe.manifest import verify
+        from tfpipe.manifest import load_manifest, verify
+        from tfpipe.progress import Progress
 
-        if problems := verify(self.data):
+        with Progress("verify", total=len(load_manifest(self.data).shards), unit="shard") as bar:
+            problems = verify(self.data, on_shard=lambda shard: bar.update())
+        if problems:
             raise DatasetError(f"{problems[0]} ({len(problems)} problem(s)); delete {self.data} and run again")
         return {"problems": 0}
 

@@ -1,0 +1,210 @@
+"""`tfpipe run` as a person uses it: the whole chain, killed in every stage, changed, and given bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from helpers import environment, last_json, tfpipe
+
+STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check"]
+QUICK = ("--preset", "tiny", "--epochs", "2", "--semitones", "0,7", "--chords", "")
+
+
+def run(corpus: Path, workdir: Path, *more: object) -> dict:
+    return last_json(tfpipe("run", corpus, "--workdir", workdir, *QUICK, *more, "--json"))
+
+
+def kill_in_stage(corpus: Path, workdir: Path, stage: int) -> None:
+    """Runs until a stage has begun, gives it a moment, and kills it without warning."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfpipe", "run", str(corpus), "--workdir", str(workdir), *QUICK],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.match(rf"\[{stage}/6\] .* \.\.\.$", line):
+            break
+    time.sleep({1: 1.5, 3: 4.0, 5: 4.0, 6: 4.0}.get(stage, 0.0))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def killed(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A work folder whose run was killed once in every stage, and the report of the run that finished it."""
+    workdir = tmp_path_factory.mktemp("run") / "work"
+    for stage in range(1, 7):
+        kill_in_stage(small_corpus, workdir, stage)
+        state = workdir / "stages.json"
+        done = list(json.loads(state.read_text())) if state.exists() else []
+        assert len(done) >= stage - 1
+        assert not (workdir / "report.json").exists()
+    return workdir, run(small_corpus, workdir)
+
+
+def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(killed: tuple[Path, dict], dataset: Path) -> None:
+    workdir, report = killed
+    assert report["preprocess"]["fingerprint"] == json.loads((dataset / "dataset.json").read_text())["fingerprint"]
+    assert report["train"]["epochs"] == 2
+    assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
+    assert tfpipe("verify", workdir / "data").returncode == 0
+
+
+def test_weights_are_those_of_an_undisturbed_training(killed: tuple[Path, dict], dataset: Path, tmp_path: Path) -> None:
+    from tfpipe import checkpoint
+
+    last_json(tfpipe("train", "--data", dataset, "--run", tmp_path / "run", *QUICK[:4], "--json"))
+    alone = checkpoint.load(tmp_path / "run" / "checkpoints", "best")
+    assert alone is not None
+    assert checkpoint.digest(alone) == killed[1]["train"]["weights"]
+
+
+def test_report_has_all_that_scripts_rely_on(killed: tuple[Path, dict]) -> None:
+    workdir, report = killed
+    assert set(report["preprocess"]) >= {"examples", "tracks", "splits", "variants", "skipped", "fingerprint"}
+    judged = report["evaluate"]
+    assert set(judged) >= {"split", "windows", "mse", "kl", "active_units", "latent", "baselines"}
+    assert judged["split"] == "test"
+    assert 0.0 < judged["mse"] < judged["baselines"]["mean"]["mse"]
+    assert (Path(report["export"]["path"]) / "saved_model.pb").exists()
+    assert report["serve"].startswith("tfpipe serve --model_base_path ")
+    for picture in ("reconstructions.png", "samples.png"):
+        assert (workdir / "figures" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_served_answers_are_sound(killed: tuple[Path, dict]) -> None:
+    check = killed[1]["serve_check"]
+    assert {Path(name).parent.name for name in check["sounds"]} == {"", "decoded", "reconstructed", "generated"}
+    assert len(check["pictures"]) == 3
+    for name in check["sounds"]:
+        audio, rate = soundfile.read(Path(check["folder"]) / name)
+        assert rate == 22_050
+        assert len(audio) == 110_250
+        assert np.isfinite(audio).all()
+        assert 1e-3 < np.sqrt(np.mean(np.square(audio))) < 0.7
+        assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
+
+
+def test_again_says_so_and_changes_nothing(killed: tuple[Path, dict], small_corpus: Path) -> None:
+    workdir, report = killed
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = {path: stamp for path, stamp in files().items() if path.name != "report.json"}
+    again = run(small_corpus, workdir)
+    assert again["changed"] == []
+    assert {**again, "changed": None} == {**report, "changed": None}
+    assert {path: stamp for path, stamp in files().items() if path.name != "report.json"} == before
+    table = tfpipe("run", small_corpus, "--workdir", workdir, *QUICK)
+    assert "nothing was changed" in table.stdout
+    assert "Traceback" not in table.stderr
+
+
+def test_changed_settings_and_input_rebuild_what_depends_on_them(killed: tuple[Path, dict], small_corpus: Path) -> None:
+    workdir, report = killed
+    more_epochs = run(small_corpus, workdir, "--epochs", "1")
+    assert more_epochs["changed"] == ["train", "evaluate", "export", "serve check"]
+    assert more_epochs["preprocess"] == report["preprocess"]
+    assert more_epochs["export"]["version"] == report["export"]["version"] + 1
+    assert (workdir / "previous" / "run" / "DONE").exists()
+
+    corpus = workdir.parent / "corpus"
+    shutil.copytree(small_corpus, corpus)
+    next(corpus.rglob("*.wav")).unlink()
+    fewer = run(corpus, workdir, "--epochs", "1")
+    assert fewer["changed"] == STAGES
+    assert fewer["preprocess"]["tracks"] == report["preprocess"]["tracks"] - 1
+
+
+def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "only one" / "Läbel"
+    corpus.mkdir(parents=True)
+    shutil.copy(next(small_corpus.rglob("*.wav")), corpus / "a b.wav")
+    (corpus / "broken.wav").write_bytes(b"RIFF not really a wav")
+    report = run(tmp_path / "only one", tmp_path / "work", "--epochs", "1")
+    assert report["preprocess"]["tracks"] == 1
+    assert report["preprocess"]["skipped"] == {"total": 1, "by_reason": {"undecodable": 1}}
+    assert report["evaluate"]["split"] == "train"
+
+
+def refused(*arguments: object, code: int = 1) -> str:
+    """Runs a command that must fail with one line and no traceback; returns the line."""
+    done = tfpipe(*arguments)
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    assert lines[-1].startswith("tfpipe: ")
+    return lines[-1]
+
+
+def test_bad_input_gets_one_line_with_what_where_and_the_fix(tmp_path: Path) -> None:
+    assert "no such file or folder; check the path" in refused("run", tmp_path / "none", "--workdir", tmp_path / "w1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("hello")
+    assert "no audio files" in refused("run", empty, "--workdir", tmp_path / "w2")
+    short = tmp_path / "short"
+    short.mkdir()
+    soundfile.write(short / "a.wav", 0.1 * np.ones(1000), 22_050)
+    assert "shorter than" in refused("run", short, "--workdir", tmp_path / "w3")
+    (tmp_path / "file").write_text("")
+    assert "part of the path is a file" in refused("run", short, "--workdir", tmp_path / "file" / "w")
+    assert "preset" in tfpipe("run", short, "--workdir", tmp_path / "w4", "--preset", "huge").stderr
+    assert "latent=0" in refused("run", short, "--workdir", tmp_path / "w5", "--latent", 0, code=2)
+    assert "fmax" in refused("run", short, "--workdir", tmp_path / "w6", "--fmax", 20_000, code=2)
+    assert tfpipe("run").returncode == 2
+
+
+def test_second_run_in_the_same_folder_is_refused(small_corpus: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "work"
+    first = subprocess.Popen(
+        [sys.executable, "-m", "tfpipe", "run", str(small_corpus), "--workdir", str(workdir), *QUICK],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stderr is not None
+    first.stderr.readline()
+    assert "another tfpipe run" in refused("run", small_corpus, "--workdir", workdir, *QUICK)
+    first.send_signal(signal.SIGINT)
+    message = first.stderr.read()
+    first.stderr.close()
+    assert first.wait() == 130
+    assert "run the same command again" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(small_corpus: Path, tmp_path: Path) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(mount)], check=False)
+    if done.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        # Room for the dataset, none for a checkpoint.
+        assert "disk full; free some space" in refused("run", small_corpus, "--workdir", mount / "w", *QUICK)
+        assert tfpipe("verify", mount / "w" / "data").returncode == 0
+        subprocess.run(["mount", "-o", "remount,size=200m", str(mount)], check=True)
+        report = run(small_corpus, mount / "w")
+        assert "verify" not in report["changed"]
+        assert report["train"]["epochs"] == 2
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
