@@ -8,6 +8,7 @@ TensorFlow; the processes that it starts do.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -25,6 +26,7 @@ import soundfile
 from tfpipe.audio import write_wav
 from tfpipe.errors import ServingError
 
+_PR_SET_PDEATHSIG = 1
 _READY_S = 180.0
 _REQUEST_S = 180.0
 _SEEDS = "1,2,3,4"
@@ -85,6 +87,7 @@ def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(),
+        preexec_fn=_end_with_parent,
     )
     log: list[str] = []
     ready: queue.Queue[str] = queue.Queue()
@@ -122,6 +125,12 @@ def _client(*arguments: str) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ServingError(f"tfpipe client {arguments[0]} ended with status {done.returncode} ({last})")
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end the server when this process is killed, which could not do it itself (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _tfpipe() -> list[str]:

@@ -327,13 +327,15 @@ class _Trainer:
         if saved is None:
             model.start_from_pca(self.models, self._sample())
             self._agree()
-            return
-        for name, variables in self._parts().items():
-            assign(variables, saved.arrays, prefix=name, where=str(self.folder))
-        state = saved.state
-        self.epoch, self.step, self.best_loss = state["next_epoch"], state["next_step"], state["best_loss"] or math.inf
-        self.sums = np.asarray(state["sums"])
+        else:
+            for name, variables in self._parts().items():
+                assign(variables, saved.arrays, prefix=name, where=str(self.folder))
+            state = saved.state
+            self.epoch, self.step = state["next_epoch"], state["next_step"]
+            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+            self.sums = np.asarray(state["sums"])
         if self.is_chief:
+            # An epoch counts once its checkpoint stands.
             history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
             _write_history(self.folder, history)
 

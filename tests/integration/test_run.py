@@ -42,6 +42,16 @@ def kill_in_stage(corpus: Path, workdir: Path, stage: int) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
+    time.sleep(1.0)
+    left = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if str(workdir) in commandline(path)]
+    assert not left, f"processes {left} outlived the run"
+
+
+def commandline(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # it ended meanwhile
+        return ""
 
 
 @pytest.fixture(scope="module")
