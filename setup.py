@@ -62,7 +62,17 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
         "aws": ["apache-beam[aws]"],
         "gcp": ["apache-beam[gcp]"],  # with the latest lane: Google's libraries need protobuf 6
-        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-tqdm", "wheel"],
+        "dev": [
+            "build",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "types-tqdm",
+            "wheel",
+        ],
     },
     entry_points={"console_scripts": ["tfpipe = tfpipe.cli:main"]},
     classifiers=[

@@ -110,6 +110,7 @@ class _Trainer:
         # Sums over the epoch so far: examples, mse, KL per dimension.
         self.sums = np.zeros(2 + config.latent)
         self.best_loss = math.inf
+        self.history: list[dict[str, Any]] = []
         self._writer: Any = None
         self.policy = precision.resolve(config.precision)
         keras.utils.set_random_seed(config.seed)
@@ -134,19 +135,18 @@ class _Trainer:
                     f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, "
                     f"{self.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
                 )
-            while self.epoch < self.epochs:
-                row = self._epoch(stop, bar)
-                if self._finished_early(row):
-                    bar.message(
-                        f"train: no better validation loss for {self.config.patience} epochs, "
-                        f"stopped after {self.epoch}"
-                    )
-                    break
+            # Asked before each epoch: a run killed right after its last one must not train another.
+            while self.epoch < self.epochs and not self._without_progress():
+                self._epoch(stop, bar)
+            if self.epoch < self.epochs:
+                bar.message(
+                    f"train: no better validation loss for {self.config.patience} epochs, stopped after {self.epoch}"
+                )
         if self.is_chief:
             write_bytes(self.folder / DONE, b"")
 
-    def _epoch(self, stop: threading.Event, bar: Progress) -> dict[str, Any]:
-        """Finishes the current epoch, saves, and returns its metrics."""
+    def _epoch(self, stop: threading.Event, bar: Progress) -> None:
+        """Finishes the current epoch and saves."""
         started = last_saved = time.monotonic()
         first_step = self.step
         waited = 0.0
@@ -173,7 +173,7 @@ class _Trainer:
             if stop.is_set():
                 raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
         seconds = time.monotonic() - started
-        return self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
+        self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
 
     def _advance(self, batch: Any) -> None:
         count = min(self.batch_size, self.manifest.examples("train") - self.step * self.batch_size)
@@ -189,7 +189,7 @@ class _Trainer:
         self.sums += np.concatenate([[count], means * count])
         self.step += 1
 
-    def _end_epoch(self, *, seconds: float, waited: float, steps: int) -> dict[str, Any]:
+    def _end_epoch(self, *, seconds: float, waited: float, steps: int) -> None:
         means = self.sums[1:] / self.sums[0]
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
@@ -206,14 +206,14 @@ class _Trainer:
         }
         is_best = selection_loss(row) < self.best_loss
         self.best_loss = min(self.best_loss, selection_loss(row))
+        self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
         self.sums[:] = 0.0
         if self.is_chief:
             # First the metrics, then the checkpoint: resuming drops rows that no checkpoint vouches for.
-            _write_history(self.folder, [*read_history(self.folder), row])
+            _write_history(self.folder, self.history)
             self._write_summaries(row)
         self._save(best=is_best)
-        return row
 
     def _validate(self) -> dict[str, Any]:
         """Returns the validation split's metrics, with z at the posterior mean; empty without such a split."""
@@ -230,13 +230,14 @@ class _Trainer:
             "val_active_units": active_units(means[1:]),
         }
 
-    def _finished_early(self, row: dict[str, Any]) -> bool:
+    def _without_progress(self) -> bool:
+        """Tells whether the validation loss has not improved for `patience` epochs."""
         patience = self.config.patience or 0
-        if not patience or row.get("val_loss") is None:
+        if not patience or not self.history or self.history[-1].get("val_loss") is None:
             return False
-        history = read_history(self.folder)
-        best = min(range(len(history)), key=lambda index: selection_loss(history[index]))
-        return len(history) - 1 - best >= patience
+        # From memory, not from the file: every worker must decide alike.
+        best = min(range(len(self.history)), key=lambda index: selection_loss(self.history[index]))
+        return len(self.history) - 1 - best >= patience
 
     @property
     def _global_step(self) -> int:
@@ -334,10 +335,10 @@ class _Trainer:
             self.epoch, self.step = state["next_epoch"], state["next_step"]
             self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
             self.sums = np.asarray(state["sums"])
+        # An epoch counts once its checkpoint stands.
+        self.history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
         if self.is_chief:
-            # An epoch counts once its checkpoint stands.
-            history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
-            _write_history(self.folder, history)
+            _write_history(self.folder, self.history)
 
     def _save(self, *, best: bool = False) -> None:
         if not self.is_chief:

@@ -189,3 +189,31 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
 def test_bad_settings_name_the_value(settings: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig(data="d", run="r", **settings)
+
+
+def test_a_run_killed_after_its_last_epoch_trains_no_further(dataset: Path, tmp_path: Path) -> None:
+    command = ("train", "--data", dataset, "--run", tmp_path / "run", "--preset", "tiny", "--epochs", "20")
+    early = (*command, "--batch-size", "4", "--patience", "1", "--learning-rate", "0.003", "--json")
+    epochs = last_json(tfpipe(*early))["epochs"]
+    assert epochs < 20
+    (tmp_path / "run" / "DONE").unlink()
+    assert last_json(tfpipe(*early))["epochs"] == epochs
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_as_float32_does(dataset: Path, finished: Path, tmp_path: Path, precision: str) -> None:
+    run = tmp_path / "run"
+    last_json(tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--precision", precision, "--json"))
+    expected, got = load_run(finished).history, load_run(run).history
+    np.testing.assert_allclose([row["mse"] for row in got], [row["mse"] for row in expected], rtol=0.02)
+    assert {array.dtype for name, array in weights(run).items() if name.startswith("decoder")} == {np.dtype("float32")}
+
+
+def test_a_loss_that_leaves_the_finite_numbers_stops_with_step_and_fix(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--learning-rate", "0.5", "--schedule", "constant")
+    assert done.returncode == 1
+    assert "the loss is not finite at epoch" in done.stderr
+    assert "--learning-rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run / "DONE").exists()
