@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,8 +148,6 @@ class _Chain:
         return {"path": str(made.path), "version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
-        import shutil
-
         from serving.check import serve_check
         from tfpipe.audio import read_window
         from tfpipe.manifest import load_manifest, load_tracks
@@ -187,12 +186,21 @@ class _Chain:
 
 def _report(done: Outputs, workdir: Path, *, model_name: str) -> dict[str, Any]:
     models = workdir / "models" / model_name
-    command = f"tfpipe serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
+    command = f"{_tfpipe()} serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
     return {
         "workdir": str(workdir),
         **{name.replace(" ", "_"): dict(made) for name, made in done.items()},
         "serve": command,
     }
+
+
+def _tfpipe() -> str:
+    """Returns how this very `tfpipe` is called from the shell: by name where the PATH finds it."""
+    script = Path(sys.argv[0])
+    if script.name != "tfpipe":
+        return f"{shlex.quote(sys.executable)} -m tfpipe"
+    found = shutil.which("tfpipe")
+    return "tfpipe" if found and Path(found).resolve() == script.resolve() else shlex.quote(str(script.resolve()))
 
 
 def _table(report: Mapping[str, Any]) -> str:
