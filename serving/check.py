@@ -45,7 +45,7 @@ def serve_check(
         out: folder for the wavs and PNGs.
 
     Returns:
-        `files` written, and for each wav `peak`, `rms` (full scale 1.0) and `loudest_hz`.
+        `sounds`: for each wav under `out`, `peak`, `rms` (full scale 1.0) and `loudest_hz`; and `pictures`.
 
     Raises:
         ServingError: the server does not start, a request fails, or an answer is no sound.
@@ -63,7 +63,7 @@ def serve_check(
         if sound["peak"] == 0.0:
             raise ServingError(f"{out / name}: the served model answered with silence; train longer, or report this")
     pictures = [str(path.relative_to(out)) for path in sorted(out.rglob("*.png"))]
-    return {"folder": str(out), "sounds": sounds, "pictures": pictures}
+    return {"sounds": sounds, "pictures": pictures}
 
 
 def listen(path: Path) -> dict[str, float]:

@@ -145,7 +145,7 @@ class _Chain:
         from serving.export import export
 
         made = export(run=self.run, output=self.models)
-        return {"path": str(made.path), "version": made.version, "difference": made.difference}
+        return {"version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
         from serving.check import serve_check
@@ -185,13 +185,13 @@ class _Chain:
 
 
 def _report(done: Outputs, workdir: Path, *, model_name: str) -> dict[str, Any]:
+    """Gathers what the stages made; places are told from here, wherever an earlier run was called from."""
     models = workdir / "models" / model_name
+    report = {name.replace(" ", "_"): dict(made) for name, made in done.items()}
+    report["export"]["path"] = str(models / str(report["export"]["version"]))
+    report["serve_check"]["folder"] = str(workdir / "check")
     command = f"{_tfpipe()} serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
-    return {
-        "workdir": str(workdir),
-        **{name.replace(" ", "_"): dict(made) for name, made in done.items()},
-        "serve": command,
-    }
+    return {"workdir": str(workdir), **report, "serve": command}
 
 
 def _tfpipe() -> str:
