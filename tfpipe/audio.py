@@ -22,6 +22,7 @@ import math
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,13 @@ _MAX_RATE = 1_000_000
 _MAX_S = 7 * 86_400.0
 # Samples, of all channels, decoded at a time: 32 MB.
 _BLOCK_VALUES = 2**22
-# libsndfile's note on a wav or aiff that is shorter than its header says; programs
+# libsndfile's note on a wav, aiff, au, w64 or rf64 that is shorter than its header says; programs
 # that write into a pipe cannot know the size and put the largest number there.
-_CUT = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
+_CUT = re.compile(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)")
 _UNKNOWN_SIZE = 0x7FFFF000
 # Most frames in an Ogg page: 255 packets of half the largest Vorbis block.
 _VORBIS_PAGE = 255 * 4096
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _UNKNOWN_FRAMES = 2**63 - 1
 _SOUNDFILE_ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError)
 # The mean of the channels is taken unless it loses more than this against the loudest one.
@@ -309,7 +311,7 @@ def _probe(path: str | os.PathLike[str]) -> AudioInfo:
     except _SOUNDFILE_ERRORS as error:
         from tfpipe import audio_av
 
-        if audio_av.container_of(path) is None:
+        if audio_av.container_of(path) in (None, "flac"):
             raise AudioError("undecodable", f"{path}: not audio that can be decoded ({_reason(error)})") from error
         return audio_av.probe(path)
     if info.frames == _UNKNOWN_FRAMES:
@@ -320,7 +322,30 @@ def _probe(path: str | os.PathLike[str]) -> AudioInfo:
         raise AudioError(
             "truncated", f"{path}: breaks off, {cut[2]} of the {cut[1]} bytes that its header promises are there"
         )
+    if info.format.startswith("OGG"):
+        _require_whole_pages(path)
     return info
+
+
+def _require_whole_pages(path: str | os.PathLike[str]) -> None:
+    """Checks an Ogg file's checksums: its decoders pass over damaged pages without a word.
+
+    Format: RFC 3533. Its CRC-32 is that of zlib with the bits of each byte in reverse.
+
+    Raises:
+        AudioError: a page is damaged or cut.
+    """
+    with open(path, "rb") as file:
+        while head := file.read(27):
+            table = file.read(head[26]) if len(head) == 27 else b""
+            body = file.read(sum(table))
+            if head[:4] != b"OggS"[: len(head)]:
+                raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
+            if len(head) < 27 or len(table) < head[26] or len(body) < sum(table):
+                raise AudioError("truncated", f"{path}: breaks off within its last part")
+            page = (head[:22] + bytes(4) + head[26:] + table + body).translate(_REVERSED)
+            if (zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") != head[22:26].translate(_REVERSED):
+                raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
 
 
 def _require_regular_file(path: str | os.PathLike[str]) -> None:
@@ -338,4 +363,5 @@ def _require_regular_file(path: str | os.PathLike[str]) -> None:
 
 def _reason(error: Exception) -> str:
     """The library's own words without the path it repeats."""
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+    words = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    return "Format not recognised" if "is not a regular file" in words else words  # what it says of a bad mp3

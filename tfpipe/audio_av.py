@@ -200,6 +200,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, Audi
             what = "damaged"
             yield container, stream
     except (av.error.FFmpegError, ValueError, ArithmeticError) as error:
-        raise AudioError(what, f"{path}: cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
+        raise AudioError(
+            what, f"{path}: cannot be decoded (FFmpeg: {getattr(error, 'strerror', None) or error})"
+        ) from error
     except OSError as error:
         raise AudioError("unreadable", explain(error, os.fspath(path))) from error
