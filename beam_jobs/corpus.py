@@ -160,7 +160,7 @@ def _csv_rows(path: str, file: TextIO, needed: tuple[str, ...]) -> Iterator[tupl
                 )
             yield f"{path}:{reader.line_num}", {name: value for name, value in row.items() if value is not None}
     except csv.Error as error:
-        raise TfpipeError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+        raise TfpipeError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from error
 
 
 def _jsonl_rows(path: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
