@@ -34,10 +34,10 @@ def write_sf(path, audio, rate, container, codec):
     return path
 
 
-def write_av(path, audio, rate, container, codec, *, noise_by_level=False):
-    """Writes with FFmpeg; AAC stores noise as samples, unless by its level alone."""
+def write_av(path, audio, rate, container, codec, *, noise_by_level=False, **options):
+    """Writes with FFmpeg; AAC stores noise as samples, unless by its level alone. `options` go to the container."""
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[audio.shape[1]]
-    with av.open(str(path), "w", format=container) as file:
+    with av.open(str(path), "w", format=container, container_options=options) as file:
         stream = file.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 128_000
         if codec == "aac":

@@ -156,6 +156,8 @@ def _frames(
                 grid, step = (stamp(head[0]) or 0) + head[0].samples, head[1].samples
                 on_grid = grid + round((stamped - grid) / step) * step
                 place = on_grid if abs(on_grid - stamped) <= 0.002 * rate else stamped
+            if place > first:
+                raise ValueError(f"its index leads past frame {first}")
         elif place is not None and stamped is not None and abs(stamped - place) > _GAP_S * rate:
             place = stamped
         if place is None:

@@ -63,6 +63,21 @@ def test_ffmpeg_formats(suffix, tmp_path):
         assert np.abs(window - expected).max() <= 1e-5, start
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("webm", {"live": "1"}), ("mp4", {"movflags": "frag_keyframe+empty_moov", "frag_duration": "1000000"})],
+)
+def test_streamed_files_have_neither_length_nor_index(suffix, options, tmp_path):
+    container, codec, rate = AV_FORMATS[suffix]
+    path = write_av(tmp_path / "x", sound(20, rate, 2), rate, container, codec, **options)
+    info = probe(path)
+    assert info.seconds == pytest.approx(20, abs=0.1)
+    whole = np.concatenate(list(read_blocks(path, block_s=1e4)))
+    for start in places(info.frames - 4000, 4000):
+        window = read_span(path, start=int(start), count=4000, rate=rate, info=info)
+        assert np.abs(window - whole[start : start + 4000]).max() <= 1e-5
+
+
 def test_aac_draws_its_noise_anew(tmp_path):
     """AAC may store the level of noise alone: a window has the same sound with other noise."""
     audio = sound(20, 44_100, 2)
