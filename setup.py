@@ -39,6 +39,7 @@ setup(
     python_requires=">=3.11,<3.13",
     install_requires=[
         "apache-beam>=2.77,<3",
+        "av>=14",  # the wheels bring FFmpeg: m4a, mp4, webm, wma
         "google-crc32c>=1.5",
         "grpcio>=1.62,<2",
         "keras>=3.12,<4",

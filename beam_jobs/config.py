@@ -13,8 +13,8 @@ from tfpipe.storage import digest
 
 # Raised when the same settings would give other examples.
 _JOB_VERSION = 1
-# Where and how the job runs; nothing of it changes a byte of the shards.
-_NOT_CONTENT = {"inputs", "output", "max_skipped", "workers", "overwrite"}
+# Where and how the job runs, and what the digest of the input covers.
+_NOT_CONTENT = {"inputs", "output", "groups", "max_skipped", "workers", "overwrite"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class PreprocessConfig:
     """Settings of one job.
 
     Attributes:
-        inputs: folders (read recursively), files or globs.
+        inputs: folders (read recursively), files, globs, or `.csv`/`.jsonl` lists.
         output: dataset folder, local or a URL that Beam's FileSystems can write.
         spec: the features.
         semitones: pitch shifts; 0 stands for the original.
@@ -32,6 +32,7 @@ class PreprocessConfig:
         min_fill: share of a window that a track's left-over end, or a short track, must fill to be kept.
         validation_share: share of the tracks in the validation split.
         test_share: share of the tracks in the test split.
+        groups: `.csv` or `.jsonl` file of path and group; the tracks of a group lie in one split.
         augment_eval: make all variants for validation and test too, instead of the original alone.
         shard_bytes: largest size of a shard, about.
         max_skipped: the job fails when more than this share of the files is skipped.
@@ -52,6 +53,7 @@ class PreprocessConfig:
     min_fill: float = 0.5
     validation_share: float = 0.1
     test_share: float = 0.1
+    groups: str | None = None
     augment_eval: bool = False
     shard_bytes: int = 128 * 2**20
     max_skipped: float = 0.5

@@ -1,18 +1,21 @@
-"""Finding the audio files of a corpus: folders, files and globs, decided by content."""
+"""Finding the audio files of a corpus: folders, files, globs and lists, decided by content."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import glob
+import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TextIO
 
-import soundfile
-
+from tfpipe.audio import is_audio
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import Skipped
-from tfpipe.storage import explain
+from tfpipe.storage import explain, explain_os_errors
 
 # Names that claim to be audio: such a file is reported when it cannot be used. Any
 # other file is taken when its content is audio and passed over silently when it is not.
@@ -21,6 +24,7 @@ _AUDIO_SUFFIXES = (
     *(".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka"),
     *(".amr", ".ape", ".wv", ".3gp", ".voc", ".sd2"),
 )
+_LIST_SUFFIXES = (".csv", ".jsonl")
 
 
 @dataclass(frozen=True, order=True)
@@ -30,12 +34,14 @@ class AudioFile:
     Attributes:
         name: path relative to the corpus' base folder, with `/`.
         path: where to open it.
-        label: name of its parent folder.
+        label: name of its parent folder, or what a list says.
+        group: tracks of one group lie in one split; empty for none.
     """
 
     name: str
     path: str
     label: str
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,31 +59,54 @@ class Corpus:
     skipped: tuple[Skipped, ...] = ()
 
 
-def discover(inputs: Iterable[str]) -> Corpus:
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a list; `where` is the list and the line's number, for messages."""
+
+    path: str
+    label: str
+    group: str
+    where: str
+
+
+def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
     """Finds the audio files under `inputs`.
 
     Folders are read recursively without hidden files, each folder once, so
-    that links that loop end. Only regular files are opened.
+    that links that loop end. Only regular files are opened. A list says label
+    and group of its files itself, also of those that another input holds.
 
     Args:
-        inputs: folders, single files, or globs (`**` is recursive).
+        inputs: folders, single files, globs (`**` is recursive), or lists: `.csv` with a
+            header or `.jsonl`, with path (relative to the list's folder), label and perhaps group.
+        groups: list of path and group; rules over the groups in `inputs`.
 
     Raises:
-        TfpipeError: an input is missing, or nothing there is audio.
+        TfpipeError: an input is missing, a list is wrong, or nothing there is audio.
     """
-    roots = [os.path.abspath(root) for entry in inputs for root in _expand(entry)]
-    base = os.path.commonpath([root if os.path.isdir(root) else os.path.dirname(root) for root in roots])
+    inputs = [os.path.expanduser(entry) for entry in inputs]
+    lists = [entry for entry in inputs if _is_list(entry)]
+    listed = _by_path(entry for path in lists for entry in _read_list(path, needed=("path", "label")))
+    roots = {os.path.abspath(root) for entry in inputs if entry not in lists for root in _expand(entry)}
+    folders = {root if os.path.isdir(root) else os.path.dirname(root) for root in roots}
+    folders |= {os.path.dirname(os.path.abspath(path)) for path in [*lists, *listed]}
+    base = os.path.commonpath(folders)
     files: dict[str, AudioFile] = {}
     skipped: dict[str, Skipped] = {}
     seen: set[tuple[int, int]] = set()
-    for path, error in (found for root in sorted(set(roots)) for found in _walk(root, seen)):
+    found = [*(item for root in sorted(roots) for item in _walk(root, seen)), *map(_check, listed.values())]
+    for path, error in found:
         name = os.path.relpath(path, base)
         if error is not None:
             skipped[path] = Skipped(path=name, code=error[0], message=f"{path}: {error[1]}")
+        elif path in listed:
+            files[path] = AudioFile(name, path, listed[path].label, listed[path].group)
         else:
             files[path] = AudioFile(name, path, os.path.basename(os.path.dirname(path)) or "unlabelled")
     if not files and not skipped:
         raise TfpipeError(f"{', '.join(inputs)}: no audio files here; give a folder with wav, flac, ogg or mp3 files")
+    if groups is not None:
+        _group(files, skipped, os.path.expanduser(groups))
     return Corpus(
         base=base,
         files=tuple(sorted(files.values())),
@@ -85,8 +114,109 @@ def discover(inputs: Iterable[str]) -> Corpus:
     )
 
 
+def _is_list(entry: str) -> bool:
+    return entry.lower().endswith(_LIST_SUFFIXES) and os.path.isfile(entry)
+
+
+def _read_list(path: str, *, needed: tuple[str, ...]) -> Iterator[_Entry]:
+    """Yields the lines of a `.csv` or `.jsonl` file.
+
+    Raises:
+        TfpipeError: naming the line.
+    """
+    if not path.lower().endswith(_LIST_SUFFIXES):
+        raise TfpipeError(f"{path}: not a list; give a .csv or .jsonl file")
+    with explain_os_errors(path), open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = _jsonl_rows(path, file) if path.lower().endswith(".jsonl") else _csv_rows(path, file, needed)
+        for where, row in rows:
+            for name in (*needed, *({"group"} & row.keys())):
+                if not isinstance(row.get(name), str) or (name in needed and not row[name].strip()):
+                    raise TfpipeError(f"{where}: no text for {name!r}; each line needs {' and '.join(needed)}")
+            if any(not _can_be_named(row.get(name, "")) for name in ("path", "label", "group")):
+                raise TfpipeError(f"{where}: holds a character that no name can have; is this file really a list?")
+            place = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.expanduser(row["path"]))
+            label, group = (str(row.get(name, "")).strip() for name in ("label", "group"))
+            yield _Entry(os.path.abspath(place), label, group, where)
+
+
+def _can_be_named(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _csv_rows(path: str, file: TextIO, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)
+    try:
+        if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+            raise TfpipeError(
+                f"{path}:1: no column {missing[0]!r}; the first line must name the columns, such as path,label,group"
+            )
+        for row in reader:
+            if None in row:
+                raise TfpipeError(
+                    f"{path}:{reader.line_num}: more values than columns; put a path with commas in quotes"
+                )
+            yield f"{path}:{reader.line_num}", {name: value for name, value in row.items() if value is not None}
+    except csv.Error as error:
+        raise TfpipeError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from error
+
+
+def _jsonl_rows(path: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TfpipeError(f"{path}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise TfpipeError(f'{path}:{number}: not an object such as {{"path": "a.wav", "label": "Piano"}}')
+        yield f"{path}:{number}", {name: value for name, value in row.items() if value is not None}
+
+
+def _by_path(entries: Iterable[_Entry]) -> dict[str, _Entry]:
+    """Keeps each path once.
+
+    Raises:
+        TfpipeError: a path has two labels or groups.
+    """
+    found: dict[str, _Entry] = {}
+    for entry in entries:
+        other = found.setdefault(entry.path, entry)
+        if (other.label, other.group) != (entry.label, entry.group):
+            raise TfpipeError(f"{entry.where}: {entry.path} has another label or group than at {other.where}; keep one")
+    return found
+
+
+def _check(entry: _Entry) -> tuple[str, tuple[str, str] | None]:
+    """Returns a listed path as `_walk` gives it."""
+    try:
+        status = os.stat(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return entry.path, ("missing", f"no such file, which {entry.where} names")
+    except OSError as error:
+        return entry.path, ("unreadable", explain(error, entry.path).removeprefix(f"{entry.path}: "))
+    if not stat.S_ISREG(status.st_mode):
+        return entry.path, ("not_a_file", f"is not a regular file; {entry.where} names it")
+    return entry.path, None
+
+
+def _group(files: dict[str, AudioFile], skipped: Mapping[str, Skipped], groups: str) -> None:
+    """Puts the groups of a list on the files.
+
+    Raises:
+        TfpipeError: it names a file that is not there: a slip of the pen would let a group fall apart unseen.
+    """
+    for path, entry in _by_path(_read_list(groups, needed=("path", "group"))).items():
+        if path in files:
+            files[path] = dataclasses.replace(files[path], group=entry.group)
+        elif path not in skipped:
+            raise TfpipeError(f"{entry.where}: {path} is not among the input's audio files; mend or remove the line")
+
+
 def _expand(entry: str) -> list[str]:
-    entry = os.path.expanduser(entry)
     if os.path.lexists(entry):
         return [entry]
     if not glob.has_magic(entry):
@@ -110,7 +240,7 @@ def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[st
         if not stat.S_ISREG(status.st_mode):
             if claims_audio:
                 yield path, ("not_a_file", "is not a regular file")
-        elif claims_audio or _is_audio(path):
+        elif claims_audio or is_audio(path):
             yield path, None
         return
     if (status.st_dev, status.st_ino) in seen:
@@ -121,12 +251,3 @@ def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[st
     for entry in entries:
         if not entry.startswith("."):
             yield from _walk(os.path.join(path, entry), seen)
-
-
-def _is_audio(path: str) -> bool:
-    """Tells by content whether the decoder knows a regular file."""
-    try:
-        with soundfile.SoundFile(os.fsencode(path)):
-            return True
-    except (OSError, RuntimeError, TypeError, ValueError):
-        return False

@@ -40,7 +40,7 @@ from tfpipe.storage import digest, explain_os_errors, folder_lock
 _POLL_S = 0.2
 _CHILD = "from beam_jobs.pipeline import main; main()"
 # Their versions are noted in the manifest; all but the last two can change a shard's bytes.
-_TOOLS = ("tfpipe", "librosa", "numpy", "scipy", "soundfile", "soxr", "libsndfile", "apache-beam", "python")
+_TOOLS = ("tfpipe", "librosa", "numpy", "scipy", "soundfile", "soxr", "libsndfile", "av", "apache-beam", "python")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def preprocess(
     """
     for split in ("train", "test"):
         cached_augmenter(config.spec, config.variants(split), config.engine)  # refuses impossible shifts now
-    job = Job(config=config, corpus=discover(config.inputs), pipeline_args=tuple(pipeline_args))
+    job = Job(config=config, corpus=discover(config.inputs, groups=config.groups), pipeline_args=tuple(pipeline_args))
     with contextlib.nullcontext() if config.is_remote else folder_lock(Path(config.output), what="preprocessing job"):
         if (current := _current(job, quiet=quiet)) is not None:
             return current
@@ -180,9 +180,9 @@ def _input_digest(corpus: Corpus, *, quiet: bool) -> str:
     with Progress("compare", total=len(corpus.files), unit="file", quiet=quiet) as bar:
         for file in corpus.files:
             try:
-                rows.append((file.name, file.label, hash_file(file.path)))
+                rows.append((file, hash_file(file.path)))
             except AudioError:
-                rows.append((file.name, file.label, ""))
+                rows.append((file, ""))
             bar.update()
     return input_digest(rows, corpus.skipped)
 

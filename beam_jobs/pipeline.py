@@ -131,7 +131,7 @@ def _plan(scans: Iterable[Scan], job: Job) -> Plan:
 def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], job: Job) -> None:
     """Leaves all that the manifest needs where the job's process finds it, whatever the runner."""
     plan = _plan(scans, job)
-    hashes = [(scan.file.name, scan.file.label, scan.hash) for scan in scans]
+    hashes = [(scan.file, scan.hash) for scan in scans]
     result = {"plan": plan, "shards": list(shards), "input": input_digest(hashes, job.corpus.skipped)}
     _guarded(_result_path(job), function=lambda path, _job: files.write(path, pickle.dumps(result)), job=job)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from beam_jobs.config import PreprocessConfig
+from beam_jobs.corpus import AudioFile
 from beam_jobs.tracks import Scan
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import SPLITS, Skipped, Track
@@ -92,7 +94,8 @@ def make_plan(scans: Iterable[Scan], *, skipped: Collection[Skipped], config: Pr
     kept, duplicates = _without_duplicates([scan for scan in ordered if scan.skipped is None])
     bad = [*skipped, *(scan.skipped for scan in ordered if scan.skipped is not None)]
     _require_enough(kept, bad, found=len(ordered) + len(skipped), config=config)
-    splits = assign_splits({scan.hash: scan.file.label for scan in kept}, config=config)
+    groups = {scan.hash: scan.file.group for scan in kept if scan.file.group}
+    splits = assign_splits({scan.hash: scan.file.label for scan in kept}, config=config, groups=groups)
     labels = tuple(sorted({scan.file.label for scan in kept}))
     return Plan(
         labels=labels,
@@ -116,32 +119,48 @@ def split_of(track: str, config: PreprocessConfig) -> str:
     return "validation" if place < 1.0 - config.test_share else "test"
 
 
-def assign_splits(labels: dict[str, str], *, config: PreprocessConfig) -> dict[str, str]:
+def assign_splits(
+    labels: Mapping[str, str], *, config: PreprocessConfig, groups: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Assigns every track to a split from its hash, then fills what stayed empty.
 
-    Adding tracks moves no other, except where a label is so small that a split
-    must be filled: training always gets a track of every label, and a label of
-    three tracks or more stands in every split that was asked for. The track
-    with the smallest hash moves, out of a split that keeps at least one (out
-    of any, for training).
+    The tracks of a group go together, by the hash of the group's name; what
+    follows holds for a group as for a track. Adding tracks moves no other,
+    except where a label is so small that a split must be filled: training
+    always gets a track of every label, and a label of three tracks or more
+    stands in every split that was asked for, where no group spans labels. The
+    track with the smallest hash moves, out of a split that keeps at least one
+    (out of any, for training).
 
     Args:
         labels: label by content hash.
         config: gives the shares.
+        groups: group by content hash, for the tracks that have one.
     """
-    splits = {track: split_of(track, config) for track in sorted(labels)}
+    units = {track: digest({"group": groups[track]}) if track in groups else track for track in labels}
+    splits = {unit: split_of(unit, config) for unit in units.values()}
+    by_label: defaultdict[str, set[str]] = defaultdict(set)
+    for track, unit in units.items():
+        by_label[labels[track]].add(unit)
     wanted = {"train": 1.0, "validation": config.validation_share, "test": config.test_share}
-    by_label: defaultdict[str, list[str]] = defaultdict(list)
-    for track in sorted(labels):
-        by_label[labels[track]].append(track)
-    for tracks in by_label.values():
-        for split in (split for split, share in wanted.items() if share > 0):
-            sizes = Counter(splits[track] for track in tracks)
-            if sizes[split] or (split != "train" and len(tracks) < 3):
+    for split in (split for split, share in wanted.items() if share > 0):
+        for label in sorted(by_label):
+            members = sorted(by_label[label])
+            if any(splits[unit] == split for unit in members) or (split != "train" and len(members) < 3):
                 continue
-            spare = [track for track in tracks if sizes[splits[track]] > 1]
-            splits[(spare or tracks)[0]] = split
-    return splits
+            spare = [unit for unit in members if _can_leave(unit, splits, by_label)]
+            if spare or split == "train":
+                splits[(spare or members)[0]] = split
+    return {track: splits[unit] for track, unit in units.items()}
+
+
+def _can_leave(unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]]) -> bool:
+    """Tells whether each of a unit's labels keeps another unit in its split."""
+    return all(
+        any(splits[other] == splits[unit] for other in members - {unit})
+        for members in by_label.values()
+        if unit in members
+    )
 
 
 def cut_shards(tracks: Sequence[ShardTrack], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
@@ -172,9 +191,10 @@ def example_key(track: str, start: int, variant: str) -> str:
     return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant}"
 
 
-def input_digest(files: Iterable[tuple[str, str, str]], skipped: Iterable[Skipped]) -> str:
-    """Returns 16 hex digits over the corpus: (name, label, content hash) of each file, and what was passed over."""
-    return digest({"files": sorted(files), "skipped": sorted((row.path, row.code) for row in skipped)})
+def input_digest(files: Iterable[tuple[AudioFile, str]], skipped: Iterable[Skipped]) -> str:
+    """Returns 16 hex digits over the corpus: each file with its content hash, and what was passed over."""
+    rows = sorted((file.name, file.label, file.group, content) for file, content in files)
+    return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in skipped)})
 
 
 def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped]]:

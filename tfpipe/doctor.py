@@ -27,7 +27,7 @@ _GIB = 2**30
 # Needed even where the installed metadata cannot be asked (a checkout on PYTHONPATH).
 _PACKAGES = (
     *lanes.LANES["default"],
-    *("scipy", "soundfile", "soxr", "google-crc32c", "grpcio", "tensorboard", "matplotlib", "tqdm", "waitress"),
+    *("scipy", "soundfile", "soxr", "av", "google-crc32c", "grpcio", "tensorboard", "matplotlib", "tqdm", "waitress"),
 )
 # Parts of tensorflow-io that only some TensorFlow versions load; tfpipe does without them.
 _COMPILED = tuple(name for name in probes.TENSORFLOW_IO if name != "masks")

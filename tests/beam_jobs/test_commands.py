@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 from job_tools import SMALL, note, shard_bytes
 
 from tfpipe.cli import main
-from tfpipe.manifest import inspect, load_manifest
+from tfpipe.manifest import inspect, load_manifest, load_tracks
 
 SPEC_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
 
@@ -93,3 +94,27 @@ def test_augment_refuses_what_it_cannot_shift(tmp_path, capsys):
         assert main(["augment", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_and_groups_shape_the_dataset(corpus, tmp_path, capsys):
+    names = sorted(path.relative_to(corpus) for path in corpus.rglob("*.wav"))
+    lines = [f"{corpus / name},{'low' if index % 2 else 'high'}" for index, name in enumerate(names)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, "gone.wav,low", ""]))
+    base = ["preprocess", str(tmp_path / "list.csv"), f"--output={tmp_path / 'out'}", "--json", *SPEC_OPTIONS]
+    assert main(base) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(summary["labels"]) == {"high", "low"}
+    assert summary["skipped"]["by_reason"] == {"missing": 1}
+    groups = [f"{corpus / name},player{index // 4}" for index, name in enumerate(names)]
+    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *groups, ""]))
+    assert main([*base, f"--groups={tmp_path / 'groups.csv'}"]) == 0
+    split_of = {Path(track.path).parts[-2:]: track.split for track in load_tracks(tmp_path / "out")}
+    for first in range(0, 12, 4):
+        assert len({split_of[name.parts] for name in names[first : first + 4]}) == 1
+    assert set(split_of.values()) == {"train", "validation", "test"}
+    capsys.readouterr()
+    assert main([*base, f"--groups={tmp_path / 'groups.csv'}"]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("path;label\n")
+    assert main(base) == 1
+    assert "list.csv:1: no column 'path'" in capsys.readouterr().err.splitlines()[-1]

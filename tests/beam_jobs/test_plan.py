@@ -110,3 +110,40 @@ def test_too_much_skipped_fails_with_the_reasons():
     assert len(make_plan(scans[:2], skipped=(), config=CONFIG).tracks) == 1
     with pytest.raises(TfpipeError, match=r"all 2 files are shorter than 2.5 s"):
         make_plan([scan("a", code="too_short"), scan("b", code="too_short")], skipped=(), config=CONFIG)
+
+
+GROUPS = st.dictionaries(
+    st.binary(max_size=4).map(lambda b: hashlib.sha256(b).hexdigest()),
+    st.tuples(st.sampled_from("ABC"), st.sampled_from(["", "g1", "g2", "g3", "g4"])),
+)
+
+
+@given(GROUPS)
+def test_groups_stay_together_and_every_label_trains(tracks):
+    labels = {track: label for track, (label, _) in tracks.items()}
+    groups = {track: group for track, (_, group) in tracks.items() if group}
+    splits = assign_splits(labels, config=CONFIG, groups=groups)
+    for group in set(groups.values()):
+        assert len({splits[track] for track in groups if groups[track] == group}) == 1
+    for label in set(labels.values()):
+        assert "train" in {splits[track] for track in labels if labels[track] == label}
+    assert splits == assign_splits(dict(reversed(labels.items())), config=CONFIG, groups=groups)
+
+
+@given(LABELS)
+def test_a_group_of_one_label_counts_as_a_track(labels):
+    groups = {track: labels[track] + str(index % 5) for index, track in enumerate(sorted(labels))}
+    splits = assign_splits(labels, config=CONFIG, groups=groups)
+    for label in set(labels.values()):
+        tracks = [track for track in labels if labels[track] == label]
+        if len({groups[track] for track in tracks}) >= 3:
+            assert {splits[track] for track in tracks} == set(SPLITS)
+
+
+def test_the_groups_name_decides_not_its_members():
+    members = {hashlib.sha256(bytes([i])).hexdigest(): "A" for i in range(60)}
+    groups = {track: f"g{index % 6}" for index, track in enumerate(sorted(members))}
+    half = dict(sorted(members.items())[:30])
+    before = assign_splits(half, config=CONFIG, groups=groups)
+    after = assign_splits(members, config=CONFIG, groups=groups)
+    assert {track: after[track] for track in half} == before

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the inputs and every option that shapes the dataset; all but the inputs default to the config's own."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="folder (its subfolders are the labels), file, glob")
+    text = "folder (its subfolders are the labels), file, glob, or .csv/.jsonl list of path, label and maybe group"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=text)
     group = parser.add_argument_group("dataset")
 
     def option(name: str, kind: Callable[[str], Any], text: str) -> None:
@@ -54,6 +55,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     option("--min-fill", float, "share of a window that a left-over end or a short track must fill (0.5)")
     option("--validation-share", float, "share of tracks for validation (0.1)")
     option("--test-share", float, "share of tracks for the test split (0.1)")
+    option("--groups", str, ".csv/.jsonl list of path and group: tracks of one group stay in one split")
     option("--shard-mib", float, "largest size of a shard, MiB (128)")
     option("--max-skipped", float, "fail when a larger share of the files cannot be used (0.5)")
     option("--workers", int, "processes on this machine (1)")

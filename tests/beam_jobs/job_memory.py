@@ -1,0 +1,56 @@
+"""Running the command line in a process of its own, watching the memory of all that it starts."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from job_tools import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def spec_options(**changes):
+    return [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL.to_dict(), **changes}.items()]
+
+
+def run_watched(arguments, *, seconds):
+    """Runs `tfpipe ARGUMENTS`; returns exit code, stdout, stderr and the peak memory of each of its processes, bytes.
+
+    Memory is the high-water mark that the kernel keeps, read until the process has gone.
+    """
+    marker = f"TFPIPE_TEST={uuid.uuid4().hex}"
+    name, _, value = marker.partition("=")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
+    peaks = {}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tfpipe", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        end = time.monotonic() + seconds
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                _note_peaks(marker.encode(), peaks)
+                time.sleep(0.1)
+        finally:
+            if late := process.poll() is None:
+                process.terminate()
+        out, err = process.communicate()
+    assert not late, f"not done after {seconds} s: {err}"
+    return process.returncode, out, err, sorted(peaks.values())
+
+
+def _note_peaks(marker, peaks):
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (folder / "environ").read_bytes():
+                found = re.search(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())
+                peaks[folder.name] = max(peaks.get(folder.name, 0), int(found[1]) * 1024 if found else 0)
+        except OSError:
+            continue
