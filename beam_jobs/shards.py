@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import files
-from beam_jobs.augment import cached_augmenter
+from beam_jobs.augment import Window, cached_augmenter
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
 from beam_jobs.tracks import file_stamp
 from tfpipe.audio import probe, read_span
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features import quantise
+from tfpipe.features import FloatArray, quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
 from tfpipe.storage import digest
@@ -91,11 +92,12 @@ def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Exampl
     augmenter = cached_augmenter(config.spec, plan.variants, config.engine)
     rate = config.spec.sample_rate
     for track in plan.tracks:
-        info = probe(track.path)
-        for start in track.starts:
+        for window in open_windows(track.path, track.starts, rate=rate):
+            start = window.start
+            keys = [example_key(track.hash, start, variant) for variant in plan.variants]
             _require_unchanged(track)
             try:
-                audio = read_span(track.path, start=start, count=config.spec.samples, rate=rate, info=info)
+                made = augmenter.log_mels(window, keys)
             except AudioError as error:
                 raise _changed(track) from error
             yield [
@@ -106,10 +108,21 @@ def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Exampl
                     track=track.hash,
                     start_s=start / rate,
                     variant=variant,
-                    key=example_key(track.hash, start, variant),
+                    key=key,
                 )
-                for variant, features in zip(plan.variants, augmenter.log_mels(audio), strict=True)
+                for variant, key, features in zip(plan.variants, keys, made, strict=True)
             ]
+
+
+def open_windows(path: str, starts: Iterable[int], *, rate: int) -> Iterator[Window]:
+    """Yields the windows of a file that begin at `starts` (samples at `rate` Hz); each reads only its own part."""
+    info = probe(path)
+
+    def read(first: int, count: int) -> FloatArray:
+        return read_span(path, start=first, count=count, rate=rate, info=info)
+
+    for start in starts:
+        yield Window(start, math.floor(info.seconds * rate), read)
 
 
 def _require_unchanged(track: ShardTrack) -> None:
