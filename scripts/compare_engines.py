@@ -1,19 +1,19 @@
 """Measures the two augmentation engines against each other; prints the tables of docs/AUGMENTATION.md.
 
-    python scripts/compare_engines.py FOLDER
+python scripts/compare_engines.py FOLDER
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs import augment
 from beam_jobs.augment import Augmenter, Variant, Window
+from beam_jobs.corpus import discover
 from beam_jobs.vocoder import Vocoder
 from tfpipe.audio import probe, read_span, window_starts
 from tfpipe.features import LogMel, is_silent, log_mel
@@ -28,7 +28,7 @@ SHIFTS = (-5.0, 4.0, 12.0)
 
 def main(folder: str) -> None:
     """Prints both tables for the recordings in a folder."""
-    tracks = [_track(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    tracks = [_track(file.path) for file in discover([folder]).files]
     _compare_engines(tracks)
     print()
     _compare_margins(tracks)
@@ -75,7 +75,7 @@ def _compare_margins(tracks: list[NDArray[np.floating]]) -> None:
         print(f"| {margin:g} | {everywhere:.2f} | {edges:.2f} |")
 
 
-def _track(path: Path) -> NDArray[np.floating]:
+def _track(path: str) -> NDArray[np.floating]:
     info = probe(path)
     return read_span(path, start=0, count=int(info.seconds * SPEC.sample_rate), rate=SPEC.sample_rate, info=info)
 

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_tools import note
 
-from beam_jobs.augment import CHORDS, Augmenter, Variant, Window, add_noise, stack_audio
+from beam_jobs.augment import Augmenter, Variant, Window, add_noise, stack_audio
 from beam_jobs.vocoder import Vocoder
-from tfpipe.audio import read_span, read_window
+from tfpipe.audio import read_window
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.features import log_mel
 from tfpipe.spec import FeatureSpec
@@ -59,8 +59,23 @@ def test_one_variant_has_one_name(given, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "shift+x", "shift+nan", "shift+99", "shift+1.2.3", "chord:blues", "chord:0:4:4", "chord:", "stretch*0"]
-    + ["gain+3dB", "noise20", "noiseinfdB", "shift+4+shift+5", "shift+4+chord:major", "shift+4+", "original+gain-6dB"],
+    [
+        "shift+x",
+        "shift+nan",
+        "shift+99",
+        "shift+1.2.3",
+        "chord:blues",
+        "chord:0:4:4",
+        "chord:",
+        "stretch*0",
+        "gain+3dB",
+        "noise20",
+        "noiseinfdB",
+        "shift+4+shift+5",
+        "shift+4+chord:major",
+        "shift+4+",
+        "original+gain-6dB",
+    ],
 )
 def test_other_names_are_refused(name):
     with pytest.raises(UsageError):
@@ -143,9 +158,9 @@ def test_the_vocoder_gives_librosas_samples(semitones, clips):
         np.testing.assert_allclose(vocoder.copy(stretch=stretch), expected, atol=1e-9)
 
 
-def test_a_margin_brings_a_window_closer_to_the_shifted_track(clips):
-    track = read_span(clips[0], start=0, count=13 * SPEC.sample_rate, rate=SPEC.sample_rate)
-    start = 4 * SPEC.sample_rate
+def test_a_margin_brings_a_window_closer_to_the_shifted_track():
+    track = np.concatenate([note(hz, 1.0, SPEC.sample_rate) for hz in range(200, 325, 10)])
+    start = round(4.3 * SPEC.sample_rate)
     whole = Vocoder(track, SPEC.sample_rate).copy(semitones=4)[start : start + SPEC.samples]
     alone = track[start : start + SPEC.samples]
     (ours,), (bare,) = (
