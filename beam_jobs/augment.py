@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 
 from beam_jobs.vocoder import Vocoder
@@ -211,9 +210,8 @@ class Augmenter:
         self._spec, self._variants = spec, tuple(variants)
         self._by_spectrum = [engine == "spectral" and not variant.needs_samples for variant in variants]
         read_off = [variant for variant, spectral in zip(variants, self._by_spectrum, strict=True) if spectral]
-        self._shifts = sorted({shift for variant in read_off for shift in variant.semitones})
-        if self._shifts:
-            self._basis = scipy.sparse.vstack([mel_basis(spec, shift) for shift in self._shifts], format="csr")
+        shifts = sorted({shift for variant in read_off for shift in variant.semitones})
+        self._bases = {shift: mel_basis(spec, shift) for shift in shifts}
 
     def log_mels(self, window: Window, keys: Sequence[str] = ()) -> list[LogMel]:
         """Returns one log-mel per variant.
@@ -222,7 +220,7 @@ class Augmenter:
             window: what to read.
             keys: the examples' keys, which seed the noise; the variants' names when empty.
         """
-        mels = self._shifted_mels(window) if self._shifts else {}
+        mels = self._shifted_mels(window) if self._bases else {}
         copies = _Copies(window, self._spec)
         made = []
         for variant, spectral, key in zip(
@@ -237,10 +235,9 @@ class Augmenter:
         return made
 
     def _shifted_mels(self, window: Window) -> dict[float, FloatArray]:
-        """One STFT and one sparse product for all shifts."""
-        audio = window.read(window.start, self._spec.samples)
-        stacked = self._basis @ magnitude(audio, self._spec)
-        return dict(zip(self._shifts, stacked.reshape(len(self._shifts), self._spec.n_mels, -1), strict=True))
+        """One STFT for all shifts, and a small sparse product for each: together they would leave the cache."""
+        spectrum = magnitude(window.read(window.start, self._spec.samples), self._spec)
+        return {shift: basis @ spectrum for shift, basis in self._bases.items()}
 
 
 class _Copies:
