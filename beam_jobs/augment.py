@@ -13,13 +13,14 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.vocoder import Vocoder
+from tfpipe.audio import probe, read_span
 from tfpipe.errors import UsageError
 from tfpipe.features import FloatArray, LogMel, log_mel, magnitude, mel_basis, normalise
 from tfpipe.spec import FeatureSpec
@@ -189,6 +190,17 @@ class Window:
         return cls(
             start, len(audio), lambda first, count: np.pad(part := ended[first : first + count], (0, count - len(part)))
         )
+
+
+def open_windows(path: str, starts: Iterable[int], *, rate: int) -> Iterator[Window]:
+    """Yields the windows of a file that begin at `starts` (samples at `rate` Hz); each reads only its own part."""
+    info = probe(path)
+
+    def read(first: int, count: int) -> FloatArray:
+        return read_span(path, start=first, count=count, rate=rate, info=info)
+
+    for start in starts:
+        yield Window(start, math.floor(info.seconds * rate), read)
 
 
 class Augmenter:

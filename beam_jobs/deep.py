@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.augment import Augmenter, Variant
+from beam_jobs.augment import Augmenter, Variant, open_windows
 from beam_jobs.job import versions
-from beam_jobs.shards import open_windows
 from beam_jobs.tracks import hash_file
 from tfpipe.errors import AudioError, DatasetError, TfpipeError
 from tfpipe.features import LogMel, quantise

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import files
-from beam_jobs.augment import Window, cached_augmenter
+from beam_jobs.augment import cached_augmenter, open_windows
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
 from beam_jobs.tracks import file_stamp
-from tfpipe.audio import probe, read_span
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features import FloatArray, quantise
+from tfpipe.features import quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
 from tfpipe.storage import digest
@@ -112,17 +110,6 @@ def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Exampl
                 )
                 for variant, key, features in zip(plan.variants, keys, made, strict=True)
             ]
-
-
-def open_windows(path: str, starts: Iterable[int], *, rate: int) -> Iterator[Window]:
-    """Yields the windows of a file that begin at `starts` (samples at `rate` Hz); each reads only its own part."""
-    info = probe(path)
-
-    def read(first: int, count: int) -> FloatArray:
-        return read_span(path, start=first, count=count, rate=rate, info=info)
-
-    for start in starts:
-        yield Window(start, math.floor(info.seconds * rate), read)
 
 
 def _require_unchanged(track: ShardTrack) -> None:

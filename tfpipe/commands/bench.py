@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
+    logging.disable(logging.WARNING)  # Beam warns of parts that nobody uses here
     from beam_jobs.bench import bench_preprocess
     from tfpipe.synth import synthesise
 
