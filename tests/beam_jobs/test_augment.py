@@ -200,7 +200,7 @@ def test_gain_moves_the_level_alone_and_exactly(engine):
     assert ours.ref_db < original.ref_db
 
 
-@given(seed=st.integers(0, 99), snr=thousandths(-20, 60), key=st.text(min_size=1, max_size=8))
+@given(seed=st.integers(0, 99), snr=thousandths(0, 60), key=st.text(min_size=1, max_size=8))
 @settings(max_examples=20, deadline=None)
 def test_noise_has_its_level_cannot_clip_and_follows_from_the_key(seed, snr, key):
     audio = np.random.default_rng(seed).uniform(-0.9, 0.9, 8192)
@@ -210,7 +210,7 @@ def test_noise_has_its_level_cannot_clip_and_follows_from_the_key(seed, snr, key
     assert np.abs(noisy).max() <= 1.0
     scale = (noisy @ audio) / (audio @ audio)
     noise = noisy / scale - audio
-    assert 10 * np.log10(np.mean(audio**2) / np.mean(noise**2)) == pytest.approx(snr, abs=1.5)
+    assert 10 * np.log10(np.mean(audio**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.5)
 
 
 @given(VARIANTS, st.integers(0, 99))
