@@ -12,9 +12,13 @@ from tfpipe.spec import FeatureSpec
 from tfpipe.storage import digest
 
 # Raised when the same settings would give other examples.
-_JOB_VERSION = 1
+_JOB_VERSION = 2
 # Where and how the job runs, and what the digest of the input covers.
 _NOT_CONTENT = {"inputs", "output", "groups", "max_skipped", "workers", "overwrite"}
+
+
+# The names of what they give stand for them.
+_VARIANTS = ("semitones", "chords", "stretch", "gains", "noise_snr", "also")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,11 @@ class PreprocessConfig:
         output: dataset folder, local or a URL that Beam's FileSystems can write.
         spec: the features.
         semitones: pitch shifts; 0 stands for the original.
-        chords: names from `augment.CHORDS`.
+        chords: names from `augment.CHORDS`, or notes such as `0:4@-3:7`.
+        stretch: factors of length; 1.1 lasts 1.1 times as long.
+        gains: dB, at most 0.
+        noise_snr: white noise that many dB under the signal.
+        also: further variants by name, such as `shift+4+noise20dB`.
         engine: `spectral` or `waveform`.
         hop_s: s between window starts; None is the window length (no overlap).
         min_fill: share of a window that a track's left-over end, or a short track, must fill to be kept.
@@ -48,6 +56,10 @@ class PreprocessConfig:
     spec: FeatureSpec = field(default_factory=FeatureSpec)
     semitones: tuple[float, ...] = (0, 4, 7, 8, 12)
     chords: tuple[str, ...] = ("major",)
+    stretch: tuple[float, ...] = ()
+    gains: tuple[float, ...] = ()
+    noise_snr: tuple[float, ...] = ()
+    also: tuple[str, ...] = ()
     engine: str = "spectral"
     hop_s: float | None = None
     min_fill: float = 0.5
@@ -64,7 +76,11 @@ class PreprocessConfig:
         rules = [
             (bool(self.inputs), "inputs", "at least one folder, file or glob"),
             (bool(self.output), "output", "a folder"),
-            (bool(self.semitones or self.chords), "semitones", "at least one semitone or chord; 0 is the original"),
+            (
+                bool(self.train_variants),
+                "semitones",
+                "at least one semitone, chord or other variant; 0 is the original",
+            ),
             (self.engine in ENGINES, "engine", " or ".join(ENGINES)),
             (self.hop_s is None or 0.01 <= self.hop_s <= 3600, "hop_s", "0.01 to 3600 s"),
             (0 < self.min_fill <= 1, "min_fill", "above 0 and at most 1"),
@@ -78,7 +94,6 @@ class PreprocessConfig:
         for ok, name, allowed in rules:
             if not ok:
                 raise UsageError(f"preprocess: {name}={getattr(self, name)!r} cannot work; use {allowed}")
-        _ = self.train_variants  # refuses unknown chords and impossible shifts now
 
     @property
     def is_remote(self) -> bool:
@@ -87,8 +102,19 @@ class PreprocessConfig:
 
     @property
     def train_variants(self) -> tuple[str, ...]:
-        """Names of the variants of a training window, sorted as in the shards."""
-        variants = [*map(Variant.shift, self.semitones), *map(Variant.chord, self.chords)]
+        """Names of the variants of a training window, sorted as in the shards.
+
+        Raises:
+            UsageError: one of them cannot be made.
+        """
+        variants = [
+            *map(Variant.shift, self.semitones),
+            *map(Variant.chord, self.chords),
+            *(Variant(stretch=factor) for factor in self.stretch),
+            *(Variant(gain_db=gain) for gain in self.gains),
+            *(Variant(noise_db=snr) for snr in self.noise_snr),
+            *map(Variant.parse, self.also),
+        ]
         return tuple(sorted({variant.name for variant in variants}))
 
     def variants(self, split: str) -> tuple[str, ...]:
@@ -102,7 +128,8 @@ class PreprocessConfig:
         """16 hex digits over every setting that changes the dataset's content."""
         content = {name: value for name, value in self.to_dict().items() if name not in _NOT_CONTENT}
         variants = {"train": self.variants("train"), "eval": self.variants("test")}
-        del content["semitones"], content["chords"]
+        for name in _VARIANTS:
+            del content[name]
         content["hop_s"] = self.spec.window_s if self.hop_s is None else float(self.hop_s)
         return digest({"job_version": _JOB_VERSION, **content, "variants": variants, "spec": self.spec.fingerprint})
 

@@ -12,11 +12,10 @@ from typing import BinaryIO
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import files
-from beam_jobs.augment import cached_augmenter
+from beam_jobs.augment import cached_augmenter, open_windows
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
 from beam_jobs.tracks import file_stamp
-from tfpipe.audio import probe, read_span
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import quantise
 from tfpipe.manifest import Shard
@@ -91,11 +90,12 @@ def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Exampl
     augmenter = cached_augmenter(config.spec, plan.variants, config.engine)
     rate = config.spec.sample_rate
     for track in plan.tracks:
-        info = probe(track.path)
-        for start in track.starts:
+        for window in open_windows(track.path, track.starts, rate=rate):
+            start = window.start
+            keys = [example_key(track.hash, start, variant) for variant in plan.variants]
             _require_unchanged(track)
             try:
-                audio = read_span(track.path, start=start, count=config.spec.samples, rate=rate, info=info)
+                made = augmenter.log_mels(window, keys)
             except AudioError as error:
                 raise _changed(track) from error
             yield [
@@ -106,9 +106,9 @@ def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Exampl
                     track=track.hash,
                     start_s=start / rate,
                     variant=variant,
-                    key=example_key(track.hash, start, variant),
+                    key=key,
                 )
-                for variant, features in zip(plan.variants, augmenter.log_mels(audio), strict=True)
+                for variant, key, features in zip(plan.variants, keys, made, strict=True)
             ]
 
 

@@ -28,6 +28,7 @@ COMMANDS = (
     "export",
     "serve",
     "client",
+    "bench",
     "synth",
     "doctor",
 )

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tfpipe.errors import DatasetError
-from tfpipe.records import decode_example, read_records
+from tfpipe.records import Example, decode_example, read_records
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import digest, read_json, sha256_file
 
@@ -225,6 +226,54 @@ def inspect(folder: Path) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "fingerprint": manifest.fingerprint,
         "spec": manifest.spec.to_dict(),
+    }
+
+
+def examples(folder: Path, manifest: Manifest) -> Iterator[tuple[Shard, Example]]:
+    """Yields every example with its shard, in the dataset's order.
+
+    Raises:
+        DatasetError: a missing or damaged shard.
+    """
+    for shard in manifest.shards:
+        if not (path := folder / shard.name).is_file():
+            raise DatasetError(f"{path}: missing shard; run `tfpipe verify {folder}`")
+        for data in read_records(path):
+            yield shard, decode_example(data, manifest.spec.mel_shape)
+
+
+def levels(folder: Path, *, on_example: Callable[[Example], None] = lambda _: None) -> dict[str, Any]:
+    """Measures every example: level and mean mel, by split and label.
+
+    Args:
+        folder: the dataset folder.
+        on_example: sees each example, for progress and pictures.
+
+    Returns:
+        By split, then label: `examples`, `ref_db` (mean, min, max; dB) and `mel_mean` (of [0, 1]).
+
+    Raises:
+        DatasetError: no complete dataset, or a missing or damaged shard.
+    """
+    manifest = load_manifest(folder)
+    found: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    for shard, example in examples(folder, manifest):
+        found[shard.split, example.label].append((example.ref_db, float(example.mel.mean()) / 255.0))
+        on_example(example)
+    return {
+        split: {
+            label: _levels(found[split, index]) for index, label in enumerate(manifest.labels) if found[split, index]
+        }
+        for split in SPLITS
+    }
+
+
+def _levels(rows: list[tuple[float, float]]) -> dict[str, Any]:
+    ref_db, mel_means = zip(*rows, strict=True)
+    return {
+        "examples": len(rows),
+        "ref_db": {"mean": round(fmean(ref_db), 3), "min": round(min(ref_db), 3), "max": round(max(ref_db), 3)},
+        "mel_mean": round(fmean(mel_means), 4),
     }
 
 

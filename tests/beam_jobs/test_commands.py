@@ -10,7 +10,7 @@ import soundfile
 from job_tools import SMALL, note, shard_bytes
 
 from tfpipe.cli import main
-from tfpipe.manifest import inspect, load_manifest, load_tracks
+from tfpipe.manifest import examples, inspect, load_manifest, load_tracks
 
 SPEC_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
 
@@ -29,6 +29,9 @@ def test_preprocess_prints_the_summary_and_takes_every_option(corpus, dataset, t
         ("--chords=blues", 2, "unknown chord 'blues'"),
         ("--engine=magic", 2, "spectral or waveform"),
         ("--semitones=-30", 1, "--engine waveform"),
+        ("--stretch=9", 2, "0.25 to 4"),
+        ("--gains=3", 2, "could clip"),
+        ("--also=echo", 2, "unknown variant 'echo'"),
         ("--semitones=a", 2, "not a list of numbers"),
         ("--n-fft=7", 2, "n_fft"),
     ],
@@ -58,7 +61,32 @@ def test_inspect_shows_what_is_there(dataset, capsys):
     for words in ("12 (26.4 s)", "48 of 0.5 s", "Human 24, Piano 24 windows", "shift+12", "skipped       nothing"):
         assert words in table
     assert main(["inspect", "--json", str(dataset)]) == 0
-    assert json.loads(capsys.readouterr().out) == inspect(dataset)
+    summary = json.loads(capsys.readouterr().out)
+    levels = summary.pop("levels")
+    assert summary == inspect(dataset)
+    assert main(["inspect", "--json", "--counts", str(dataset)]) == 0
+    assert json.loads(capsys.readouterr().out) == summary
+    manifest = load_manifest(dataset)
+    for split, labels in levels.items():
+        rows = [example for shard, example in examples(dataset, manifest) if shard.split == split]
+        assert sum(label["examples"] for label in labels.values()) == len(rows) == manifest.examples(split)
+        assert min(label["ref_db"]["min"] for label in labels.values()) == pytest.approx(
+            min(row.ref_db for row in rows), abs=1e-3
+        )
+        mean = sum(label["mel_mean"] * label["examples"] for label in labels.values()) / len(rows)
+        assert mean == pytest.approx(np.mean([row.mel for row in rows]) / 255, abs=1e-3)
+
+
+def test_inspect_draws_a_sheet_of_labels_and_variants(dataset, tmp_path, capsys):
+    from matplotlib.image import imread
+
+    assert main(["inspect", "--json", "--plots", str(tmp_path / "out"), str(dataset)]) == 0
+    path = json.loads(capsys.readouterr().out)["plots"]
+    assert path == str(tmp_path / "out" / "contact-sheet.png")
+    pixels = imread(path)
+    assert pixels.shape[1] > 2 * pixels.shape[0]  # 6 variants across, 2 labels down
+    assert pixels.std() > 0.1
+    assert main(["inspect", "--counts", "--plots", str(tmp_path), str(dataset)]) == 2
 
 
 def levels_at(path, *frequencies):

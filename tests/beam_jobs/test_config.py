@@ -12,6 +12,10 @@ def config(**values):
 def test_variants_of_each_split():
     assert config().train_variants == ("chord:major", "original", "shift+12", "shift+4", "shift+7", "shift+8")
     assert config().variants("test") == ("original",)
+    more = config(
+        semitones=(), chords=("0:4@-3",), stretch=(0.9, 1.1), gains=(-6,), noise_snr=(20,), also=("gain-6dB",)
+    )
+    assert more.train_variants == ("chord:0:4@-3", "gain-6dB", "noise20dB", "stretch*0.9", "stretch*1.1")
     only = config(semitones=(-2.5,), chords=())
     assert only.variants("train") == ("shift-2.5",)
     assert only.variants("validation") == ("original",)
@@ -24,6 +28,10 @@ def test_variants_of_each_split():
         ("semitones", (float("nan"),)),
         ("semitones", (99,)),
         ("chords", ("blues",)),
+        ("stretch", (0.0,)),
+        ("gains", (3.0,)),
+        ("noise_snr", (float("inf"),)),
+        ("also", ("echo",)),
         ("engine", "magic"),
         ("hop_s", 0.0),
         ("min_fill", 0.0),
@@ -41,5 +49,6 @@ def test_impossible_values_are_refused(name, value):
 def test_digest_follows_content_alone():
     same = [config(workers=4, overwrite=True, max_skipped=1.0), config(hop_s=5), config(semitones=(12, 8, 7, 4, 0))]
     assert {item.digest for item in same} == {config().digest}
+    assert config(also=("shift+4",)).digest == config().digest
     other = [config(engine="waveform"), config(spec=FeatureSpec(hop=256)), config(semitones=(0,)), config(min_fill=1)]
     assert len({item.digest for item in [config(), *other]}) == 5

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TfpipeError: the file cannot be used, or nothing can be written.
     """
-    from beam_jobs.augment import Variant, shift_audio, stack_audio
+    from beam_jobs.augment import Variant, stack_audio
+    from beam_jobs.vocoder import Vocoder
     from tfpipe.audio import probe, read_span, write_wav
     from tfpipe.features import is_silent, log_mel
     from tfpipe.plots import spectrograms
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     original = read_span(args.file, start=0, count=count, rate=rate, info=info)
     if is_silent(original, spec):
         raise TfpipeError(f"{args.file}: is silent (under {spec.silence_dbfs:g} dBFS); nothing to shift")
+    vocoder = Vocoder(original, rate)
     sounds = {
-        variant.name: stack_audio([shift_audio(original, step, sample_rate=rate) for step in variant.semitones])
+        variant.name: stack_audio([vocoder.copy(semitones=step) for step in variant.semitones], variant.weights)
         for variant in (shifted, stacked)
     }
     folder, stem = Path(args.out), Path(args.file).stem

@@ -3,27 +3,87 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tfpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfpipe.records import Example
+
+# A sheet that is still a picture.
+_MOST_ROWS, _MOST_COLUMNS = 12, 16
 HELP = "show what is in a dataset folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("data", metavar="DIR", help="dataset folder")
+    parser.add_argument("--counts", action="store_true", help="counts alone, without reading the examples")
+    parser.add_argument("--plots", metavar="OUT", help="folder for a contact sheet of spectrograms, label by variant")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the summary."""
-    from tfpipe.manifest import inspect
+    """Prints the summary, and draws the contact sheet.
 
-    summary = inspect(Path(args.data))
+    Raises:
+        UsageError: pictures without reading examples.
+    """
+    from tfpipe.manifest import inspect, levels
+    from tfpipe.progress import Progress
+
+    if args.counts and args.plots:
+        raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
+    folder = Path(args.data)
+    summary = inspect(folder)
+    if not args.counts:
+        picked: dict[tuple[int, str], Example] = {}
+        with Progress("read", total=summary["examples"], unit="example") as bar:
+
+            def see(example: Example) -> None:
+                bar.update()
+                _pick(example, picked)
+
+            summary["levels"] = levels(folder, on_example=see)
+        if args.plots:
+            summary["plots"] = _contact_sheet(Path(args.plots), picked, folder)
     print(json.dumps(summary) if args.json else table(args.data, summary))
     return 0
+
+
+def _pick(example: Example, picked: dict[tuple[int, str], Example]) -> None:
+    """Keeps one example per label and variant: the one whose track and time hash lowest, whatever the variant."""
+    place = example.label, example.variant
+    if place not in picked or _rank(example) < _rank(picked[place]):
+        picked[place] = example
+
+
+def _rank(example: Example) -> str:
+    return hashlib.sha256(f"{example.track}/{example.start_s}".encode()).hexdigest()
+
+
+def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: Path) -> str:
+    """Draws a row per label and a column per variant."""
+    from tfpipe.features import dequantise
+    from tfpipe.manifest import load_manifest
+    from tfpipe.plots import spectrograms
+
+    manifest = load_manifest(folder)
+    labels = sorted({label for label, _ in picked})[:_MOST_ROWS]
+    variants = sorted({variant for _, variant in picked})[:_MOST_COLUMNS]
+    panels = [
+        (f"{manifest.labels[label]}, {variant}", dequantise(picked[label, variant].mel))
+        for label in labels
+        for variant in variants
+        if (label, variant) in picked
+    ]
+    path = out / "contact-sheet.png"
+    spectrograms(path, panels, manifest.spec, columns=len(variants))
+    return str(path)
 
 
 def table(folder: str, summary: Mapping[str, Any]) -> str:
@@ -37,13 +97,25 @@ def table(folder: str, summary: Mapping[str, Any]) -> str:
         *((f"  {name}", _split(row)) for name, row in summary["splits"].items()),
         ("labels", ", ".join(f"{name} {row['windows']}" for name, row in summary["labels"].items()) + " windows"),
         ("variants", ", ".join(f"{name} {count}" for name, count in summary["variants"].items())),
+        *(
+            (f"  {split}", f"{label}: level {_levels(row)}")
+            for split, labels in summary.get("levels", {}).items()
+            for label, row in labels.items()
+        ),
         ("skipped", ", ".join(f"{count} {code}" for code, count in skipped["by_reason"].items()) or "nothing"),
     ]
+    if "plots" in summary:
+        rows.append(("pictures", summary["plots"]))
     return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 
 def _split(row: Mapping[str, int]) -> str:
     return f"examples {row['examples']}, tracks {row['tracks']}, shards {row['shards']}"
+
+
+def _levels(row: Mapping[str, Any]) -> str:
+    level = row["ref_db"]
+    return f"{level['mean']:.1f} dB ({level['min']:.1f} to {level['max']:.1f}), mean mel {row['mel_mean']:.3f}"
 
 
 def _duration(seconds: float) -> str:

@@ -49,7 +49,15 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=kind, default=None, help=text)
 
     option("--semitones", _numbers, "pitch shifts, 0 is the original (0,4,7,8,12)")
-    option("--chords", _words, "stacked harmonies: major, minor, sus4, ... or '' for none (major)")
+    option(
+        "--chords",
+        _words,
+        "stacked harmonies: major, minor, sus4, ..., notes with levels 0:4@-3:7, or '' for none (major)",
+    )
+    option("--stretch", _numbers, "factors of length, 1.1 lasts 1.1 times as long (none)")
+    option("--gains", _numbers, "turned-down copies, dB: -6,-12 (none)")
+    option("--noise-snr", _numbers, "white noise so many dB under the signal: 20,10 (none)")
+    option("--also", _words, "further variants by name: shift+4+noise20dB,chord:minor+stretch*0.9 (none)")
     option("--engine", str, "spectral (fast) or waveform (librosa's phase vocoder, the reference)")
     option("--hop-s", float, "s between window starts (the window length: no overlap)")
     option("--min-fill", float, "share of a window that a left-over end or a short track must fill (0.5)")

@@ -1,12 +1,14 @@
-"""`tfpipe verify`: every byte of a dataset against its manifest."""
+"""`tfpipe verify`: every byte of a dataset against its manifest, and examples against their recordings."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
-from tfpipe.errors import DatasetError
+from tfpipe.errors import DatasetError, UsageError
 
 HELP = "check every byte of a dataset folder against its manifest"
 
@@ -14,6 +16,15 @@ HELP = "check every byte of a dataset folder against its manifest"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("data", metavar="DIR", help="dataset folder")
+    parser.add_argument(
+        "--deep",
+        type=int,
+        nargs="?",
+        const=20,
+        default=0,
+        metavar="N",
+        help="also make N examples again from the recordings and compare them (20)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -22,21 +33,41 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         DatasetError: there are some.
+        UsageError: a sample of less than nothing.
     """
     from tfpipe.manifest import load_manifest, verify
     from tfpipe.progress import Progress
 
+    if args.deep < 0:
+        raise UsageError(f"--deep {args.deep}: give the number of examples to make again, such as 20")
     folder = Path(args.data)
     manifest = load_manifest(folder)
     with Progress("verify", total=len(manifest.shards), unit="shard") as bar:
         problems = verify(folder, on_shard=lambda _: bar.update())
+    deep = _deep(folder, args.deep) if args.deep and not problems else {}
+    problems += deep.get("problems", [])
+    for sentence in deep.get("unavailable", []):
+        print(sentence, file=sys.stderr)
     if args.json:
-        print(json.dumps({"ok": not problems, "problems": problems, "fingerprint": manifest.fingerprint}))
+        result = {"ok": not problems, "problems": problems, "fingerprint": manifest.fingerprint}
+        print(json.dumps({**result, "deep": deep} if args.deep else result))
     elif problems:
         print("\n".join(problems))
     else:
         print(f"{folder}: {len(manifest.shards)} shards as the manifest says (fingerprint {manifest.fingerprint})")
+        if args.deep:
+            print(f"{folder}: {deep['checked']} examples as the recordings give them")
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DatasetError(f"{count}: {problems[0]}; delete the files that are named and run `tfpipe preprocess` again")
     return 0
+
+
+def _deep(folder: Path, count: int) -> dict[str, Any]:
+    import dataclasses
+
+    from beam_jobs.deep import verify_deep
+    from tfpipe.progress import Progress
+
+    with Progress("recompute", total=count, unit="example") as bar:
+        return dataclasses.asdict(verify_deep(folder, count=count, on_example=bar.update))

@@ -1,0 +1,237 @@
+"""`tfpipe bench preprocess`: the job against the notebook's loop, and Beam against a plain one, in one run.
+
+Every ratio is of two timings taken next to each other, and the median over
+the rounds; the rounds go through all candidates in turn, so that a machine
+that slows down slows them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import librosa
+import numpy as np
+from librosa.effects import pitch_shift
+
+from beam_jobs.augment import Variant
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.corpus import discover
+from beam_jobs.job import preprocess
+from beam_jobs.plan import Plan, ShardPlan, make_plan
+from beam_jobs.shards import write_shard
+from beam_jobs.tracks import scan_track
+from tfpipe.audio import read_window
+from tfpipe.errors import UsageError
+from tfpipe.progress import Progress
+from tfpipe.spec import FeatureSpec
+
+# The original and eleven shifts; chords, which cost the notebook one shift a note, would flatter the ratio.
+SEMITONES = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+_WINDOWS = 3
+# The spectral engine is through with them too soon to be timed.
+_REPEATS = 20
+# Enough work for the Beam job that its rate does not hang on its start, which is taken off.
+_JOB_S = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of a benchmark.
+
+    Attributes:
+        name: what was measured.
+        value: the figure.
+        unit: its unit.
+        against: `baseline` or `limit`, or None where there is nothing to compare with.
+        ratio: above 1 is better than that.
+    """
+
+    name: str
+    value: float
+    unit: str
+    against: str | None = None
+    ratio: float | None = None
+
+
+def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2) -> list[Result]:
+    """Measures the job on recordings.
+
+    Args:
+        inputs: as for the job; a few minutes of audio are enough.
+        rounds: how often everything is timed.
+        workers: processes to compare with one.
+
+    Raises:
+        UsageError: no rounds, fewer than two workers.
+        TfpipeError: no usable audio.
+    """
+    if rounds < 1 or workers < 2:
+        raise UsageError(f"rounds={rounds}, workers={workers} cannot be measured; use at least 1 and 2")
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
+        config = PreprocessConfig(
+            inputs=tuple(inputs),
+            output=f"{folder}/data",
+            semitones=SEMITONES,
+            chords=(),
+            validation_share=0,
+            test_share=0,
+        )
+        results, rate = _engines(config, rounds=max(5, rounds))
+        return [*results, *_beam(config, rate=rate, rounds=rounds, workers=workers)]
+
+
+def notebook_loop(path: str, starts: Sequence[int], variants: Sequence[Variant], spec: FeatureSpec) -> None:
+    """The notebook's In [7] and [8]: librosa for each window and variant, in float32 as librosa loads audio.
+
+    Reading the file and writing examples, which the job does in the same time, are left out.
+    """
+    for start in starts:
+        audio = read_window(path, start_s=start / spec.sample_rate, spec=spec).astype(np.float32)
+        for variant in variants:
+            shifts = [
+                pitch_shift(audio, sr=spec.sample_rate, n_steps=shift) if shift else audio
+                for shift in variant.semitones
+            ]
+            sound = shifts[0] if len(shifts) == 1 else np.mean(shifts, axis=0)
+            mel = librosa.feature.melspectrogram(
+                y=sound,
+                sr=spec.sample_rate,
+                n_mels=spec.n_mels,
+                fmin=spec.fmin,
+                fmax=spec.fmax,
+                hop_length=spec.hop,
+                n_fft=spec.n_fft,
+                power=spec.power,
+            )
+            librosa.power_to_db(mel, ref=np.max)
+
+
+def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], float]:
+    """Times both engines, decoding and writing included, against the notebook's loop; also the spectral rate."""
+    plan = _few_windows(config)
+    variants = [Variant.parse(name) for name in plan.variants]
+
+    def notebook() -> None:
+        for track in plan.tracks:
+            notebook_loop(track.path, track.starts, variants, config.spec)
+
+    by_waveform = functools.partial(_write, plan, dataclasses.replace(config, engine="waveform"))
+    engines: dict[str, tuple[Callable[[], None], int]] = {
+        "notebook loop": (notebook, plan.examples),
+        "spectral engine": (functools.partial(_write, _repeated(plan), config), _REPEATS * plan.examples),
+        "waveform engine": (by_waveform, plan.examples),
+    }
+    for step, _ in engines.values():
+        step()  # compiles, loads libraries, fills caches
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    with Progress("engines", total=rounds * len(engines), unit="timing") as bar:
+        for _ in range(rounds):
+            for name, (step, examples) in engines.items():
+                rates[name].append(examples / _seconds(step))
+                bar.update()
+    baseline = rates["notebook loop"]
+    results = [_rate(name, found, against="baseline", of=baseline) for name, found in rates.items()]
+    return results, statistics.median(rates["spectral engine"])
+
+
+def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -> list[Result]:
+    """Times the job with one process and with several against a plain loop over the same functions.
+
+    A job takes seconds to start, whatever it does then. It runs once on all files and once on
+    the first alone; what the one takes longer than the other is the work.
+    """
+    files = discover(config.inputs).files
+    whole = dataclasses.replace(config, hop_s=_hop_for(config, examples=_JOB_S * rate))
+    part = dataclasses.replace(whole, inputs=(files[0].path,))
+    one, many = "Beam job, 1 process", f"Beam job, {workers} processes"
+    rates: dict[str, list[float]] = {"plain loop": [], one: [], many: []}
+    starts: dict[str, list[float]] = {one: [], many: []}
+    with Progress("Beam", total=5 * rounds, unit="timing") as bar:
+        for _ in range(rounds):
+            seconds, examples = _timed(whole, _plain_loop)
+            rates["plain loop"].append(examples / seconds)
+            bar.update()
+            for name, processes in ((one, 1), (many, workers)):
+                long, examples = _timed(dataclasses.replace(whole, workers=processes), _job)
+                short, fewer = _timed(dataclasses.replace(part, workers=processes), _job)
+                rates[name].append((examples - fewer) / max(1e-9, long - short))
+                starts[name].append(short - fewer / rates[name][-1])
+                bar.update(2)
+    return [
+        _rate("plain loop", rates["plain loop"], against="limit", of=rates["plain loop"]),
+        _rate(one, rates[one], against="limit", of=rates["plain loop"]),
+        _rate(many, rates[many], against="baseline", of=rates[one]),
+        *(Result(name=f"{name}: start", value=statistics.median(found), unit="s") for name, found in starts.items()),
+    ]
+
+
+def _few_windows(config: PreprocessConfig) -> ShardPlan:
+    """Plans one shard with the middle window of each of a few tracks."""
+    shard = _plan(config).shards[0]
+    step = max(1, len(shard.tracks) // _WINDOWS)
+    tracks = tuple(
+        dataclasses.replace(track, starts=(track.starts[len(track.starts) // 2],))
+        for track in shard.tracks[::step][:_WINDOWS]
+    )
+    return dataclasses.replace(shard, tracks=tracks)
+
+
+def _plan(config: PreprocessConfig) -> Plan:
+    corpus = discover(config.inputs)
+    return make_plan([scan_track(file, config) for file in corpus.files], skipped=corpus.skipped, config=config)
+
+
+def _hop_for(config: PreprocessConfig, *, examples: float) -> float:
+    """Returns a hop between windows that makes about so many examples of the corpus."""
+    free = sum(max(0.0, track.seconds - config.spec.window_s) for track in _plan(config).tracks)
+    return min(config.spec.window_s, max(0.01, free * len(SEMITONES) / examples))
+
+
+def _repeated(plan: ShardPlan) -> ShardPlan:
+    """The same windows a few times over: more than the moment that a shard takes to open and close."""
+    tracks = tuple(dataclasses.replace(track, starts=track.starts * _REPEATS) for track in plan.tracks)
+    return dataclasses.replace(plan, tracks=tracks)
+
+
+def _write(plan: ShardPlan, config: PreprocessConfig) -> None:
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
+        write_shard(plan, config=config, folder=folder, job="", on_examples=lambda _: None)
+
+
+def _plain_loop(config: PreprocessConfig) -> int:
+    plan = _plan(config)
+    Path(config.output).mkdir()
+    for shard in plan.shards:
+        write_shard(shard, config=config, folder=config.output, job="", on_examples=lambda _: None)
+    return plan.examples
+
+
+def _job(config: PreprocessConfig) -> int:
+    return sum(shard.examples for shard in preprocess(config, quiet=True).shards)
+
+
+def _timed(config: PreprocessConfig, step: Callable[[PreprocessConfig], int]) -> tuple[float, int]:
+    """Returns how long a step took, in a fresh output folder, and how many examples it wrote."""
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
+        started = time.perf_counter()
+        examples = step(dataclasses.replace(config, output=f"{folder}/data"))
+        return time.perf_counter() - started, examples
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _rate(name: str, rates: Sequence[float], *, against: str, of: Sequence[float]) -> Result:
+    """The median rate, and the median of the ratios round by round."""
+    ratio = statistics.median(rate / other for rate, other in zip(rates, of, strict=True))
+    return Result(name=name, value=statistics.median(rates), unit="examples/s", against=against, ratio=ratio)

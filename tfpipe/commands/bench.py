@@ -1,0 +1,66 @@
+"""`tfpipe bench`: how fast it is, as ratios that one run measures on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from beam_jobs.bench import Result
+
+HELP = "measure speed, as ratios to named baselines and limits in one run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("name", metavar="NAME", help=f"what to measure: {', '.join(BENCHES)}")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings to use (a synthesised corpus)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed (3)")
+    parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one line per result.
+
+    Raises:
+        UsageError: nothing of that name is measured.
+    """
+    if args.name not in BENCHES:
+        raise UsageError(f"bench {args.name!r}: there is {', '.join(BENCHES)}")
+    results = BENCHES[args.name](args)
+    if args.json:
+        print(json.dumps({"bench": args.name, "results": [dataclasses.asdict(result) for result in results]}))
+    else:
+        print(_table(results))
+    return 0
+
+
+def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
+    logging.disable(logging.WARNING)  # Beam warns of parts that nobody uses here
+    from beam_jobs.bench import bench_preprocess
+    from tfpipe.synth import synthesise
+
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
+        if not args.inputs:
+            synthesise(Path(folder))
+        return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
+
+
+def _table(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        ratio = "" if result.ratio is None else f"{result.ratio:8.2f} x {result.against}"
+        rows.append(f"{result.name:<26} {result.value:10.1f} {result.unit:<12}{ratio}".rstrip())
+    return "\n".join(rows)
+
+
+BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {"preprocess": _preprocess}
