@@ -31,7 +31,7 @@ from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import Corpus, discover
 from beam_jobs.plan import input_digest
 from beam_jobs.tracks import hash_file
-from tfpipe import __version__
+from tfpipe import __version__, children
 from tfpipe.errors import AudioError, DatasetError, TfpipeError
 from tfpipe.manifest import MANIFEST, Manifest, load_manifest
 from tfpipe.progress import Progress
@@ -214,7 +214,7 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
             stdin=subprocess.PIPE,
             stdout=report,
             stderr=None if verbose else log,
-            env=_environment(),
+            env=children.environment(),
             start_new_session=True,
         )
         try:
@@ -229,15 +229,6 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
             raise TfpipeError(_death(process.returncode, _content(log)))
     if "error" in outcome:
         raise TfpipeError(outcome["error"])
-
-
-def _environment() -> dict[str, str]:
-    """The process's environment: this package importable there, a folder's chance files not."""
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    if not root.endswith("-packages"):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return environment
 
 
 def _send(job: Job, process: subprocess.Popen[bytes]) -> None:

@@ -8,9 +8,7 @@ TensorFlow; the processes that it starts do.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -23,10 +21,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from tfpipe import children
 from tfpipe.audio import write_wav
 from tfpipe.errors import ServingError
 
-_PR_SET_PDEATHSIG = 1
 _READY_S = 180.0
 _REQUEST_S = 180.0
 _SEEDS = "1,2,3,4"
@@ -82,12 +80,11 @@ def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
     """Runs `tfpipe serve` on free ports; yields the gRPC port once the model answers."""
     command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
     process = subprocess.Popen(
-        [*_tfpipe(), *command, "--port", "0", "--rest_api_port", "0", "--json"],
+        children.python(["-m", "tfpipe", *command, "--port", "0", "--rest_api_port", "0", "--json"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
-        preexec_fn=_end_with_parent,
+        env=children.environment(),
     )
     log: list[str] = []
     ready: queue.Queue[str] = queue.Queue()
@@ -103,7 +100,8 @@ def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
                 yield int(json.loads(line)["port"])
                 return
         last = log[-1].strip() if log else "no message"
-        raise ServingError(f"{model_base_path}: the server did not start within {_READY_S:g} s ({last})")
+        what = "ended" if process.poll() is not None else f"was not ready within {_READY_S:g} s"
+        raise ServingError(f"{model_base_path}: the server {what} ({last})")
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -115,30 +113,13 @@ def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
 
 def _client(*arguments: str) -> None:
     done = subprocess.run(
-        [*_tfpipe(), "client", *arguments],
+        children.python(["-m", "tfpipe", "client", *arguments]),
         capture_output=True,
         text=True,
         timeout=_REQUEST_S,
-        env=_environment(),
+        env=children.environment(),
         check=False,
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ServingError(f"tfpipe client {arguments[0]} ended with status {done.returncode} ({last})")
-
-
-def _end_with_parent() -> None:
-    """Has the kernel end the server when this process is killed, which could not do it itself (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _tfpipe() -> list[str]:
-    return [sys.executable, "-m", "tfpipe"]
-
-
-def _environment() -> dict[str, str]:
-    """The children's environment: this package importable, a folder's chance files not."""
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from serving import protos, tensors
 from serving.models import DEFAULT_SIGNATURE, WARMUP_FILE
+from tfpipe import children
 from tfpipe.errors import ServingError
 from tfpipe.features_tf import griffin_lim, log_mel
 from tfpipe.records import write_record
@@ -304,7 +304,7 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
         np.savez(reference, **arrays)
         script = Path(__file__).with_name("saved_model_check.py")
         child = subprocess.run(
-            [sys.executable, "-P", str(script), str(path), str(reference)],
+            children.python(["-P", str(script), str(path), str(reference)]),
             capture_output=True,
             text=True,
             check=False,

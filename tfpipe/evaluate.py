@@ -80,9 +80,8 @@ def evaluate(
 
 def plot_reconstructions(model: TrainedModel, data: Path, *, split: str, path: Path, count: int = 4) -> None:
     """Writes original beside reconstruction for `count` windows spread over a split (notebook, last cell)."""
-    batches = list(_mels(data, split)())
-    mels = np.concatenate(batches)
-    chosen = mels[np.linspace(0, len(mels) - 1, min(count, len(mels))).astype(int)]
+    total = load_manifest(data).examples(split)
+    chosen = _some(_mels(data, split), np.linspace(0, total - 1, min(count, total)).astype(int))
     z_mean, _ = model.encoder(chosen[..., None], training=False)
     rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
     panels = []
@@ -116,8 +115,10 @@ def _reconstruction(
 
 def _baselines(manifest: Manifest, data: Path, *, split: str, components: int) -> dict[str, Any]:
     """Errors of the mean training spectrogram and of PCA on the same windows."""
-    stride = -(-manifest.examples("train") // _PCA_EXAMPLES)
-    training = _every(_mels(data, "train"), stride).reshape(-1, manifest.spec.n_mels * manifest.spec.frames)
+    # At random: in key order, a regular stride would keep hitting the same variant.
+    total = manifest.examples("train")
+    drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
+    training = _some(_mels(data, "train"), np.sort(drawn)).reshape(-1, manifest.spec.n_mels * manifest.spec.frames)
     mean = training.mean(axis=0)
     basis, _ = principal_components(training - mean, components)
     mean_error, pca_error = 0.0, 0.0
@@ -133,11 +134,12 @@ def _baselines(manifest: Manifest, data: Path, *, split: str, components: int) -
     }
 
 
-def _every(batches: Batches, stride: int) -> NDArray[np.float32]:
-    """Keeps each `stride`-th window `[k, n_mels, frames]` without holding the others."""
+def _some(batches: Batches, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Keeps the windows at sorted `indices`, `[k, n_mels, frames]`, without holding the others."""
     kept, seen = [], 0
     for mel in batches():
-        kept.append(mel[(-seen) % stride :: stride].copy())
+        inside = indices[(indices >= seen) & (indices < seen + len(mel))] - seen
+        kept.append(mel[inside])
         seen += len(mel)
     return np.concatenate(kept)
 

@@ -103,7 +103,7 @@ def _stft(audio: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
     """Centred STFT `[n, frames, bins]` with zero padding and a periodic Hann window, as librosa's."""
     half = spec.n_fft // 2
     padded = tf.pad(audio, [[0, 0], [half, half]])
-    return tf.signal.stft(padded, spec.n_fft, spec.hop, window_fn=_window)
+    return tf.signal.stft(padded, spec.n_fft, spec.hop, fft_length=spec.n_fft, window_fn=_window)
 
 
 def _inverse_stft(stft: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:

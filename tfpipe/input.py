@@ -2,8 +2,9 @@
 
 Stages, in order: shard order, interleave, shuffle, skip to the position, cut
 into global batches, keep this worker's part, parse, prefetch. The order is a
-function of (seed, epoch) alone, so a position (epoch, step) is enough to go on
-exactly where a killed run stopped, without reading iterator checkpoints.
+function of (seed, epoch), under one global seed of TensorFlow (`train` sets
+it), so a position (epoch, step) is enough to go on exactly where a killed run
+stopped, without reading iterator checkpoints.
 """
 
 from __future__ import annotations

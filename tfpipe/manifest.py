@@ -297,15 +297,16 @@ def verify(folder: Path, *, on_shard: Callable[[Shard], None] | None = None) -> 
         for path in sorted(folder.glob("*.tfrecord"))
         if path.name not in known
     ]
-    seen: set[str] = set()
+    last: dict[str, str] = {}
     for shard in manifest.shards:
-        problems += _verify_shard(folder / shard.name, shard, manifest=manifest, seen=seen)
+        problems += _verify_shard(folder / shard.name, shard, manifest=manifest, last=last)
         if on_shard is not None:
             on_shard(shard)
     return problems
 
 
-def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, seen: set[str]) -> list[str]:
+def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, last: dict[str, str]) -> list[str]:
+    """Checks one shard; `last` holds the last key of each split so far, since keys ascend through its shards."""
     if not path.is_file():
         return [f"{path}: missing shard"]
     if (size := path.stat().st_size) != shard.bytes:
@@ -322,16 +323,17 @@ def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, seen: set[str
         problems.append(f"{path}: {len(examples)} examples, the manifest says {shard.examples}")
     if Counter(example.variant for example in examples) != Counter(shard.variants):
         problems.append(f"{path}: its variants are not those of the manifest")
-    keys = [example.key for example in examples]
-    if keys != sorted(keys):
-        problems.append(f"{path}: examples are not in key order")
-    problems += [f"{path}: example {key} stands twice in the dataset" for key in keys if key in seen]
+    for example in examples:
+        before, last[shard.split] = last.get(shard.split, ""), example.key
+        if example.key == before:
+            problems.append(f"{path}: example {example.key} stands twice in the dataset")
+        elif example.key < before:
+            problems.append(f"{path}: example {example.key} is not in key order")
     problems += [
         f"{path}: example {example.key} has label {example.label}, there are {len(manifest.labels)}"
         for example in examples
         if not 0 <= example.label < len(manifest.labels)
     ]
-    seen.update(keys)
     return problems
 
 

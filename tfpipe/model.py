@@ -20,6 +20,9 @@ from keras import layers
 from tfpipe.errors import SpecError, UsageError
 from tfpipe.spec import FeatureSpec
 
+# Keeps the likelihood of a perfect reconstruction finite.
+_LEAST_MSE = 1e-12
+
 
 class Losses(NamedTuple):
     """Per-example terms: `mse` `[n]` (mean over pixels) and `kl` `[n, latent]` in nats."""
@@ -111,8 +114,9 @@ def objective(name: str, mse: Any, kl: Any, *, pixels: int, latent: int) -> Any:
     """
     if name == "notebook":
         return mse + kl / latent
-    log = tf.math.log if tf.is_tensor(mse) else np.log
-    return 0.5 * log(mse) + kl / pixels
+    if tf.is_tensor(mse):
+        return 0.5 * tf.math.log(tf.maximum(mse, _LEAST_MSE)) + kl / pixels
+    return 0.5 * math.log(max(mse, _LEAST_MSE)) + kl / pixels
 
 
 def gradient_weight(name: str, mse: tf.Tensor) -> tf.Tensor:
@@ -121,7 +125,7 @@ def gradient_weight(name: str, mse: tf.Tensor) -> tf.Tensor:
     The gradient of 0.5 log(mse) is that of mse / (2 mse) with the divisor held
     fixed; written so, examples add up across replicas exactly.
     """
-    return tf.ones_like(mse) if name == "notebook" else tf.stop_gradient(0.5 / tf.maximum(mse, 1e-12))
+    return tf.ones_like(mse) if name == "notebook" else tf.stop_gradient(0.5 / tf.maximum(mse, _LEAST_MSE))
 
 
 def start_from_pca(models: Models, mels: np.ndarray) -> None:

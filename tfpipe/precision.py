@@ -7,8 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfpipe.errors import UsageError
-
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+from tfpipe.runs import PRECISIONS
 
 
 def resolve(precision: str) -> str:

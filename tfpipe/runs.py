@@ -20,6 +20,8 @@ from tfpipe.storage import read_json, write_json
 
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("auto", "single", "mirrored", "multiworker")
 # What each preset trains with unless told: the notebook's own numbers, and ours.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "notebook": {"batch_size": 10, "epochs": 50, "patience": 0, "schedule": "constant", "learning_rate": 1e-3},
@@ -67,8 +69,10 @@ class TrainConfig:
     checkpoint_every_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESET_NAMES:
-            raise UsageError(f"preset {self.preset!r} is unknown; use one of {', '.join(PRESET_NAMES)}")
+        names = {"preset": PRESET_NAMES, "precision": PRECISIONS, "strategy": STRATEGIES}
+        for name, known in names.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
         for name, value in _DEFAULTS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -158,13 +162,20 @@ def load_run(path: Path) -> Run:
     )
 
 
-def claim(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
+def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Mapping[str, Any] | None = None) -> None:
     """Writes the settings into a new run folder, or checks that they are those of the run there.
+
+    Args:
+        folder: the run folder.
+        config: the settings.
+        manifest: the dataset.
+        machine: what `auto` came to, such as the precision policy and the number of
+            replicas; other values would not go on exactly. Not compared when None.
 
     Raises:
         RunError: the folder holds a run of other settings or of another dataset.
     """
-    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint}
+    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint, **(machine or {})}
     if (folder / CONFIG).exists():
         stored = read_json(folder / CONFIG)
         differing = [

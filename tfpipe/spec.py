@@ -121,7 +121,11 @@ class FeatureSpec:
             (1000 <= self.sample_rate <= 384_000, "sample_rate", "1000 to 384000 Hz"),
             (0.01 <= self.window_s <= 600.0, "window_s", "0.01 to 600 s"),
             (16 <= self.n_fft <= 65_536 and self.n_fft % 2 == 0, "n_fft", "an even number from 16 to 65536"),
-            (1 <= self.hop <= self.n_fft, "hop", "1 to n_fft samples"),
+            (
+                1 <= self.hop <= self.n_fft // 2,
+                "hop",
+                f"1 to half of n_fft ({self.n_fft // 2} samples)",
+            ),
             (1 <= self.n_mels <= 1024, "n_mels", "1 to 1024"),
             (0.0 <= self.fmin < self.fmax, "fmin", "at least 0 Hz and below fmax"),
             (self.fmax <= self.sample_rate / 2, "fmax", f"at most half the sample rate ({self.sample_rate / 2:g} Hz)"),

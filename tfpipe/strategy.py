@@ -8,8 +8,7 @@ import os
 import tensorflow as tf
 
 from tfpipe.errors import UsageError
-
-STRATEGIES = ("auto", "single", "mirrored", "multiworker")
+from tfpipe.runs import STRATEGIES
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

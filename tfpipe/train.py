@@ -8,6 +8,7 @@ checkpoint to the same weights, bit for bit, on CPU in float32.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -38,6 +39,7 @@ from tfpipe.runs import (
     TrainConfig,
     assign,
     claim,
+    finished,
     load_run,
     named,
     read_history,
@@ -48,7 +50,7 @@ from tfpipe.strategy import make_strategy, worker
 
 # A dimension that carries less than this many nats on average is dead.
 ACTIVE_NATS = 0.01
-# Enough for 16 stable components; 57 MB.
+# Enough for 16 stable components; 113 MB.
 _PCA_EXAMPLES = 1024
 
 
@@ -78,14 +80,18 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     with ExitStack() as stack:
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
-            claim(folder, config, manifest)
-        if (folder / DONE).exists():
-            return load_run(folder)
+        if (run := finished(config)) is not None:
+            return run
+        # The folder is claimed once the models stand: a size or device that is refused leaves it as it was.
         trainer = _Trainer(config, manifest, strategy)
+        if is_chief:
+            machine = {"policy": trainer.policy, "replicas": trainer.part.total}
+            claim(folder, config, manifest, machine=machine)
         trainer.restore()
         with _stop_signals() as stop:
             trainer.run(stop, quiet=quiet or not is_chief)
-    return load_run(folder)
+        # From memory: other workers may be here before the chief has written its last row.
+        return dataclasses.replace(load_run(folder), history=tuple(trainer.history), done=True)
 
 
 def active_units(kl: np.ndarray) -> int:
@@ -111,6 +117,7 @@ class _Trainer:
         self.sums = np.zeros(2 + config.latent)
         self.best_loss = math.inf
         self.history: list[dict[str, Any]] = []
+        self._stopping = False
         self._writer: Any = None
         self.policy = precision.resolve(config.precision)
         keras.utils.set_random_seed(config.seed)
@@ -138,6 +145,8 @@ class _Trainer:
             # Asked before each epoch: a run killed right after its last one must not train another.
             while self.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)
+                if self._stopping and self.epoch < self.epochs:
+                    raise Interrupted(f"stopped after epoch {self.epoch}; run the same command to go on")
             if self.epoch < self.epochs:
                 bar.message(
                     f"train: no better validation loss for {self.config.patience} epochs, stopped after {self.epoch}"
@@ -155,7 +164,7 @@ class _Trainer:
             asked = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - asked
-            self._advance(batch)
+            self._advance(batch, stop)
             means = self.sums[1:] / self.sums[0]
             bar.update(
                 1,
@@ -165,21 +174,23 @@ class _Trainer:
                 kl=f"{means[1:].sum():.2f}",
                 active=f"{active_units(means[1:])}/{self.config.latent}",
             )
-            if stop.is_set() or (
-                self.step < self.steps and time.monotonic() - last_saved > self.config.checkpoint_every_s
-            ):
+            if self.step == self.steps:
+                break  # the epoch's end saves
+            if self._stopping or time.monotonic() - last_saved > self.config.checkpoint_every_s:
                 self._save()
                 last_saved = time.monotonic()
-            if stop.is_set():
+            if self._stopping:
                 raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
         seconds = time.monotonic() - started
         self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
 
-    def _advance(self, batch: Any) -> None:
+    def _advance(self, batch: Any, stop: threading.Event) -> None:
+        """Takes one step; all workers learn in it whether one of them was asked to stop."""
         count = min(self.batch_size, self.manifest.examples("train") - self.step * self.batch_size)
         count -= count % self.part.total
-        means = self._train_step(batch, tf.constant(count, tf.float32), tf.constant(self._global_step, tf.int32))
-        means = np.asarray(means, np.float64)
+        scalars = [tf.constant(value, tf.float32) for value in (count, float(stop.is_set()))]
+        reduced = np.asarray(self._train_step(batch, *scalars, tf.constant(self._global_step, tf.int32)), np.float64)
+        means, self._stopping = reduced[:-1], bool(reduced[-1] > 0.0)
         if not np.isfinite(means).all():
             raise RunError(
                 f"{self.folder}: the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1} "
@@ -204,7 +215,7 @@ class _Trainer:
             "input_wait": round(waited / max(seconds, 1e-9), 4),
             "seconds": round(seconds, 3),
         }
-        is_best = selection_loss(row) < self.best_loss
+        is_best = not self.history or selection_loss(row) < self.best_loss
         self.best_loss = min(self.best_loss, selection_loss(row))
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
@@ -262,12 +273,14 @@ class _Trainer:
 
     # One step ----------------------------------------------------------------
 
-    def _distributed_step(self, batch: Any, count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Returns mse and KL per dimension `[1 + latent]`, means over the global batch."""
-        means = self.strategy.run(self._replica_step, args=(batch, count, step))
+    def _distributed_step(self, batch: Any, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns mse and KL per dimension, means over the global batch, and the stop requests: `[2 + latent]`."""
+        means = self.strategy.run(self._replica_step, args=(batch, count, stop, step))
         return self.strategy.experimental_local_results(means)[0]
 
-    def _replica_step(self, batch: dict[str, tf.Tensor], count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def _replica_step(
+        self, batch: dict[str, tf.Tensor], count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         mel = to_mel(batch["mel"])
         with tf.GradientTape() as tape:
@@ -277,7 +290,9 @@ class _Trainer:
             )
             terms = model.losses(mel, reconstruction, z_mean, z_log_var)
             mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
-            means = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl], 0)))
+            means = context.all_reduce(
+                tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl, stop[None]], 0))
+            )
             kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
             loss = mse * model.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
             loss = self.optimizer.scale_loss(loss)
@@ -373,16 +388,20 @@ class _Trainer:
         return dequantise(np.concatenate([batch["mel"][..., 0] for batch in sample]))
 
     def _agree(self) -> None:
-        """Averages the fresh weights over the replicas: other machines round PCA differently."""
+        """Gives every replica the chief's fresh weights: other machines round, and turn, PCA differently."""
         if self.part.total == 1:
             return
+        weights = [*self.models.encoder.weights, *self.models.decoder.weights]
 
-        def average() -> list[tf.Tensor]:
-            values = [tf.identity(variable.value) for variable in self.variables]
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        def broadcast() -> list[tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            is_first = tf.equal(tf.cast(context.replica_id_in_sync_group, tf.int32), 0)
+            values = [tf.identity(weight.value) for weight in weights]
+            own = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
 
-        for variable, value in zip(self.variables, tf.function(lambda: self.strategy.run(average))(), strict=True):
-            variable.assign(self.strategy.experimental_local_results(value)[0])
+        for weight, value in zip(weights, tf.function(lambda: self.strategy.run(broadcast))(), strict=True):
+            weight.assign(self.strategy.experimental_local_results(value)[0])
 
     def _write_summaries(self, row: dict[str, Any]) -> None:
         if self._writer is None:

@@ -34,12 +34,16 @@ def run(args: argparse.Namespace) -> int:
 def describe(result: Mapping[str, Any]) -> str:
     """Returns an evaluation as a few lines for people."""
     pca, mean = result["baselines"]["pca"], result["baselines"]["mean"]
+
+    def share(baseline: Mapping[str, Any]) -> str:
+        return f"({result['mse'] / baseline['mse']:.2f} of it)" if baseline["mse"] else "(nothing is left)"
+
     return "\n".join(
         [
             f"{result['split']}: {result['windows']} windows",
             f"reconstruction error (mse)  {result['mse']:.5f}",
-            f"  mean spectrogram          {mean['mse']:.5f}  ({result['mse'] / mean['mse']:.2f} of it)",
-            f"  PCA, {pca['components']:>4} components     {pca['mse']:.5f}  ({result['mse'] / pca['mse']:.2f} of it)",
+            f"  mean spectrogram          {mean['mse']:.5f}  {share(mean)}",
+            f"  PCA, {pca['components']:>4} components     {pca['mse']:.5f}  {share(pca)}",
             f"KL {result['kl']:.2f} nats, {result['active_units']} of {result['latent']} dimensions active",
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from tfpipe.commands.preprocess import add_corpus_arguments, config_from_args
 from tfpipe.commands.train import add_training_arguments, training_settings
-from tfpipe.errors import DatasetError
+from tfpipe.errors import DatasetError, UsageError
 
 HELP = "do it all: preprocess, verify, train, evaluate, export, and check the served model"
 Outputs = Mapping[str, Mapping[str, Any]]
@@ -55,6 +56,8 @@ class _Chain:
     def __init__(self, args: argparse.Namespace, workdir: Path) -> None:
         from tfpipe.runs import TrainConfig
 
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", args.model_name):
+            raise UsageError(f"--model_name {args.model_name!r}: use letters, digits, dots, dashes and underscores")
         self.args = args
         self.data, self.run, self.models = workdir / "data", workdir / "run", workdir / "models" / args.model_name
         self.previous, self.figures, self.check_folder = workdir / "previous", workdir / "figures", workdir / "check"
@@ -82,7 +85,7 @@ class _Chain:
             ),
             Stage(
                 name="export",
-                inputs=lambda done: done["train"],
+                inputs=lambda done: [done["train"], self.args.model_name],
                 run=self.export,
                 stands=lambda made: (self.models / str(made["version"]) / "saved_model.pb").exists(),
             ),
@@ -148,19 +151,24 @@ class _Chain:
         return {"version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
+        from beam_jobs.corpus import discover
         from serving.check import serve_check
         from tfpipe.audio import read_window
         from tfpipe.manifest import load_manifest, load_tracks
+        from tfpipe.records import decode_example, read_records
 
         manifest = load_manifest(self.data)
         split = self._held_out(done)
-        track = next(track for track in load_tracks(self.data) if track.split == split)
-        source = Path(manifest.config["base"]) / track.path
+        # The split's first example: a window that is known not to be silent.
+        shard = manifest.split_shards(split)[0]
+        example = decode_example(next(read_records(self.data / shard.name)), manifest.spec.mel_shape)
+        track = next(track for track in load_tracks(self.data) if track.hash == example.track)
+        source = Path(discover(self.preprocess_config.inputs).base) / track.path
         shutil.rmtree(self.check_folder, ignore_errors=True)
         checked = serve_check(
             model_base_path=self.models,
             model_name=self.args.model_name,
-            audio=read_window(source, start_s=0.0, spec=manifest.spec),
+            audio=read_window(source, start_s=example.start_s, spec=manifest.spec),
             sample_rate=manifest.spec.sample_rate,
             out=self.check_folder,
         )
