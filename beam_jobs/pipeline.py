@@ -102,6 +102,8 @@ def main() -> NoReturn:
         _leave(report, {"error": explain(error, job.config.output)})
     except BaseException as error:
         logging.exception("the job failed")
+        if "Channel closed" in str(error):
+            time.sleep(5.0)  # a worker died; the thread that watches it knows how, and leaves before this is over
         _leave(report, {"error": f"{type(error).__name__}: {_last_line(error)}; --verbose shows Beam's log"})
     _leave(report, {})
 
