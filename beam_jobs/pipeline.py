@@ -187,7 +187,7 @@ def _runner(options: PipelineOptions, workers: int) -> Any:
     if options.view_as(StandardOptions).runner not in _LOCAL_RUNNERS:
         return None
     direct = options.view_as(DirectOptions)
-    if "--direct_num_workers" not in str(options.get_all_options(drop_default=True)) and workers > 1:
+    if "direct_num_workers" not in options.get_all_options(drop_default=True) and workers > 1:
         direct.direct_num_workers = workers
     if direct.direct_num_workers == 1:
         return FnApiRunner(default_environment=EmbeddedPythonEnvironment.default())

@@ -27,7 +27,7 @@ from serving.api import Api
 from serving.models import Limits, LoadedModel, ModelFolder
 from serving.rest import RestServer
 from serving.status import Code, StatusError
-from tfpipe.errors import ServingError
+from tfpipe.errors import ServingError, UsageError
 
 _LOG = logging.getLogger(__name__)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -48,6 +48,9 @@ class ServerConfig:
         file_system_poll_wait_seconds: time between two looks for new versions, in s; 0 is one look only.
         enable_model_warmup: run the model's warm-up requests before it serves.
         limits: what requests may ask for.
+
+    Raises:
+        UsageError: a port that cannot be.
     """
 
     model_base_path: Path
@@ -59,6 +62,11 @@ class ServerConfig:
     file_system_poll_wait_seconds: float = 1.0
     enable_model_warmup: bool = True
     limits: Limits = field(default_factory=lambda: Limits(running=max(2, os.cpu_count() or 2)))
+
+    def __post_init__(self) -> None:
+        for name, least in (("port", 0), ("rest_api_port", -1)):
+            if not least <= getattr(self, name) <= 65_535:
+                raise UsageError(f"--{name} {getattr(self, name)} is no port; use {least} to 65535")
 
 
 class Server:

@@ -21,7 +21,7 @@ from serving import protos, tensors
 from serving.models import Gate, Limits, Signature
 from serving.server import Server, ServerConfig
 from serving.status import Code, StatusError
-from tfpipe.errors import ServingError
+from tfpipe.errors import ServingError, UsageError
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
@@ -498,3 +498,9 @@ def test_serve_command_reports_ports_and_drains_on_sigterm(exported):
     assert child.returncode == 0, log
     assert f"ready: model vae, version 1, gRPC 127.0.0.1:{ready['port']}, REST" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("ports", [{"port": 99_999}, {"port": -1}, {"rest_api_port": 70_000}, {"rest_api_port": -2}])
+def test_a_port_that_cannot_be_is_wrong_usage(tmp_path, ports):
+    with pytest.raises(UsageError, match="is no port"):
+        ServerConfig(model_base_path=tmp_path, **ports)
