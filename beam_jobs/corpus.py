@@ -69,6 +69,10 @@ class _Entry:
     where: str
 
 
+# The state file of `tfpipe.workflow`.
+_WORK_MARK = "stages.json"
+
+
 def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
     """Finds the audio files under `inputs`.
 
@@ -246,6 +250,8 @@ def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[st
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
+    if _WORK_MARK in entries:
+        return  # a work folder of `tfpipe run`: its sounds are the model's, no recordings
     if claims_audio and not entries:
         yield path, ("not_a_file", "is an empty folder, not a file")
     for entry in entries:

@@ -32,7 +32,7 @@ from beam_jobs.corpus import Corpus, discover
 from beam_jobs.plan import input_digest
 from beam_jobs.tracks import hash_file
 from tfpipe import __version__, children
-from tfpipe.errors import AudioError, DatasetError, TfpipeError
+from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.manifest import MANIFEST, Manifest, load_manifest
 from tfpipe.progress import Progress
 from tfpipe.storage import digest, explain_os_errors, folder_lock
@@ -147,7 +147,7 @@ def _current(job: Job, *, quiet: bool) -> Manifest | None:
     config = job.config
     try:
         manifest = _existing(config)
-    except DatasetError as error:
+    except TfpipeError as error:
         if config.overwrite:
             return None
         raise TfpipeError(f"{error}; use --overwrite to make it anew") from error

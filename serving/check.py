@@ -31,13 +31,14 @@ _SEEDS = "1,2,3,4"
 
 
 def serve_check(
-    *, model_base_path: Path, model_name: str, audio: np.ndarray, sample_rate: int, out: Path
+    *, model_base_path: Path, model_name: str, version: int, audio: np.ndarray, sample_rate: int, out: Path
 ) -> dict[str, Any]:
     """Serves a model on free loopback ports, asks it from a client process, and listens to the answers.
 
     Args:
         model_base_path: folder of the exported versions.
         model_name: name to serve it under.
+        version: the version that must answer.
         audio: a held-out window, `[samples]`.
         sample_rate: its rate in Hz.
         out: folder for the wavs and PNGs.
@@ -51,7 +52,7 @@ def serve_check(
     held_out = out / "held_out.wav"
     write_wav(held_out, audio, sample_rate)
     with _server(model_base_path, model_name) as port:
-        ask = ["--server", f"127.0.0.1:{port}", "--model_name", model_name]
+        ask = ["--server", f"127.0.0.1:{port}", "--model_name", model_name, "--version", str(version)]
         _client("encode", str(held_out), "--out", str(out / "held_out.npz"), *ask)
         _client("decode", str(out / "held_out.npz"), "--out", str(out / "decoded"), *ask)
         _client("reconstruct", str(held_out), "--out", str(out / "reconstructed"), *ask)

@@ -33,7 +33,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from tfpipe.errors import AudioError
+from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import explain, explain_os_errors
 
@@ -202,6 +202,8 @@ def write_wav(path: Path, audio: NDArray[np.floating], sample_rate: int) -> None
     Raises:
         TfpipeError: the file cannot be written.
     """
+    if not np.isfinite(audio).all():
+        raise TfpipeError(f"{path}: not written, the audio holds NaN or Inf")
     peak = float(np.max(np.abs(audio))) if audio.size else 0.0
     audio = audio / peak if peak > 1.0 else audio
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

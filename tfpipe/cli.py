@@ -68,9 +68,9 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output left (`| head`); nothing of ours failed.
+        # The reader of our output left (`| head`): end as other programs do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(explain(error, error.filename or args.command), 1)
     except MemoryError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfpipe.errors import TfpipeError
 from tfpipe.storage import digest, read_json, write_json
 
 STATE = "stages.json"
@@ -42,7 +43,7 @@ class Result:
 
     Attributes:
         outputs: by stage name.
-        worked: names of the stages whose outputs are new.
+        worked: names of the stages that had to work.
     """
 
     outputs: Mapping[str, Outputs]
@@ -60,7 +61,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
     Raises:
         TfpipeError: from a stage; the stages before it stay done.
     """
-    state: dict[str, Any] = read_json(folder / STATE) if (folder / STATE).exists() else {}
+    state = _read(folder / STATE)
     outputs: dict[str, Outputs] = {}
     worked = []
     for number, stage in enumerate(stages, start=1):
@@ -75,9 +76,19 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
         started = time.monotonic()
         made = dict(stage.run(outputs))
         outputs[stage.name] = made
-        if known is None or known["outputs"] != made or known["inputs"] != wanted:
+        if wanted is not None or known is None or known["outputs"] != made:
             worked.append(stage.name)
             state[stage.name] = {"inputs": wanted, "outputs": made}
             write_json(folder / STATE, state)
         say(f"{title}: done in {time.monotonic() - started:.1f} s")
     return Result(outputs=outputs, worked=tuple(worked))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Reads the state; what is missing or damaged counts as not done, and is done again."""
+    try:
+        state = read_json(path)
+    except TfpipeError:
+        return {}
+    entries = state.items() if isinstance(state, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict) and {"inputs", "outputs"} <= set(entry)}

@@ -181,6 +181,16 @@ def test_bad_input_gets_one_line_with_what_where_and_the_fix(tmp_path: Path) -> 
     assert tfpipe("run").returncode == 2
 
 
+def test_a_folder_that_is_not_ours_is_left_alone(small_corpus: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "project" / "check" / "mine.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"precious")
+    assert "would be replaced" in refused("run", small_corpus, "--workdir", tmp_path / "project")
+    assert mine.read_bytes() == b"precious"
+    assert "--workdir is empty" in refused("run", small_corpus, "--workdir", "", code=2)
+    assert "is an input folder" in refused("run", small_corpus, "--workdir", small_corpus, code=2)
+
+
 def test_second_run_in_the_same_folder_is_refused(small_corpus: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     first = subprocess.Popen(

@@ -180,11 +180,11 @@ def test_command_reconstruct(target, recordings, spec, tmp_path, capsys):
     run_command("client", "reconstruct", recordings[0], "--out", tmp_path, "--server", target, "--json")
     result = json.loads(capsys.readouterr().out)
     assert 0 < result["mse"] < 1
-    audio, rate = soundfile.read(tmp_path / f"{recordings[0].stem}.wav")
+    audio, rate = soundfile.read(tmp_path / f"{recordings[0].stem}-reconstruction.wav")
     assert rate == spec.sample_rate
     assert len(audio) / rate == pytest.approx(probe(recordings[0]).seconds, abs=0.06)
     assert np.abs(audio).max() > 0
-    _is_png(tmp_path / f"{recordings[0].stem}.png")
+    _is_png(tmp_path / f"{recordings[0].stem}-reconstruction.png")
 
 
 def test_command_generate_and_interpolate(target, recordings, spec, tmp_path, capsys):

@@ -129,11 +129,11 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         del panels[_MAX_PANELS:]
     whole = stitch(np.concatenate(audio), overlap=overlap_samples(spec, args.overlap_s))
     write_wav(
-        args.out / f"{args.file.stem}.wav",
+        args.out / f"{args.file.stem}-reconstruction.wav",
         whole[: round(probe(args.file).seconds * spec.sample_rate)],
         spec.sample_rate,
     )
-    _plot(args.out / f"{args.file.stem}.png", panels, client, columns=2)
+    _plot(args.out / f"{args.file.stem}-reconstruction.png", panels, client, columns=2)
     return _done(args.out, windows=len(errors), mse=float(np.mean(errors)))
 
 
@@ -142,6 +142,10 @@ def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     from tfpipe.audio import write_wav
 
+    if not -100.0 <= args.ref_db <= 30.0:
+        raise UsageError(f"--ref_db {args.ref_db:g} is no level; use -100 to 30 dB (recordings lie about {_REF_DB:g})")
+    if not 0.0 <= args.temperature <= 10.0:
+        raise UsageError(f"--temperature {args.temperature:g} cannot work; use 0 to 10")
     made = client.generate(args.seeds, args.temperature)
     audio = client.decode_audio(made.z, np.full(len(args.seeds), args.ref_db))
     for seed, window in zip(args.seeds, audio, strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 
 from tfpipe.commands.preprocess import add_corpus_arguments, config_from_args
 from tfpipe.commands.train import add_training_arguments, training_settings
-from tfpipe.errors import DatasetError, UsageError
+from tfpipe.errors import DatasetError, TfpipeError, UsageError
 
 HELP = "do it all: preprocess, verify, train, evaluate, export, and check the served model"
 Outputs = Mapping[str, Mapping[str, Any]]
@@ -34,11 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the unfinished stages and prints what came of it."""
     from tfpipe.storage import folder_lock, write_json
-    from tfpipe.workflow import run_stages
+    from tfpipe.workflow import STATE, run_stages
 
-    workdir = Path(args.workdir)
+    workdir = _workdir(args)
     chain = _Chain(args, workdir)
     with folder_lock(workdir, what="tfpipe run"):
+        if not (workdir / STATE).exists():
+            write_json(workdir / STATE, {})  # from here on the folder is ours
         result = run_stages(workdir, chain.stages(), say=lambda text: print(text, file=sys.stderr, flush=True))
         report = _report(result.outputs, workdir, model_name=args.model_name)
         report["changed"] = list(result.worked)
@@ -48,6 +50,24 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_table(report))
     return 0
+
+
+def _workdir(args: argparse.Namespace) -> Path:
+    """Returns the work folder, refusing one where somebody else's files would be replaced."""
+    from tfpipe.workflow import STATE
+
+    if not args.workdir.strip():
+        raise UsageError("--workdir is empty; name a folder")
+    workdir = Path(args.workdir).expanduser()
+    if any(Path(name).expanduser().resolve() == workdir.resolve() for name in args.inputs):
+        raise UsageError(f"--workdir {workdir} is an input folder itself; use one beside it or inside it")
+    if not (workdir / STATE).exists():
+        for name in ("data", "run", "models", "figures", "check", "previous", "report.json"):
+            if (workdir / name).exists():
+                raise TfpipeError(
+                    f"{workdir / name}: is not of a tfpipe run and would be replaced; use another --workdir"
+                )
+    return workdir
 
 
 class _Chain:
@@ -70,7 +90,9 @@ class _Chain:
 
         return [
             Stage(name="preprocess", inputs=None, run=self.preprocess),
-            Stage(name="verify", inputs=lambda done: done["preprocess"]["fingerprint"], run=self.verify),
+            Stage(
+                name="verify", inputs=lambda done: [done["preprocess"]["fingerprint"], self._stamps()], run=self.verify
+            ),
             Stage(
                 name="train",
                 inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings()],
@@ -168,11 +190,17 @@ class _Chain:
         checked = serve_check(
             model_base_path=self.models,
             model_name=self.args.model_name,
+            version=done["export"]["version"],
             audio=read_window(source, start_s=example.start_s, spec=manifest.spec),
             sample_rate=manifest.spec.sample_rate,
             out=self.check_folder,
         )
         return {"source": str(source), "split": split, **checked}
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        """Name, size and modification time of every shard: a file that was written to is verified again."""
+        shards = sorted(self.data.glob("*.tfrecord"))
+        return [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
 
     def _held_out(self, done: Outputs) -> str:
         """The split to judge by: test, or the next best that has tracks."""
@@ -216,7 +244,9 @@ def _table(report: Mapping[str, Any]) -> str:
     data, training, judged = report["preprocess"], report["train"], report["evaluate"]
     reasons = ", ".join(f"{count} {code}" for code, count in data["skipped"]["by_reason"].items())
     mean, pca = judged["baselines"]["mean"], judged["baselines"]["pca"]
-    skipped = f"{data['skipped']['total']}" + (f"  ({reasons})" if reasons else "")
+    skipped = f"{data['skipped']['total']}" + (
+        f"  ({reasons}); each with its reason in data/skipped.jsonl" if reasons else ""
+    )
     held_out = f"{judged['windows']} {judged['split']} windows"
     if judged["split"] == "train":
         held_out += ", not held out: too few tracks to hold any out"
