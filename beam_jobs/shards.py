@@ -49,7 +49,7 @@ def write_shard(
         output = _HashingWriter(file)
         for batch in _examples(plan, config):
             for example in batch:
-                write_record(output, encode_example(example))  # type: ignore[arg-type]
+                write_record(output, encode_example(example))
                 variants[example.variant] += 1
             examples += len(batch)
             on_examples(len(batch))

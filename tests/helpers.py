@@ -1,4 +1,4 @@
-"""What several test modules share: small datasets and runs made by the real code."""
+"""What several test modules share: running the command line as a user does."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
@@ -81,7 +81,14 @@ def decode_example(data: bytes, mel_shape: tuple[int, int]) -> Example:
         raise DatasetError(f"record is not an example of shape {list(mel_shape)}: {error}") from error
 
 
-def write_record(file: BinaryIO, data: bytes) -> int:
+class Writable(Protocol):
+    """Anything that takes bytes: a file, or a writer that counts them."""
+
+    def write(self, data: bytes, /) -> object:
+        """Takes all of `data`."""
+
+
+def write_record(file: Writable, data: bytes) -> int:
     """Appends one TFRecord (length, its CRC, data, its CRC); returns the bytes written."""
     length = struct.pack("<Q", len(data))
     file.write(length + _masked_crc(length) + data + _masked_crc(data))

@@ -114,7 +114,7 @@ def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Moves `source` to `target`, a folder there being removed only once the new one stands."""
+    """Moves `source` to `target`; a folder there is renamed aside first and removed once the new one stands."""
     with explain_os_errors(target):
         old = target.with_name(f".{target.name}.old-{os.getpid()}")
         if target.exists():
