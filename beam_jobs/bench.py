@@ -202,14 +202,14 @@ def _repeated(plan: ShardPlan) -> ShardPlan:
 
 def _write(plan: ShardPlan, config: PreprocessConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
-        write_shard(plan, config=config, folder=folder, job="", on_examples=lambda _: None)
+        write_shard(plan, config=config, folder=folder)
 
 
 def _plain_loop(config: PreprocessConfig) -> int:
     plan = _plan(config)
     Path(config.output).mkdir()
     for shard in plan.shards:
-        write_shard(shard, config=config, folder=config.output, job="", on_examples=lambda _: None)
+        write_shard(shard, config=config, folder=config.output)
     return plan.examples
 
 

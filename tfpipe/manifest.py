@@ -38,6 +38,8 @@ class Shard:
         bytes: size of the file.
         sha256: checksum of the file.
         variants: number of examples by variant.
+        first: key of the first example.
+        last: key of the last example.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Shard:
     bytes: int
     sha256: str
     variants: Mapping[str, int]
+    first: str = ""
+    last: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,8 @@ class Track:
         windows: number of windows kept.
         silent: number of windows dropped as silent.
         variants: number of variants made of each window.
+        unused_s: seconds in no window.
+        group: tracks of one group lie in one split; empty for none.
     """
 
     path: str
@@ -71,6 +77,8 @@ class Track:
     windows: int
     silent: int
     variants: int
+    unused_s: float = 0.0
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +213,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "tracks": len(tracks),
         "windows": sum(track.windows for track in tracks),
         "silent_windows": sum(track.silent for track in tracks),
+        "unused_seconds": round(sum(track.unused_s for track in tracks), 3),
         "seconds": round(sum(track.seconds for track in tracks), 3),
         "labels": {
             label: {
