@@ -120,10 +120,8 @@ def _split(row: Mapping[str, int]) -> str:
 
 def _levels(row: Mapping[str, Any]) -> str:
     level = row["ref_db"]
-    spectrum = f"centroid {row['centroid_hz']:.0f} Hz, {row['floor_share']:.0%} at the floor"
-    return (
-        f"{level['mean']:.1f} dB ({level['min']:.1f} to {level['max']:.1f}), mean mel {row['mel_mean']:.3f}, {spectrum}"
-    )
+    span = f"{level['mean']:.1f} dB ({level['min']:.1f} to {level['max']:.1f})"
+    return f"{span}, mean mel {row['mel_mean']:.3f}, spectral centroid {row['centroid_hz']:.0f} Hz"
 
 
 def _duration(seconds: float) -> str:
