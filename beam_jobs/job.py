@@ -31,7 +31,7 @@ from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import Corpus, discover
 from beam_jobs.plan import input_digest
 from beam_jobs.tracks import hash_file
-from tfpipe import __version__, children
+from tfpipe import __version__, children, remote
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.manifest import MANIFEST, Manifest, load_manifest
 from tfpipe.progress import Progress
@@ -109,12 +109,13 @@ def preprocess(
     """
     for split in ("train", "test"):
         cached_augmenter(config.spec, config.variants(split), config.engine)  # refuses impossible shifts now
+    if pipeline_args:
+        remote.use_options(pipeline_args)
     job = Job(config=config, corpus=discover(config.inputs, groups=config.groups), pipeline_args=tuple(pipeline_args))
-    with contextlib.nullcontext() if config.is_remote else folder_lock(Path(config.output), what="preprocessing job"):
+    with _held(config.output):
         if (current := _current(job, quiet=quiet)) is not None:
             return current
-        if not config.is_remote:
-            _tidy(job)
+        _tidy(job)
         _supervise(job, quiet=quiet, verbose=verbose)
         manifest = _existing(config)
     if manifest is None:
@@ -128,14 +129,18 @@ def versions() -> dict[str, str]:
     return {name: found.get(name) or importlib.metadata.version(name) for name in _TOOLS}
 
 
-def _existing(config: PreprocessConfig) -> Manifest | None:
-    """Returns the manifest of the dataset that stands in the output folder, if one does."""
-    if not config.is_remote:
-        return load_manifest(Path(config.output)) if (Path(config.output) / MANIFEST).exists() else None
+def _held(output: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps other jobs out of the output folder."""
+    if not remote.is_remote(output):
+        return folder_lock(Path(output), what="preprocessing job")
     from beam_jobs import files  # brings Beam, which local paths do without here
 
-    path = f"{config.output.rstrip('/')}/{MANIFEST}"
-    return Manifest.from_dict(json.loads(files.read(path))) if files.exists(path) else None
+    return files.held(output, what="preprocessing job")
+
+
+def _existing(config: PreprocessConfig) -> Manifest | None:
+    """Returns the manifest of the dataset that stands in the output folder, if one does."""
+    return load_manifest(config.output) if remote.exists(remote.join(config.output, MANIFEST)) else None
 
 
 def _current(job: Job, *, quiet: bool) -> Manifest | None:
@@ -169,10 +174,8 @@ def _current(job: Job, *, quiet: bool) -> Manifest | None:
 
 def _has_its_shards(manifest: Manifest, config: PreprocessConfig) -> bool:
     """Tells whether every shard is there with its size; `tfpipe verify` looks at every byte."""
-    if config.is_remote:
-        return True
-    paths = [(Path(config.output) / shard.name, shard.bytes) for shard in manifest.shards]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    found = remote.sizes(config.output)
+    return all(found.get(shard.name) == shard.bytes for shard in manifest.shards)
 
 
 def _input_digest(corpus: Corpus, *, quiet: bool) -> str:
@@ -195,6 +198,11 @@ def _differences(manifest: Manifest, config: PreprocessConfig) -> str:
 
 def _tidy(job: Job) -> None:
     """Removes what a killed job left half-written; its finished shards stay."""
+    if job.config.is_remote:
+        from beam_jobs import files
+
+        files.remove_unfinished(job.config.output, job.work)
+        return
     with explain_os_errors(job.work):
         shutil.rmtree(job.ticks, ignore_errors=True)
         job.ticks.mkdir(parents=True)

@@ -162,7 +162,7 @@ def _publish(job: Job) -> None:
     files.write(output(TRACKS), lines(sorted(plan.tracks, key=lambda row: (SPLITS.index(row.split), row.hash))))
     files.write(output(SKIPPED), lines(list(plan.skipped)))
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    files.remove(job.work)
+    files.remove_folder(job.work)
 
 
 def _result_path(job: Job) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.remote import require_local
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import read_json, write_json
 
@@ -69,6 +70,8 @@ class TrainConfig:
     checkpoint_every_s: float = 60.0
 
     def __post_init__(self) -> None:
+        require_local(self.data, what="the dataset to train on")
+        require_local(self.run, what="the run folder")
         names = {"preset": PRESET_NAMES, "precision": PRECISIONS, "strategy": STRATEGIES}
         for name, known in names.items():
             if getattr(self, name) not in known:
