@@ -16,8 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from tfpipe.errors import TfpipeError
 
-# A host that does not answer is given up after three times this, in s.
-_CONNECT_S = 5
+_PATIENT = Config(connect_timeout=5, retries={"mode": "standard"})
+# For the first request: an endpoint that does not answer is given up after 20 s.
+_QUICK = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403")
 _NO_BUCKET = ("NoSuchBucket", "404")
 _answered: set[str] = set()
@@ -40,7 +41,7 @@ def require_bucket(url: str, options: PipelineOptions) -> None:
     if bucket in _answered:
         return
     try:
-        Client(options).client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
+        Client(options, config=_QUICK).client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
     except (NoCredentialsError, PartialCredentialsError) as error:
         fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         raise TfpipeError(f"s3://{bucket}: no credentials ({error}); {fix}") from error
@@ -58,9 +59,10 @@ class Client(boto3_client.Client):
     Beam makes a client for every request, which takes boto3 0.1 s of CPU.
     """
 
-    def __init__(self, options: PipelineOptions) -> None:
+    def __init__(self, options: PipelineOptions, config: Config = _PATIENT) -> None:
         given = options.view_as(S3Options)
         self.client = _connection(
+            config=config,
             region_name=given.s3_region_name,
             api_version=given.s3_api_version,
             use_ssl=not given.s3_disable_ssl,
@@ -84,8 +86,7 @@ class Client(boto3_client.Client):
 @functools.cache
 def _connection(**options: Any) -> Any:
     """Returns boto3's own client, which threads may share."""
-    config = Config(connect_timeout=_CONNECT_S, retries={"mode": "standard"})
-    return boto3.session.Session().client("s3", config=config, **options)
+    return boto3.session.Session().client("s3", **options)
 
 
 def _refusal(error: ClientError) -> str:

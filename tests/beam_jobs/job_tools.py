@@ -43,9 +43,10 @@ def config_for(corpus, output, **changes):
 def run_here(config):
     """Runs the real pipeline in this process, which spares a start of Beam."""
     job = Job(config=config, corpus=discover(config.inputs, groups=config.groups))
-    job.ticks.mkdir(parents=True, exist_ok=True)
+    if not config.is_remote:
+        job.ticks.mkdir(parents=True, exist_ok=True)
     pipeline.run(job)
-    return load_manifest(Path(config.output))
+    return load_manifest(config.output)
 
 
 def shard_bytes(folder):
