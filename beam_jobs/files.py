@@ -56,8 +56,14 @@ def create(path: str) -> Iterator[BinaryIO]:
 
 def write(path: str, data: bytes) -> None:
     """Writes a small file whole or not at all."""
-    with create(path) as file:
-        file.write(data)
+    if not is_remote(path):
+        with create(path) as file:
+            file.write(data)
+        return
+    with explain_os_errors(path), remote.explained(path):  # stores show an object once it is there as a whole
+        raw = remote.file_system(path).create(path, compression_type="uncompressed")
+        raw.write(data)
+        raw.close()
 
 
 def move(source: str, target: str) -> None:
@@ -119,9 +125,9 @@ def held(folder: str, *, what: str) -> Iterator[None]:
     def beat() -> None:
         while not done.wait(_BEAT_S):
             with contextlib.suppress(TfpipeError, OSError):
-                _write_mark(mark, content)
+                write(mark, content)
 
-    _write_mark(mark, content)
+    write(mark, content)
     try:
         _require_alone(folder, mark, what=what)
         beats = threading.Thread(target=beat, daemon=True)
@@ -133,14 +139,6 @@ def held(folder: str, *, what: str) -> Iterator[None]:
             beats.join(_BEAT_S)
     finally:
         remove(mark)
-
-
-def _write_mark(path: str, content: bytes) -> None:
-    """Writes without the detour of `write`: an object is there whole or not at all."""
-    with explain_os_errors(path), remote.explained(path):
-        file = remote.file_system(path).create(path, compression_type="uncompressed")
-        file.write(content)
-        file.close()
 
 
 def _require_alone(folder: str, mark: str, *, what: str) -> None:
