@@ -18,13 +18,13 @@ import posixpath
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tfpipe import remote
 from tfpipe.audio import is_audio
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import Skipped
+from tfpipe.manifest import Skipped, load_tracks
 from tfpipe.remote import is_remote
 from tfpipe.storage import explain, explain_os_errors
 
@@ -64,11 +64,13 @@ class Corpus:
             empty where they share nothing (two buckets, or one and a local folder), and names are whole paths.
         files: sorted by name, each path once.
         skipped: things named as audio that are no regular files, and folders that cannot be read.
+        splits: by content hash, the assignments of an older dataset, to be kept.
     """
 
     base: str
     files: tuple[AudioFile, ...]
     skipped: tuple[Skipped, ...] = ()
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ _WILD = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _WORK_MARK = "stages.json"
 
 
-def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
+def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: str | None = None) -> Corpus:
     """Finds the audio files under `inputs`.
 
     Folders are read recursively without hidden files, each folder once, so
@@ -99,9 +101,10 @@ def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
             header or `.jsonl`, with path (relative to the list's folder), label and perhaps group.
             All of them, and the paths in lists, may be URLs.
         groups: list of path and group; rules over the groups in `inputs`.
+        splits_from: older dataset whose tracks keep their splits.
 
     Raises:
-        TfpipeError: an input is missing, a list is wrong, or nothing there is audio.
+        TfpipeError: an input or the older dataset is missing, a list is wrong, or nothing there is audio.
     """
     inputs = [os.path.expanduser(entry) for entry in inputs]
     lists = [entry for entry in inputs if _is_list(entry)]
@@ -135,6 +138,7 @@ def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
         base=base,
         files=tuple(sorted(files.values())),
         skipped=tuple(sorted(skipped.values(), key=lambda row: row.path)),
+        splits={track.hash: track.split for track in load_tracks(splits_from)} if splits_from else {},
     )
 
 

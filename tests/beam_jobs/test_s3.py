@@ -120,8 +120,9 @@ def local_files(folder):
 
 
 def parted(found):
-    """A dataset's files without its manifest, and the manifest without the places it names."""
+    """A dataset's files without its manifest and memory, and the manifest without the places it names."""
     manifest = json.loads(found.pop("dataset.json"))
+    found.pop(".scans.jsonl")
     return found, {**manifest, "config": {**manifest["config"], "inputs": "", "output": "", "base": ""}}
 
 
