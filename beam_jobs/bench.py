@@ -32,7 +32,7 @@ from beam_jobs.job import preprocess
 from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.shards import write_shard
 from beam_jobs.tracks import scan_track
-from tfpipe.audio import probe, read_span, read_window, write_wav
+from tfpipe.audio import TrackReader, read_window, write_wav
 from tfpipe.errors import UsageError
 from tfpipe.progress import Progress
 from tfpipe.spec import FeatureSpec
@@ -224,8 +224,9 @@ def _multiplied(config: PreprocessConfig, size: int, *, folder: Path) -> str:
         if seconds > _BASE_S:
             break
         path = os.path.join(base, track.path)
-        info = probe(path)
-        audio = read_span(path, start=0, count=round(_BASE_S * info.sample_rate), rate=info.sample_rate, info=info)
+        with TrackReader(path) as reader:
+            info = reader.info
+            audio = reader.read(0, round(_BASE_S * info.sample_rate), rate=info.sample_rate)
         for copy in range(size):
             target = folder / f"corpus-{size}" / track.label / f"{number}-{copy}.wav"
             write_wav(target, audio[copy : min(len(audio), info.frames)], info.sample_rate)

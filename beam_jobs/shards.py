@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,12 +15,13 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import files
-from beam_jobs.augment import Augmenter, cached_augmenter, open_windows
+from beam_jobs.augment import Augmenter, Window, cached_augmenter
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.meter import Meter
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
 from beam_jobs.reuse import Earlier, Source
 from beam_jobs.tracks import file_stamp
+from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Shard
@@ -105,27 +107,27 @@ def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter
     """Yields the examples of each window, all in key order; computes those that no earlier job did."""
     rate = config.spec.sample_rate
     for track in plan.tracks:
-        windows = _Windows(track, rate=rate, meter=meter)
-        for start in track.starts:
-            keys = {example_key(track.hash, start, variant): variant for variant in plan.variants}
-            with meter.timed("copy"):
-                found = {key: example for key in keys if (example := earlier.take(key)) is not None}
-            meter.count("copied", len(found))
-            missing = [key for key in keys if key not in found]
-            if missing:
-                augmenter = cached_augmenter(config.spec, tuple(keys[key] for key in missing), config.engine)
-                with meter.timed("features"):
-                    for key, features in zip(missing, windows.log_mels(augmenter, start, missing), strict=True):
-                        found[key] = Example(
-                            mel=quantise(features.mel),
-                            ref_db=features.ref_db,
-                            label=track.label,
-                            track=track.hash,
-                            start_s=start / rate,
-                            variant=keys[key],
-                            key=key,
-                        )
-            yield [dataclasses.replace(found[key], label=track.label) for key in keys]
+        with contextlib.closing(_Windows(track, rate=rate, meter=meter)) as windows:
+            for start in track.starts:
+                keys = {example_key(track.hash, start, variant): variant for variant in plan.variants}
+                with meter.timed("copy"):
+                    found = {key: example for key in keys if (example := earlier.take(key)) is not None}
+                meter.count("copied", len(found))
+                missing = [key for key in keys if key not in found]
+                if missing:
+                    augmenter = cached_augmenter(config.spec, tuple(keys[key] for key in missing), config.engine)
+                    with meter.timed("features"):
+                        for key, features in zip(missing, windows.log_mels(augmenter, start, missing), strict=True):
+                            found[key] = Example(
+                                mel=quantise(features.mel),
+                                ref_db=features.ref_db,
+                                label=track.label,
+                                track=track.hash,
+                                start_s=start / rate,
+                                variant=keys[key],
+                                key=key,
+                            )
+                yield [dataclasses.replace(found[key], label=track.label) for key in keys]
 
 
 class _Windows:
@@ -133,14 +135,20 @@ class _Windows:
 
     def __init__(self, track: ShardTrack, *, rate: int, meter: Meter) -> None:
         self._track, self._rate, self._meter = track, rate, meter
+        self._reader: TrackReader | None = None
 
     def log_mels(self, augmenter: Augmenter, start: int, keys: Sequence[str]) -> list[LogMel]:
         _require_unchanged(self._track)
         try:
-            (window,) = open_windows(self._track.path, [start], rate=self._rate)
+            self._reader = self._reader or TrackReader(self._track.path)
+            window = Window.of_file(self._reader, start, rate=self._rate)
             return augmenter.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
         except AudioError as error:
             raise _changed(self._track) from error
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
 
     def _timed(self, read: Callable[[int, int], NDArray[np.floating]]) -> Callable[[int, int], NDArray[np.floating]]:
         def timed(first: int, count: int) -> NDArray[np.floating]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import os
 from dataclasses import dataclass
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
 from beam_jobs.meter import Meter
-from tfpipe.audio import probe, read_span, window_starts
+from tfpipe import remote
+from tfpipe.audio import TrackReader, window_starts
 from tfpipe.errors import AudioError
 from tfpipe.features import is_silent
 from tfpipe.manifest import Skipped
-from tfpipe.remote import is_remote
 from tfpipe.storage import explain
 
 
@@ -82,25 +81,26 @@ def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: t
         AudioError: there are none, or a part of the file cannot be used.
     """
     spec = config.spec
-    info = probe(file.path)
-    starts = _plan(info.seconds, config)
-    if not starts:
-        needed = config.min_fill * spec.window_s
-        raise AudioError("too_short", f"{file.path}: {info.seconds:.3g} s long, a window needs {needed:g} s")
-    kept = []
-    for start in starts:
-        audio = read_span(file.path, start=start, count=spec.samples, rate=spec.sample_rate, info=info)
-        if not is_silent(audio, spec):
-            kept.append(start)
+    with TrackReader(file.path) as reader:
+        seconds = reader.info.seconds
+        starts = _plan(seconds, config)
+        if not starts:
+            needed = config.min_fill * spec.window_s
+            raise AudioError("too_short", f"{file.path}: {seconds:.3g} s long, a window needs {needed:g} s")
+        kept = []
+        for start in starts:
+            audio = reader.read(start, spec.samples, rate=spec.sample_rate)
+            if not is_silent(audio, spec):
+                kept.append(start)
     if not kept:
         raise AudioError("silent", f"{file.path}: every window is under {spec.silence_dbfs:g} dBFS")
     gaps = [later - start - spec.samples for start, later in itertools.pairwise(starts)]
-    end = info.seconds * spec.sample_rate - starts[-1] - spec.samples
+    end = seconds * spec.sample_rate - starts[-1] - spec.samples
     return Scan(
         file=file,
         hash=content,
         stamp=stamp,
-        seconds=round(info.seconds, 6),
+        seconds=round(seconds, 6),
         starts=tuple(kept),
         silent=len(starts) - len(kept),
         unused_s=round(sum(max(0.0, gap) for gap in (*gaps, end)) / spec.sample_rate, 3),
@@ -121,7 +121,9 @@ def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
         AudioError: the file cannot be read.
     """
     return (
-        known.hash if known is not None and known.hash and is_remote(path) and known.stamp == stamp else hash_file(path)
+        known.hash
+        if known is not None and known.hash and remote.is_remote(path) and known.stamp == stamp
+        else hash_file(path)
     )
 
 
@@ -132,10 +134,9 @@ def file_stamp(path: str) -> tuple[int, int]:
         AudioError: the file is gone or out of reach.
     """
     try:
-        status = os.stat(path)
+        return remote.stamp(path)
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
-    return status.st_size, status.st_mtime_ns
 
 
 def hash_file(path: str) -> str:
@@ -144,11 +145,14 @@ def hash_file(path: str) -> str:
     Raises:
         AudioError: the file cannot be read.
     """
+    sha256 = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with remote.open_read(path) as file:
+            while block := file.read(2**20):
+                sha256.update(block)
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
+    return sha256.hexdigest()
 
 
 def _plan(seconds: float, config: PreprocessConfig) -> list[int]:
