@@ -23,10 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the figures."""
-    from tfpipe.evaluate import evaluate
     from tfpipe.remote import require_local
 
     require_local(args.data, what="the dataset to evaluate on")
+    from tfpipe.evaluate import evaluate
+
     plots = Path(args.plots) if args.plots else None
     result = evaluate(Path(args.data), Path(args.run), split=args.split, which=args.which, plots=plots)
     print(json.dumps(result) if args.json else describe(result))
