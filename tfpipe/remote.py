@@ -17,12 +17,9 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from tfpipe.errors import TfpipeError, UsageError
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 # Bytes read at a time: few, for a window out of a long file; those that follow come with the same request.
@@ -196,12 +193,12 @@ class Stream(io.RawIOBase):
         super().__init__()
         self._path, self._file = path, file
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Reads into a buffer; returns the number of bytes."""
         with explained(self._path):
             return int(self._file.readinto(buffer))
 
-    def write(self, data: ReadableBuffer) -> int:
+    def write(self, data: Any) -> int:
         """Writes all of `data`."""
         with explained(self._path):
             return int(self._file.write(data))
