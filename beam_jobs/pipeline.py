@@ -42,6 +42,7 @@ from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
 from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.shards import shard_path, write_shard
 from beam_jobs.tracks import Scan, scan_track
+from tfpipe import remote
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
 from tfpipe.storage import explain
@@ -209,7 +210,7 @@ def _publish(job: Job) -> None:
     files.write(output(SKIPPED), lines(list(plan.skipped)))
     files.write(output(SCANS), result["scans"].encode())
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    files.remove(job.scratch)
+    files.remove_folder(job.scratch)
 
 
 def _result_path(job: Job) -> str:
@@ -219,6 +220,7 @@ def _result_path(job: Job) -> str:
 def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:
     """Calls a step so that the cause of its failure survives the way through any runner."""
     try:
+        _use_options(job.pipeline_args)
         return function(element, job)
     except TfpipeError as error:
         cause = str(error)
@@ -227,6 +229,13 @@ def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) ->
     except MemoryError:
         cause = "a worker ran out of memory; use fewer --workers or a machine with more memory"
     raise RuntimeError(f"tfpipe-failure:{cause.encode('utf-8', 'surrogateescape').hex()};")
+
+
+@functools.cache
+def _use_options(arguments: tuple[str, ...]) -> None:
+    """Reaches URLs with Beam's options, which the local runner does not hand to its worker processes."""
+    if arguments:
+        remote.use_options(arguments)
 
 
 def _runner(options: PipelineOptions, workers: int) -> Any:

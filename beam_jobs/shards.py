@@ -26,6 +26,7 @@ from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
+from tfpipe.remote import open_read
 
 
 def write_shard(
@@ -96,7 +97,7 @@ def _finished(path: str) -> Shard | None:
     except (ValueError, TypeError):
         return None
     sha256 = hashlib.sha256()
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    with open_read(path) as file:
         while block := file.read(2**20):
             sha256.update(block)
     return shard if sha256.hexdigest() == shard.sha256 else None

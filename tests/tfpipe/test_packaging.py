@@ -120,6 +120,8 @@ def test_constraints_pin_the_lane_within_the_ranges(repo, wheel, lane):
 def test_every_import_is_declared(wheel, repo):
     """What the packages import is in install_requires, and what is there is imported."""
     provided_by = {
+        "boto3": "apache-beam",  # the extra `aws`
+        "botocore": "apache-beam",
         "grpc": "grpcio",
         "google.protobuf": "protobuf",
         "tensorflow_serving": "tensorflow-serving-api",
