@@ -13,14 +13,14 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.vocoder import Vocoder
-from tfpipe.audio import probe, read_span
+from tfpipe.audio import TrackReader
 from tfpipe.errors import UsageError
 from tfpipe.features import FloatArray, LogMel, log_mel, magnitude, mel_basis, normalise
 from tfpipe.spec import FeatureSpec
@@ -191,16 +191,10 @@ class Window:
             start, len(audio), lambda first, count: np.pad(part := ended[first : first + count], (0, count - len(part)))
         )
 
-
-def open_windows(path: str, starts: Iterable[int], *, rate: int) -> Iterator[Window]:
-    """Yields the windows of a file that begin at `starts` (samples at `rate` Hz); each reads only its own part."""
-    info = probe(path)
-
-    def read(first: int, count: int) -> FloatArray:
-        return read_span(path, start=first, count=count, rate=rate, info=info)
-
-    for start in starts:
-        yield Window(start, math.floor(info.seconds * rate), read)
+    @classmethod
+    def of_file(cls, reader: TrackReader, start: int, *, rate: int) -> Window:
+        """A window of a file that is open, from sample `start` at `rate` Hz; reads only its own part."""
+        return cls(start, math.floor(reader.info.seconds * rate), functools.partial(reader.read, rate=rate))
 
 
 class Augmenter:

@@ -7,13 +7,17 @@ that slows down slows them all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
+import os
+import re
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import librosa
@@ -27,7 +31,8 @@ from beam_jobs.job import preprocess
 from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.shards import write_shard
 from beam_jobs.tracks import scan_track
-from tfpipe.audio import read_window
+from tfpipe.audio import TrackReader, read_window, write_wav
+from tfpipe.bench import Result, compared, rates
 from tfpipe.errors import UsageError
 from tfpipe.progress import Progress
 from tfpipe.spec import FeatureSpec
@@ -39,25 +44,10 @@ _WINDOWS = 3
 _REPEATS = 20
 # Enough work for the Beam job that its rate does not hang on its start, which is taken off.
 _JOB_S = 12.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One line of a benchmark.
-
-    Attributes:
-        name: what was measured.
-        value: the figure.
-        unit: its unit.
-        against: `baseline` or `limit`, or None where there is nothing to compare with.
-        ratio: above 1 is better than that.
-    """
-
-    name: str
-    value: float
-    unit: str
-    against: str | None = None
-    ratio: float | None = None
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+_SIZES = (1, 4, 16)
+# Of the recordings that are multiplied; more would only take longer.
+_BASE_S = 200.0
 
 
 def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2) -> list[Result]:
@@ -84,7 +74,8 @@ def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2
             test_share=0,
         )
         results, rate = _engines(config, rounds=max(5, rounds))
-        return [*results, *_beam(config, rate=rate, rounds=rounds, workers=workers)]
+        beam = _beam(config, rate=rate, rounds=rounds, workers=workers)
+        return [*results, *beam, *_growth(config, rate=rate, rounds=rounds, folder=Path(folder))]
 
 
 def notebook_loop(path: str, starts: Sequence[int], variants: Sequence[Variant], spec: FeatureSpec) -> None:
@@ -123,22 +114,23 @@ def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], fl
             notebook_loop(track.path, track.starts, variants, config.spec)
 
     by_waveform = functools.partial(_write, plan, dataclasses.replace(config, engine="waveform"))
-    engines: dict[str, tuple[Callable[[], None], int]] = {
-        "notebook loop": (notebook, plan.examples),
-        "spectral engine": (functools.partial(_write, _repeated(plan), config), _REPEATS * plan.examples),
-        "waveform engine": (by_waveform, plan.examples),
+
+    def counted(step: Callable[[], None], examples: int) -> Callable[[], int]:
+        def run() -> int:
+            step()
+            return examples
+
+        return run
+
+    engines = {
+        "notebook loop": counted(notebook, plan.examples),
+        "spectral engine": counted(functools.partial(_write, _repeated(plan), config), _REPEATS * plan.examples),
+        "waveform engine": counted(by_waveform, plan.examples),
     }
-    for step, _ in engines.values():
-        step()  # compiles, loads libraries, fills caches
-    rates: dict[str, list[float]] = {name: [] for name in engines}
-    with Progress("engines", total=rounds * len(engines), unit="timing") as bar:
-        for _ in range(rounds):
-            for name, (step, examples) in engines.items():
-                rates[name].append(examples / _seconds(step))
-                bar.update()
-    baseline = rates["notebook loop"]
-    results = [_rate(name, found, against="baseline", of=baseline) for name, found in rates.items()]
-    return results, statistics.median(rates["spectral engine"])
+    found = rates(engines, rounds=rounds, what="engines")
+    baseline = found["notebook loop"]
+    results = [compared(name, speeds, against="baseline", of=baseline) for name, speeds in found.items()]
+    return results, statistics.median(found["spectral engine"])
 
 
 def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -> list[Result]:
@@ -151,25 +143,114 @@ def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -
     whole = dataclasses.replace(config, hop_s=_hop_for(config, examples=_JOB_S * rate))
     part = dataclasses.replace(whole, inputs=(files[0].path,))
     one, many = "Beam job, 1 process", f"Beam job, {workers} processes"
-    rates: dict[str, list[float]] = {"plain loop": [], one: [], many: []}
+    found: dict[str, list[float]] = {"plain loop": [], one: [], many: []}
     starts: dict[str, list[float]] = {one: [], many: []}
     with Progress("Beam", total=5 * rounds, unit="timing") as bar:
         for _ in range(rounds):
             seconds, examples = _timed(whole, _plain_loop)
-            rates["plain loop"].append(examples / seconds)
+            found["plain loop"].append(examples / seconds)
             bar.update()
             for name, processes in ((one, 1), (many, workers)):
                 long, examples = _timed(dataclasses.replace(whole, workers=processes), _job)
                 short, fewer = _timed(dataclasses.replace(part, workers=processes), _job)
-                rates[name].append((examples - fewer) / max(1e-9, long - short))
-                starts[name].append(short - fewer / rates[name][-1])
+                found[name].append((examples - fewer) / max(1e-9, long - short))
+                starts[name].append(short - fewer / found[name][-1])
                 bar.update(2)
     return [
-        _rate("plain loop", rates["plain loop"], against="limit", of=rates["plain loop"]),
-        _rate(one, rates[one], against="limit", of=rates["plain loop"]),
-        _rate(many, rates[many], against="baseline", of=rates[one]),
-        *(Result(name=f"{name}: start", value=statistics.median(found), unit="s") for name, found in starts.items()),
+        compared("plain loop", found["plain loop"], against="limit", of=found["plain loop"]),
+        compared(one, found[one], against="limit", of=found["plain loop"]),
+        compared(many, found[many], against="baseline", of=found[one]),
+        *(Result(name=f"{name}: start", value=statistics.median(values), unit="s") for name, values in starts.items()),
     ]
+
+
+def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path) -> list[Result]:
+    """Times the job, and watches its memory, on a corpus, on four times and on sixteen times as much.
+
+    Growth is linear where the second step, from 4 to 16, has the rate of the first, from 1 to 4.
+    """
+    corpora = [(size, _multiplied(config, size, folder=folder)) for size in _SIZES]
+    one = dataclasses.replace(config, inputs=(corpora[0][1],))
+    hop_s = _hop_for(one, examples=_JOB_S / 8 * rate)
+    steps: list[list[float]] = [[], []]
+    peaks: dict[int, list[float]] = {size: [] for size in _SIZES}
+    with Progress("growth", total=rounds * len(_SIZES), unit="timing") as bar:
+        for _ in range(rounds):
+            runs = []
+            for size, corpus in corpora:
+                with _Peak() as peak:
+                    runs.append(_timed(dataclasses.replace(config, inputs=(corpus,), hop_s=hop_s), _job))
+                peaks[size].append(peak.bytes / 2**20)
+                bar.update()
+            for speeds, (short, few), (long, many) in zip(steps, runs, runs[1:], strict=False):
+                speeds.append((many - few) / max(1e-9, long - short))
+    names = [f"corpus of {small}x to {large}x" for small, large in itertools.pairwise(_SIZES)]
+    memory = [
+        dataclasses.replace(
+            compared(f"corpus of {size}x: peak of a process", peaks[size], against="baseline", of=peaks[1]),
+            unit="MiB",
+            ratio=statistics.median(peaks[1]) / statistics.median(peaks[size]),
+        )
+        for size in _SIZES
+    ]
+    return [
+        *(compared(name, step, against="baseline", of=steps[0]) for name, step in zip(names, steps, strict=True)),
+        *memory,
+    ]
+
+
+def _multiplied(config: PreprocessConfig, size: int, *, folder: Path) -> str:
+    """Writes a corpus of `size` copies of the first minutes, each copy a few samples later than the one before."""
+    base, seconds = discover(config.inputs).base, 0.0
+    for number, track in enumerate(_plan(config).tracks):
+        if seconds > _BASE_S:
+            break
+        path = os.path.join(base, track.path)
+        with TrackReader(path) as reader:
+            info = reader.info
+            audio = reader.read(0, round(_BASE_S * info.sample_rate), rate=info.sample_rate)
+        for copy in range(size):
+            target = folder / f"corpus-{size}" / track.label / f"{number}-{copy}.wav"
+            write_wav(target, audio[copy : min(len(audio), info.frames)], info.sample_rate)
+        seconds += info.seconds
+    return str(folder / f"corpus-{size}")
+
+
+class _Peak:
+    """Watches the largest resident size that any process started in the block reaches (`bytes`)."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            for number in _descendants(os.getpid()):
+                with contextlib.suppress(OSError):
+                    # The kernel keeps each process' own peak.
+                    found = _PEAK.search(Path(f"/proc/{number}/status").read_text())
+                    self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
+
+
+def _descendants(number: int) -> Iterator[int]:
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found = list(children.get(number, ()))
+    while found:
+        yield (child := found.pop())
+        found += children.get(child, ())
 
 
 def _few_windows(config: PreprocessConfig) -> ShardPlan:
@@ -202,14 +283,14 @@ def _repeated(plan: ShardPlan) -> ShardPlan:
 
 def _write(plan: ShardPlan, config: PreprocessConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
-        write_shard(plan, config=config, folder=folder, job="", on_examples=lambda _: None)
+        write_shard(plan, config=config, folder=folder)
 
 
 def _plain_loop(config: PreprocessConfig) -> int:
     plan = _plan(config)
     Path(config.output).mkdir()
     for shard in plan.shards:
-        write_shard(shard, config=config, folder=config.output, job="", on_examples=lambda _: None)
+        write_shard(shard, config=config, folder=config.output)
     return plan.examples
 
 
@@ -223,15 +304,3 @@ def _timed(config: PreprocessConfig, step: Callable[[PreprocessConfig], int]) ->
         started = time.perf_counter()
         examples = step(dataclasses.replace(config, output=f"{folder}/data"))
         return time.perf_counter() - started, examples
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
-def _rate(name: str, rates: Sequence[float], *, against: str, of: Sequence[float]) -> Result:
-    """The median rate, and the median of the ratios round by round."""
-    ratio = statistics.median(rate / other for rate, other in zip(rates, of, strict=True))
-    return Result(name=name, value=statistics.median(rates), unit="examples/s", against=against, ratio=ratio)

@@ -14,7 +14,7 @@ from tfpipe.storage import digest
 # Raised when the same settings would give other examples.
 _JOB_VERSION = 2
 # Where and how the job runs, and what the digest of the input covers.
-_NOT_CONTENT = {"inputs", "output", "groups", "max_skipped", "workers", "overwrite"}
+_NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
 
 
 # The names of what they give stand for them.
@@ -41,6 +41,7 @@ class PreprocessConfig:
         validation_share: share of the tracks in the validation split.
         test_share: share of the tracks in the test split.
         groups: `.csv` or `.jsonl` file of path and group; the tracks of a group lie in one split.
+        splits_from: older dataset folder whose tracks keep their splits.
         augment_eval: make all variants for validation and test too, instead of the original alone.
         shard_bytes: largest size of a shard, about.
         max_skipped: the job fails when more than this share of the files is skipped.
@@ -66,6 +67,7 @@ class PreprocessConfig:
     validation_share: float = 0.1
     test_share: float = 0.1
     groups: str | None = None
+    splits_from: str | None = None
     augment_eval: bool = False
     shard_bytes: int = 128 * 2**20
     max_skipped: float = 0.5
@@ -132,6 +134,17 @@ class PreprocessConfig:
             del content[name]
         content["hop_s"] = self.spec.window_s if self.hop_s is None else float(self.hop_s)
         return digest({"job_version": _JOB_VERSION, **content, "variants": variants, "spec": self.spec.fingerprint})
+
+    @property
+    def example_digest(self) -> str:
+        """16 hex digits over the settings that decide what an example of a given key holds."""
+        return digest({"job_version": _JOB_VERSION, "engine": self.engine, "spec": self.spec.fingerprint})
+
+    @property
+    def scan_digest(self) -> str:
+        """16 hex digits over the settings that decide which windows of a file are kept."""
+        planned = {"hop_s": self.hop_s, "min_fill": self.min_fill, "spec": self.spec.fingerprint}
+        return digest({"job_version": _JOB_VERSION, **planned})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values."""

@@ -9,12 +9,13 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 from tfpipe.audio import is_audio
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import Skipped
+from tfpipe.manifest import Skipped, load_tracks
 from tfpipe.storage import explain, explain_os_errors
 
 # Names that claim to be audio: such a file is reported when it cannot be used. Any
@@ -52,11 +53,13 @@ class Corpus:
         base: folder that all names are relative to: the input folder, or what several inputs share.
         files: sorted by name, each path once.
         skipped: things named as audio that are no regular files, and folders that cannot be read.
+        splits: by content hash, the assignments of an older dataset, to be kept.
     """
 
     base: str
     files: tuple[AudioFile, ...]
     skipped: tuple[Skipped, ...] = ()
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class _Entry:
 _WORK_MARK = "stages.json"
 
 
-def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
+def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: str | None = None) -> Corpus:
     """Finds the audio files under `inputs`.
 
     Folders are read recursively without hidden files, each folder once, so
@@ -84,9 +87,10 @@ def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
         inputs: folders, single files, globs (`**` is recursive), or lists: `.csv` with a
             header or `.jsonl`, with path (relative to the list's folder), label and perhaps group.
         groups: list of path and group; rules over the groups in `inputs`.
+        splits_from: older dataset whose tracks keep their splits.
 
     Raises:
-        TfpipeError: an input is missing, a list is wrong, or nothing there is audio.
+        TfpipeError: an input or the older dataset is missing, a list is wrong, or nothing there is audio.
     """
     inputs = [os.path.expanduser(entry) for entry in inputs]
     lists = [entry for entry in inputs if _is_list(entry)]
@@ -115,6 +119,7 @@ def discover(inputs: Iterable[str], *, groups: str | None = None) -> Corpus:
         base=base,
         files=tuple(sorted(files.values())),
         skipped=tuple(sorted(skipped.values(), key=lambda row: row.path)),
+        splits={track.hash: track.split for track in load_tracks(Path(splits_from))} if splits_from else {},
     )
 
 

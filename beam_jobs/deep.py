@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.augment import Augmenter, Variant, open_windows
+from beam_jobs.augment import Augmenter, Variant, Window
 from beam_jobs.job import versions
 from beam_jobs.tracks import hash_file
+from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, DatasetError, TfpipeError
 from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Manifest, Track, load_manifest, load_tracks
@@ -126,6 +127,7 @@ def _difference(example: Example, path: str, manifest: Manifest) -> str:
 def _make(example: Example, path: str, manifest: Manifest) -> LogMel:
     start = int(example.key.split("/")[1])
     augmenter = Augmenter(manifest.spec, [Variant.parse(example.variant)], manifest.config["engine"])
-    (window,) = open_windows(path, [start], rate=manifest.spec.sample_rate)
-    (features,) = augmenter.log_mels(window, [example.key])
+    with TrackReader(path) as reader:
+        window = Window.of_file(reader, start, rate=manifest.spec.sample_rate)
+        (features,) = augmenter.log_mels(window, [example.key])
     return features

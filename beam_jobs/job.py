@@ -8,8 +8,10 @@ Ctrl-C. Loads neither Beam nor TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import pickle
@@ -19,8 +21,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
@@ -28,16 +32,29 @@ import soundfile
 
 from beam_jobs.augment import cached_augmenter
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.corpus import Corpus, discover
+from beam_jobs.corpus import AudioFile, Corpus, discover
+from beam_jobs.meter import Counts, profile, skipped
 from beam_jobs.plan import input_digest
-from beam_jobs.tracks import hash_file
+from beam_jobs.reuse import (
+    PART,
+    SCANS,
+    Source,
+    left_behind,
+    logged_scans,
+    match_scans,
+    read_scans,
+    sources_of,
+)
+from beam_jobs.tracks import Scan, content_hash, file_stamp
 from tfpipe import __version__, children
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.manifest import MANIFEST, Manifest, load_manifest
+from tfpipe.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
 from tfpipe.progress import Progress
+from tfpipe.remote import open_read
 from tfpipe.storage import digest, explain_os_errors, folder_lock
 
 _POLL_S = 0.2
+_HASHERS = 8
 _END_S = 15.0  # to cancel a job on its cluster
 _CHILD = "from beam_jobs.pipeline import main; main()"
 # Their versions are noted in the manifest; all but the last two can change a shard's bytes.
@@ -52,41 +69,37 @@ class Job:
         config: what to do.
         corpus: the files; workers get it without them.
         pipeline_args: options for Beam, as on a command line.
+        known: by path, what an earlier job found in a file that may still be the same.
+        sources: where examples of the same settings and tools may stand already.
+        counts: folder on the command's machine for what workers count.
     """
 
     config: PreprocessConfig
     corpus: Corpus
     pipeline_args: tuple[str, ...] = ()
+    known: Mapping[str, Scan] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    counts: str = ""
 
     @property
-    def work(self) -> str:
+    def scratch(self) -> str:
         """Folder for everything that is not yet the dataset."""
         return f"{self.config.output.rstrip('/')}/.work"
 
     @property
-    def ticks(self) -> Path:
-        """Folder of the files whose sizes count finished work, for the progress bar."""
-        return Path(self.work) / "ticks"
+    def work(self) -> str:
+        """The part of it for shards of these settings and tools."""
+        return f"{self.scratch}/{self.example_digest}"
 
     @functools.cached_property
-    def digest(self) -> str:
-        """16 hex digits over the settings and tools that a shard's bytes depend on."""
-        found = versions()
-        return digest({"config": self.config.digest, "versions": [found[name] for name in _TOOLS[:-2]]})
+    def example_digest(self) -> str:
+        """16 hex digits over all, but the recording, that an example's bytes depend on."""
+        return digest([self.config.example_digest, _tools()])
 
-    def tick(self, stage: str, count: int = 1) -> None:
-        """Notes finished work: a byte each, in a file per stage and process."""
-        if not self.config.is_remote:
-            # A bar that stands still must not end the job.
-            with contextlib.suppress(OSError), open(self.ticks / f"{stage}-{os.getpid()}", "ab") as file:
-                file.write(b"." * count)
-
-    def ticked(self, stage: str) -> int:
-        """Returns how much work all processes noted."""
-        try:
-            return sum(path.stat().st_size for path in self.ticks.glob(f"{stage}-*"))
-        except OSError:
-            return 0
+    @functools.cached_property
+    def scan_digest(self) -> str:
+        """16 hex digits over all, but the file, that a scan depends on."""
+        return digest([self.config.scan_digest, _tools()])
 
 
 def preprocess(
@@ -96,7 +109,8 @@ def preprocess(
 
     A complete dataset of the same settings and the same files is left as it
     is; one of the same settings and other files is replaced once the new one
-    is ready. Shards that a killed job finished are taken over.
+    is ready. What a dataset there, or a job that was killed, has already
+    found and computed is taken over where nothing about it has changed.
 
     Args:
         config: what to do.
@@ -110,16 +124,23 @@ def preprocess(
     """
     for split in ("train", "test"):
         cached_augmenter(config.spec, config.variants(split), config.engine)  # refuses impossible shifts now
-    job = Job(config=config, corpus=discover(config.inputs, groups=config.groups), pipeline_args=tuple(pipeline_args))
+    corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
+    job = Job(config=config, corpus=corpus, pipeline_args=tuple(pipeline_args))
+    started = time.monotonic()
     with contextlib.nullcontext() if config.is_remote else folder_lock(Path(config.output), what="preprocessing job"):
-        if (current := _current(job, quiet=quiet)) is not None:
-            return current
+        manifest = _standing(config)
+        if manifest is not None and _is_current(job, manifest, quiet=quiet):
+            if not quiet:
+                print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
+            return manifest
         if not config.is_remote:
-            _tidy(job)
-        _supervise(job, quiet=quiet, verbose=verbose)
+            salvage(job)
+        counts = _supervise(with_earlier(job, manifest), quiet=quiet, verbose=verbose)
         manifest = _existing(config)
     if manifest is None:
         raise TfpipeError(f"{config.output}: the job ended without a {MANIFEST}; run it again with --verbose")
+    if not quiet:
+        print(profile(counts, time.monotonic() - started), file=sys.stderr)
     return manifest
 
 
@@ -127,6 +148,11 @@ def versions() -> dict[str, str]:
     """Returns the versions of the tools that make a dataset."""
     found = {"libsndfile": soundfile.__libsndfile_version__, "python": platform.python_version(), "tfpipe": __version__}
     return {name: found.get(name) or importlib.metadata.version(name) for name in _TOOLS}
+
+
+def _tools() -> list[str]:
+    found = versions()
+    return [found[name] for name in _TOOLS[:-2]]
 
 
 def _existing(config: PreprocessConfig) -> Manifest | None:
@@ -139,53 +165,80 @@ def _existing(config: PreprocessConfig) -> Manifest | None:
     return Manifest.from_dict(json.loads(files.read(path))) if files.exists(path) else None
 
 
-def _current(job: Job, *, quiet: bool) -> Manifest | None:
-    """Returns the manifest of a dataset that is what the job would make.
+def _standing(config: PreprocessConfig) -> Manifest | None:
+    """Returns the manifest in the output folder, unless there is none, or a damaged one that may be replaced.
 
     Raises:
-        TfpipeError: a dataset of other settings is in the way.
+        TfpipeError: it is damaged, or of other settings, and may not be replaced.
     """
-    config = job.config
     try:
         manifest = _existing(config)
     except TfpipeError as error:
         if config.overwrite:
             return None
         raise TfpipeError(f"{error}; use --overwrite to make it anew") from error
-    if manifest is None:
-        return None
-    if manifest.config.get("digest") != config.digest:
-        if config.overwrite:
-            return None
+    if manifest is not None and manifest.config.get("digest") != config.digest and not config.overwrite:
         raise TfpipeError(
             f"{config.output}: holds a dataset made with other settings ({_differences(manifest, config)}); "
             "use --overwrite to replace it, or another --output"
         )
-    if not _has_its_shards(manifest, config) or manifest.config.get("input") != _input_digest(job.corpus, quiet=quiet):
-        return None
-    if not quiet:
-        print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
     return manifest
 
 
-def _has_its_shards(manifest: Manifest, config: PreprocessConfig) -> bool:
-    """Tells whether every shard is there with its size; `tfpipe verify` looks at every byte."""
+def _is_current(job: Job, manifest: Manifest, *, quiet: bool) -> bool:
+    """Tells whether a dataset is what the job would make."""
+    if manifest.config.get("digest") != job.config.digest or not _is_whole(manifest, job.config):
+        return False
+    return manifest.config.get("input") == _input_digest(job.corpus, _recorded(job.config), quiet=quiet)
+
+
+def _is_whole(manifest: Manifest, config: PreprocessConfig) -> bool:
+    """Tells whether every file is there, shards with their size; `tfpipe verify` looks at every byte."""
     if config.is_remote:
         return True
-    paths = [(Path(config.output) / shard.name, shard.bytes) for shard in manifest.shards]
+    folder = Path(config.output)
+    if not all((folder / name).is_file() for name in (TRACKS, SKIPPED)):
+        return False
+    paths = [(folder / shard.name, shard.bytes) for shard in manifest.shards]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def _input_digest(corpus: Corpus, *, quiet: bool) -> str:
+def _recorded(config: PreprocessConfig) -> list[Scan]:
+    """Returns what the dataset in the output folder knows of its files; nothing where that is lost."""
+    try:
+        with io.TextIOWrapper(open_read(f"{config.output.rstrip('/')}/{SCANS}"), encoding="utf-8") as file:
+            return list(read_scans(file))
+    except OSError:
+        return []
+
+
+def _input_digest(corpus: Corpus, recorded: Sequence[Scan], *, quiet: bool) -> str:
+    """Returns the digest of the files as they are now, or nothing as soon as a file cannot be what it was."""
+    known = {scan.file.path: scan for scan in recorded}
+
+    def content(file: AudioFile) -> str | None:
+        scan = known.get(file.path)
+        if known and scan is None:
+            return None
+        try:
+            stamp = file_stamp(file.path)
+            changed = scan is not None and scan.hash and stamp[0] != scan.stamp[0]
+            return None if changed else content_hash(file.path, stamp, scan)
+        except AudioError:
+            return ""
+
     rows = []
-    with Progress("compare", total=len(corpus.files), unit="file", quiet=quiet) as bar:
-        for file in corpus.files:
-            try:
-                rows.append((file, hash_file(file.path)))
-            except AudioError:
-                rows.append((file, ""))
+    with (
+        Progress("compare", total=len(corpus.files), unit="file", quiet=quiet) as bar,
+        ThreadPoolExecutor(_HASHERS) as pool,
+    ):
+        for file, found in zip(corpus.files, pool.map(content, corpus.files), strict=True):
+            if found is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return ""
+            rows.append((file, found))
             bar.update()
-    return input_digest(rows, corpus.skipped)
+    return input_digest(rows, corpus)
 
 
 def _differences(manifest: Manifest, config: PreprocessConfig) -> str:
@@ -194,17 +247,46 @@ def _differences(manifest: Manifest, config: PreprocessConfig) -> str:
     return ", ".join(names) or "by another version of tfpipe"
 
 
-def _tidy(job: Job) -> None:
-    """Removes what a killed job left half-written; its finished shards stay."""
-    with explain_os_errors(job.work):
-        shutil.rmtree(job.ticks, ignore_errors=True)
-        job.ticks.mkdir(parents=True)
-        for leftover in Path(job.work).glob("*.tmp-*"):
-            leftover.unlink()
+def salvage(job: Job) -> None:
+    """Keeps what a killed job left that is of use now, and removes the rest."""
+    work, scratch = Path(job.work), Path(job.scratch)
+    with explain_os_errors(scratch):
+        work.mkdir(parents=True, exist_ok=True)
+        for path in scratch.iterdir():
+            if path.is_dir() and path != work:
+                shutil.rmtree(path)
+        for path in work.glob("*.tmp-*"):
+            part = path.with_name(f"{path.name.partition('.')[0]}{PART}")
+            if path.name.partition(".tmp-")[0].endswith(".tfrecord") and _size(path) > _size(part):
+                path.replace(part)
+            else:
+                path.unlink()
 
 
-def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def with_earlier(job: Job, manifest: Manifest | None) -> Job:
+    """Adds what the dataset in the output folder, and killed jobs, have already found and computed."""
+    config, made = job.config, manifest.config if manifest else {}
+    scans: list[Scan] = []
+    sources: list[Source] = []
+    if manifest and made.get("scan_digest") == job.scan_digest:
+        scans += _recorded(config)
+    if manifest and made.get("example_digest") == job.example_digest:
+        sources += sources_of(manifest, config.output)
+    if not config.is_remote:
+        scans += logged_scans(job.scratch, job.scan_digest)
+        sources += left_behind(Path(job.work), config.spec.mel_shape)
+    return dataclasses.replace(job, known=match_scans(scans, job.corpus.files), sources=tuple(sources))
+
+
+def _supervise(job: Job, *, quiet: bool, verbose: bool) -> dict[str, int]:
     """Runs the pipeline's process to its end, or ends it with this one.
+
+    Returns:
+        What its workers counted.
 
     Raises:
         TfpipeError: the cause that it reports, or what can be said of its death.
@@ -214,6 +296,8 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
         tempfile.TemporaryFile() as report,
         tempfile.TemporaryDirectory(prefix="tfpipe-") as scratch,
     ):
+        job = dataclasses.replace(job, counts=f"{scratch}/counts")
+        os.mkdir(job.counts)
         process = subprocess.Popen(
             [sys.executable, "-c", _CHILD],
             stdin=subprocess.PIPE,
@@ -224,7 +308,7 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
         )
         try:
             _send(job, process)
-            _watch(process, job, quiet=quiet)
+            waited = _watch(process, job, quiet=quiet)
         finally:
             _end(process)
         outcome = json.loads(_content(report) or "null")
@@ -232,6 +316,7 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> None:
             raise TfpipeError(_death(process.returncode, _content(log)))
     if "error" in outcome:
         raise TfpipeError(outcome["error"])
+    return {**outcome["counts"], "start_ms": round(waited * 1000)}
 
 
 def _send(job: Job, process: subprocess.Popen[bytes]) -> None:
@@ -255,24 +340,38 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _watch(process: subprocess.Popen[bytes], job: Job, *, quiet: bool) -> None:
-    """Shows progress until the process has ended."""
+def _watch(process: subprocess.Popen[bytes], job: Job, *, quiet: bool) -> float:
+    """Shows progress until the process has ended; returns how long that took to begin work, in s."""
+    started = time.monotonic()
 
     def is_running() -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
         return process.returncode is None
 
-    files = len(job.corpus.files)
-    with Progress("scan", total=files, unit="file", quiet=quiet) as bar:
-        while is_running() and not job.ticked("examples"):
-            bar.set_done(job.ticked("scan"))
-        bar.set_done(job.ticked("scan") if job.ticks.exists() else files)
-    if total := job.ticked("examples"):
+    counts, total, begun = Counts(job.counts), 0, 0.0
+    with Progress("scan", total=len(job.corpus.files), unit="file", quiet=quiet) as bar:
+        while running := is_running():
+            now = counts.read()
+            if not begun and now:
+                begun = time.monotonic()
+            bar.set_done(now["files"], **_notes(now, begun))
+            if total := now["planned"]:
+                break
+    if running:
         with Progress("write", total=total, unit="example", quiet=quiet) as bar:
-            while is_running():
-                bar.set_done(max(job.ticked("write"), bar.done))
-            bar.set_done(bar.done if job.ticks.exists() else total)
+            while running:
+                running = is_running()
+                bar.set_done(counts.read()["examples"])
+    return begun - started if begun else 0.0
+
+
+def _notes(counts: Mapping[str, int], begun: float) -> dict[str, object]:
+    hours = counts["audio_ms"] / 3.6e6
+    speed = hours / max(1.0, time.monotonic() - begun)
+    notes: dict[str, object] = {"audio": f"{hours:.2f}h", "speed": f"{speed:.2g}h/s"}
+    left_out = sum(skipped(counts).values())
+    return {**notes, "skipped": left_out} if left_out else notes
 
 
 def _content(file: IO[bytes]) -> str:

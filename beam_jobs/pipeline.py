@@ -23,15 +23,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.runners.runner import PipelineResult
 
 from beam_jobs import files, runners
+from beam_jobs.corpus import AudioFile
 from beam_jobs.job import Job, versions
-from beam_jobs.plan import Plan, ShardPlan, input_digest, make_plan
+from beam_jobs.meter import Meter
+from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
+from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.shards import shard_path, write_shard
 from beam_jobs.tracks import Scan, scan_track
 from tfpipe.errors import TfpipeError
@@ -40,15 +45,16 @@ from tfpipe.storage import explain
 
 # Beam hands a worker's exception on as text; what a person should read stands in it as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
+_NAMESPACE = "tfpipe"
 _Result = TypeVar("_Result")
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """Puts the whole job on a pipeline; its last step writes `result.json` into the work folder."""
-    light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, files=()))
+    light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, files=()), known={})
     scans = (
         pipeline
-        | "Files" >> beam.Create(job.corpus.files)
+        | "Files" >> beam.Create([(file, job.known.get(file.path)) for file in job.corpus.files])
         | "ShareFiles" >> beam.Reshuffle()
         | "Scan" >> beam.Map(_guarded, function=_scan, job=light)
         | "AllScans" >> beam.combiners.ToList()
@@ -64,20 +70,23 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     _ = pipeline | "Once" >> beam.Create([None]) | "Result" >> beam.Map(_write_result, job=light, **inputs)
 
 
-def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> None:
+def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, int]:
     """Runs the pipeline and puts the dataset together.
 
     Args:
         job: what to do.
         at_end: gets what cancels the job on its cluster, while it runs there.
 
+    Returns:
+        What the job's meters counted, whatever the runner.
+
     Raises:
         TfpipeError: with the cause that a worker gave.
     """
     at_end = at_end or contextlib.ExitStack()
+    options = runners.parse_options(job.pipeline_args)
+    cancel = runners.canceller(options)
     try:
-        options = runners.parse_options(job.pipeline_args)
-        cancel = runners.canceller(options)
         pipeline = beam.Pipeline(runner=runners.local_runner(options, workers=job.config.workers), options=options)
         build(pipeline, job)
         with at_end:
@@ -85,13 +94,12 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> None:
             at_end.callback(cancel, result)
             result.wait_until_finish()
             at_end.pop_all()
-    except TfpipeError:
-        raise
     except Exception as error:
         if (reported := _FAILURE.search(str(error))) is None:
             raise
         raise TfpipeError(bytes.fromhex(reported[1]).decode("utf-8", "surrogateescape")) from error
     _publish(job)
+    return _counters(result)
 
 
 def main() -> NoReturn:
@@ -104,7 +112,7 @@ def main() -> NoReturn:
     threading.Thread(target=_end_with_parent, args=[at_end], daemon=True).start()
     threading.excepthook = functools.partial(_on_thread_death, report)
     try:
-        run(job, at_end=at_end)
+        counts = run(job, at_end=at_end)
     except TfpipeError as error:
         _leave(report, {"error": str(error)})
     except OSError as error:
@@ -114,36 +122,64 @@ def main() -> NoReturn:
         if "Channel closed" in str(error):
             time.sleep(5.0)  # a worker died; the thread that watches it knows how, and leaves before this is over
         _leave(report, {"error": f"{type(error).__name__}: {_last_line(error)}; --verbose shows Beam's log"})
-    _leave(report, {})
+    _leave(report, {"counts": counts})
 
 
-def _scan(file: Any, job: Job) -> Scan:
-    scan = scan_track(file, job.config)
-    job.tick("scan")
+def _scan(element: tuple[AudioFile, Scan | None], job: Job) -> Scan:
+    file, known = element
+    with _meter(job) as meter:
+        scan = scan_track(file, job.config, known=known, meter=meter)
+        meter.count("files")
+        meter.count("audio_ms", round(scan.seconds * 1000))
+        if scan.skipped is not None:
+            meter.skip(scan.skipped.code)
+    if not job.config.is_remote:
+        log_scan(job.scratch, job.scan_digest, scan)
     return scan
 
 
 def _shard_plans(scans: Sequence[Scan], job: Job) -> tuple[ShardPlan, ...]:
     plan = _plan(scans, job)
-    job.tick("examples", plan.examples)
+    with _meter(job) as meter:
+        meter.count("planned", plan.examples)
+        meter.count("silent", sum(track.silent for track in plan.tracks))
+        for row in plan.skipped:
+            if row.code == DUPLICATE:
+                meter.skip(row.code)
+        for row in job.corpus.skipped:
+            meter.skip(row.code)
     return plan.shards
 
 
 def _write(plan: ShardPlan, job: Job) -> Shard:
-    return write_shard(
-        plan, config=job.config, folder=job.work, job=job.digest, on_examples=functools.partial(job.tick, "write")
-    )
+    sources = overlapping(job.sources, *plan.keys)
+    with _meter(job) as meter:
+        return write_shard(plan, config=job.config, folder=job.work, sources=sources, meter=meter)
 
 
 def _plan(scans: Iterable[Scan], job: Job) -> Plan:
-    return make_plan(scans, skipped=job.corpus.skipped, config=job.config)
+    return make_plan(scans, config=job.config, skipped=job.corpus.skipped, splits=job.corpus.splits)
+
+
+def _meter(job: Job) -> Meter:
+    return Meter(job.counts, lambda name, number: Metrics.counter(_NAMESPACE, name).inc(number))
+
+
+def _counters(result: PipelineResult) -> dict[str, int]:
+    """Returns what all meters gave to Beam's metrics."""
+    found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
+    return {
+        counter.key.metric.name: int(counter.attempted if counter.committed is None else counter.committed)
+        for counter in found
+    }
 
 
 def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], job: Job) -> None:
     """Leaves all that the manifest needs where the job's process finds it, whatever the runner."""
     plan = _plan(scans, job)
     hashes = [(scan.file, scan.hash) for scan in scans]
-    result = {"plan": plan, "shards": list(shards), "input": input_digest(hashes, job.corpus.skipped)}
+    lines = "".join(scan_line(scan) for scan in sorted(scans, key=lambda scan: scan.file))
+    result = {"plan": plan, "shards": list(shards), "input": input_digest(hashes, job.corpus), "scans": lines}
     _guarded(_result_path(job), function=lambda path, _job: files.write(path, pickle.dumps(result)), job=job)
 
 
@@ -160,18 +196,26 @@ def _publish(job: Job) -> None:
         spec=job.config.spec,
         labels=plan.labels,
         shards=tuple(shards[name] for name in sorted(shards)),
-        config={**job.config.to_dict(), "digest": job.config.digest, "input": result["input"], "base": job.corpus.base},
+        config={
+            **job.config.to_dict(),
+            "digest": job.config.digest,
+            "example_digest": job.example_digest,
+            "scan_digest": job.scan_digest,
+            "input": result["input"],
+            "base": job.corpus.base,
+        },
         versions=versions(),
     )
     files.remove(output(MANIFEST))
     for name in files.shard_names(job.config.output):
         files.remove(output(name))
     for shard in plan.shards:
-        files.move(shard_path(job.work, shard, job=job.digest), output(shard.name))
+        files.move(shard_path(job.work, shard), output(shard.name))
     files.write(output(TRACKS), lines(sorted(plan.tracks, key=lambda row: (SPLITS.index(row.split), row.hash))))
     files.write(output(SKIPPED), lines(list(plan.skipped)))
+    files.write(output(SCANS), result["scans"].encode())
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    files.remove(job.work)
+    files.remove(job.scratch)
 
 
 def _result_path(job: Job) -> str:
@@ -209,7 +253,7 @@ def _end_with_parent(at_end: contextlib.ExitStack) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _leave(report: TextIO, outcome: dict[str, str]) -> NoReturn:
+def _leave(report: TextIO, outcome: Mapping[str, object]) -> NoReturn:
     """Reports and ends at once, workers included: Beam's threads would hold the process up."""
     report.write(json.dumps(outcome))
     report.close()

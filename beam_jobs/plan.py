@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.corpus import AudioFile
+from beam_jobs.corpus import AudioFile, Corpus
 from beam_jobs.tracks import Scan
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import SPLITS, Skipped, Track
 from tfpipe.storage import digest
 
+DUPLICATE = "duplicate"
 _HASH_DIGITS = 16
 # Of an example's size, all but the mel.
 _EXAMPLE_OVERHEAD = 320
@@ -58,6 +59,15 @@ class ShardPlan:
         return sum(len(track.starts) for track in self.tracks) * len(self.variants)
 
     @property
+    def keys(self) -> tuple[str, str]:
+        """First and last key."""
+        first, last = self.tracks[0], self.tracks[-1]
+        return (
+            example_key(first.hash, first.starts[0], self.variants[0]),
+            example_key(last.hash, last.starts[-1], self.variants[-1]),
+        )
+
+    @property
     def digest(self) -> str:
         """16 hex digits over the references, whatever the shard's number and the files' places."""
         tracks = [(track.hash, track.label, track.starts) for track in self.tracks]
@@ -79,13 +89,20 @@ class Plan:
         return sum(shard.examples for shard in self.shards)
 
 
-def make_plan(scans: Iterable[Scan], *, skipped: Collection[Skipped], config: PreprocessConfig) -> Plan:
+def make_plan(
+    scans: Iterable[Scan],
+    *,
+    config: PreprocessConfig,
+    skipped: Collection[Skipped] = (),
+    splits: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
     """Decides everything about the dataset; the same for any order of the scans.
 
     Args:
         scans: one per file.
-        skipped: what was left out before any file was opened.
         config: the job.
+        skipped: what was left out before any file was opened.
+        splits: by content hash, assignments to keep.
 
     Raises:
         TfpipeError: nothing is left, or more than `max_skipped` of the files cannot be used.
@@ -95,7 +112,8 @@ def make_plan(scans: Iterable[Scan], *, skipped: Collection[Skipped], config: Pr
     bad = [*skipped, *(scan.skipped for scan in ordered if scan.skipped is not None)]
     _require_enough(kept, bad, found=len(ordered) + len(skipped), config=config)
     groups = {scan.hash: scan.file.group for scan in kept if scan.file.group}
-    splits = assign_splits({scan.hash: scan.file.label for scan in kept}, config=config, groups=groups)
+    labelled = {scan.hash: scan.file.label for scan in kept}
+    splits = assign_splits(labelled, config=config, groups=groups, kept=splits)
     labels = tuple(sorted({scan.file.label for scan in kept}))
     return Plan(
         labels=labels,
@@ -120,7 +138,11 @@ def split_of(track: str, config: PreprocessConfig) -> str:
 
 
 def assign_splits(
-    labels: Mapping[str, str], *, config: PreprocessConfig, groups: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str],
+    *,
+    config: PreprocessConfig,
+    groups: Mapping[str, str] = MappingProxyType({}),
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Assigns every track to a split from its hash, then fills what stayed empty.
 
@@ -136,9 +158,11 @@ def assign_splits(
         labels: label by content hash.
         config: gives the shares.
         groups: group by content hash, for the tracks that have one.
+        kept: splits by content hash that stay as they are, for the whole group.
     """
     units = {track: digest({"group": groups[track]}) if track in groups else track for track in labels}
-    splits = {unit: split_of(unit, config) for unit in units.values()}
+    fixed = {units[track]: kept[track] for track in sorted(units, reverse=True) if track in kept}
+    splits = {unit: fixed.get(unit) or split_of(unit, config) for unit in units.values()}
     by_label: defaultdict[str, set[str]] = defaultdict(set)
     for track, unit in units.items():
         by_label[labels[track]].add(unit)
@@ -148,9 +172,10 @@ def assign_splits(
             members = sorted(by_label[label])
             if any(splits[unit] == split for unit in members) or (split != "train" and len(members) < 3):
                 continue
-            spare = [unit for unit in members if _can_leave(unit, splits, by_label)]
-            if spare or split == "train":
-                splits[(spare or members)[0]] = split
+            free = [unit for unit in members if unit not in fixed]
+            spare = [unit for unit in free if _can_leave(unit, splits, by_label)]
+            if spare or (free and split == "train"):
+                splits[(spare or free)[0]] = split
     return {track: splits[unit] for track, unit in units.items()}
 
 
@@ -191,10 +216,11 @@ def example_key(track: str, start: int, variant: str) -> str:
     return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant}"
 
 
-def input_digest(files: Iterable[tuple[AudioFile, str]], skipped: Iterable[Skipped]) -> str:
-    """Returns 16 hex digits over the corpus: each file with its content hash, and what was passed over."""
+def input_digest(files: Iterable[tuple[AudioFile, str]], corpus: Corpus) -> str:
+    """Returns 16 hex digits over the corpus: each file with its content hash, what was passed over, splits to keep."""
     rows = sorted((file.name, file.label, file.group, content) for file, content in files)
-    return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in skipped)})
+    kept = sorted((row[-1], corpus.splits[row[-1]]) for row in rows if row[-1] in corpus.splits)
+    return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in corpus.skipped), "splits": kept})
 
 
 def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped]]:
@@ -207,7 +233,9 @@ def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped
             message = f"{scan.file.path}: same content as {original.file.path}, which is kept"
             if scan.file.label != original.file.label:
                 message += f" with label {original.file.label!r} instead of {scan.file.label!r}"
-            duplicates.append(Skipped(path=scan.file.name, code="duplicate", message=message))
+            if scan.file.group != original.file.group:
+                message += f" in group {original.file.group!r} instead of {scan.file.group!r}"
+            duplicates.append(Skipped(path=scan.file.name, code=DUPLICATE, message=message))
     return list(first.values()), duplicates
 
 
@@ -239,6 +267,8 @@ def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
         windows=len(scan.starts),
         silent=scan.silent,
         variants=len(config.variants(split)),
+        unused_s=scan.unused_s,
+        group=scan.file.group,
     )
 
 

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
+import numpy as np
 from apache_beam.io.filesystems import FileSystems
+from numpy.typing import NDArray
 
 from beam_jobs import files
-from beam_jobs.augment import cached_augmenter, open_windows
+from beam_jobs.augment import Augmenter, Window, cached_augmenter
 from beam_jobs.config import PreprocessConfig
+from beam_jobs.meter import Meter
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
+from beam_jobs.reuse import Earlier, Source
 from beam_jobs.tracks import file_stamp
+from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features import quantise
+from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
-from tfpipe.storage import digest
 
 
 def write_shard(
-    plan: ShardPlan, *, config: PreprocessConfig, folder: str, job: str, on_examples: Callable[[int], None]
+    plan: ShardPlan,
+    *,
+    config: PreprocessConfig,
+    folder: str,
+    sources: Iterable[Source] = (),
+    meter: Meter | None = None,
 ) -> Shard:
     """Writes one shard and a note of what is in it, or finds both left by a job that was killed.
 
@@ -33,26 +43,31 @@ def write_shard(
     Args:
         plan: the references.
         config: the job.
-        folder: work folder, local or remote.
-        job: digest of all else that the bytes depend on (settings, tool versions).
-        on_examples: called with the number of examples just finished.
+        folder: work folder, local or remote, for jobs of the same settings and tools.
+        sources: where examples of these keys may stand already.
+        meter: counts, and takes the time.
 
     Raises:
         TfpipeError: a source file changed since it was scanned, or the shard cannot be written.
     """
-    path = shard_path(folder, plan, job=job)
-    if (done := _finished(path)) is not None:
-        on_examples(done.examples)
+    path, meter = shard_path(folder, plan), meter or Meter()
+    with meter.timed("copy"):
+        done = _finished(path)
+    if done is not None:
+        meter.count("examples", done.examples)
+        meter.count("copied", done.examples)
         return dataclasses.replace(done, name=plan.name)
     examples, variants = 0, Counter[str]()
     with files.create(path) as file:
         output = _HashingWriter(file)
-        for batch in _examples(plan, config):
-            for example in batch:
-                write_record(output, encode_example(example))
-                variants[example.variant] += 1
+        for batch in _examples(plan, config, Earlier(sources, config.spec.mel_shape), meter):
+            with meter.timed("write"):
+                for example in batch:
+                    write_record(output, encode_example(example))
+                    variants[example.variant] += 1
             examples += len(batch)
-            on_examples(len(batch))
+            meter.count("examples", len(batch))
+    first, last = plan.keys
     shard = Shard(
         name=plan.name,
         split=plan.split,
@@ -60,14 +75,16 @@ def write_shard(
         bytes=output.size,
         sha256=output.sha256.hexdigest(),
         variants=dict(sorted(variants.items())),
+        first=first,
+        last=last,
     )
     files.write(f"{path}.json", json.dumps(dataclasses.asdict(shard)).encode())
     return shard
 
 
-def shard_path(folder: str, plan: ShardPlan, *, job: str) -> str:
+def shard_path(folder: str, plan: ShardPlan) -> str:
     """Returns where a shard stands in the work folder until the dataset is put together."""
-    return FileSystems.join(folder, f"{digest([job, plan.split, plan.digest])}.tfrecord")
+    return FileSystems.join(folder, f"{plan.digest}.tfrecord")
 
 
 def _finished(path: str) -> Shard | None:
@@ -85,31 +102,59 @@ def _finished(path: str) -> Shard | None:
     return shard if sha256.hexdigest() == shard.sha256 else None
 
 
-def _examples(plan: ShardPlan, config: PreprocessConfig) -> Iterator[list[Example]]:
-    """Yields the examples of each window, all in key order."""
-    augmenter = cached_augmenter(config.spec, plan.variants, config.engine)
+def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter: Meter) -> Iterator[list[Example]]:
+    """Yields the examples of each window, all in key order; computes those that no earlier job did."""
     rate = config.spec.sample_rate
     for track in plan.tracks:
-        for window in open_windows(track.path, track.starts, rate=rate):
-            start = window.start
-            keys = [example_key(track.hash, start, variant) for variant in plan.variants]
-            _require_unchanged(track)
-            try:
-                made = augmenter.log_mels(window, keys)
-            except AudioError as error:
-                raise _changed(track) from error
-            yield [
-                Example(
-                    mel=quantise(features.mel),
-                    ref_db=features.ref_db,
-                    label=track.label,
-                    track=track.hash,
-                    start_s=start / rate,
-                    variant=variant,
-                    key=key,
-                )
-                for variant, key, features in zip(plan.variants, keys, made, strict=True)
-            ]
+        with contextlib.closing(_Windows(track, rate=rate, meter=meter)) as windows:
+            for start in track.starts:
+                keys = {example_key(track.hash, start, variant): variant for variant in plan.variants}
+                with meter.timed("copy"):
+                    found = {key: example for key in keys if (example := earlier.take(key)) is not None}
+                meter.count("copied", len(found))
+                missing = [key for key in keys if key not in found]
+                if missing:
+                    augmenter = cached_augmenter(config.spec, tuple(keys[key] for key in missing), config.engine)
+                    with meter.timed("features"):
+                        for key, features in zip(missing, windows.log_mels(augmenter, start, missing), strict=True):
+                            found[key] = Example(
+                                mel=quantise(features.mel),
+                                ref_db=features.ref_db,
+                                label=track.label,
+                                track=track.hash,
+                                start_s=start / rate,
+                                variant=keys[key],
+                                key=key,
+                            )
+                yield [dataclasses.replace(found[key], label=track.label) for key in keys]
+
+
+class _Windows:
+    """Opens a track once something of it has to be computed, and notices when it changes meanwhile."""
+
+    def __init__(self, track: ShardTrack, *, rate: int, meter: Meter) -> None:
+        self._track, self._rate, self._meter = track, rate, meter
+        self._reader: TrackReader | None = None
+
+    def log_mels(self, augmenter: Augmenter, start: int, keys: Sequence[str]) -> list[LogMel]:
+        _require_unchanged(self._track)
+        try:
+            self._reader = self._reader or TrackReader(self._track.path)
+            window = Window.of_file(self._reader, start, rate=self._rate)
+            return augmenter.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
+        except AudioError as error:
+            raise _changed(self._track) from error
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def _timed(self, read: Callable[[int, int], NDArray[np.floating]]) -> Callable[[int, int], NDArray[np.floating]]:
+        def timed(first: int, count: int) -> NDArray[np.floating]:
+            with self._meter.timed("decode"):
+                return read(first, count)
+
+        return timed
 
 
 def _require_unchanged(track: ShardTrack) -> None:

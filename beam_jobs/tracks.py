@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import os
+import itertools
 from dataclasses import dataclass
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
-from tfpipe.audio import probe, read_span, window_starts
+from beam_jobs.meter import Meter
+from tfpipe import remote
+from tfpipe.audio import TrackReader, window_starts
 from tfpipe.errors import AudioError
 from tfpipe.features import is_silent
 from tfpipe.manifest import Skipped
@@ -26,6 +29,7 @@ class Scan:
         seconds: length in s.
         starts: first sample of each window that is kept, at the spec's rate.
         silent: number of windows dropped as silent.
+        unused_s: seconds in no window, such as an end that does not fill enough of one.
         skipped: why the whole file is left out, or None.
     """
 
@@ -35,42 +39,91 @@ class Scan:
     seconds: float = 0.0
     starts: tuple[int, ...] = ()
     silent: int = 0
+    unused_s: float = 0.0
     skipped: Skipped | None = None
 
 
-def scan_track(file: AudioFile, config: PreprocessConfig) -> Scan:
+def scan_track(
+    file: AudioFile, config: PreprocessConfig, *, known: Scan | None = None, meter: Meter | None = None
+) -> Scan:
     """Reads a file once, window by window, exactly as the shard writer will.
 
     A file with a damaged, missing or non-finite part is skipped as a whole:
     what is left of it may be anything, and a track that silently became
     shorter is worse than one that is reported.
+
+    Args:
+        file: the file.
+        config: the job.
+        known: an earlier scan with the same settings and tools, taken over where the content is still that one.
+        meter: counts, and takes the time.
     """
-    content = ""
+    meter = meter or Meter()
+    content, stamp = "", (0, 0)
     try:
-        stamp, content = file_stamp(file.path), hash_file(file.path)
-        info = probe(file.path)
-        starts = _plan(info.seconds, config)
+        stamp = file_stamp(file.path)
+        with meter.timed("hash"):
+            content = content_hash(file.path, stamp, known)
+        if known is not None and known.hash == content and (known.skipped is None or known.file.path == file.path):
+            return _renamed(known, file, stamp)
+        meter.count("decoded")
+        with meter.timed("scan"):
+            return _decode(file, config, content=content, stamp=stamp)
+    except AudioError as error:
+        skipped = Skipped(path=file.name, code=error.code, message=_one_line(error))
+        return Scan(file=file, hash=content, stamp=stamp, skipped=skipped)
+
+
+def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: tuple[int, int]) -> Scan:
+    """Finds the windows that are kept.
+
+    Raises:
+        AudioError: there are none, or a part of the file cannot be used.
+    """
+    spec = config.spec
+    with TrackReader(file.path) as reader:
+        seconds = reader.info.seconds
+        starts = _plan(seconds, config)
         if not starts:
-            needed = config.min_fill * config.spec.window_s
-            raise AudioError("too_short", f"{file.path}: {info.seconds:.3g} s long, a window needs {needed:g} s")
+            needed = config.min_fill * spec.window_s
+            raise AudioError("too_short", f"{file.path}: {seconds:.3g} s long, a window needs {needed:g} s")
         kept = []
         for start in starts:
-            audio = read_span(
-                file.path, start=start, count=config.spec.samples, rate=config.spec.sample_rate, info=info
-            )
-            if not is_silent(audio, config.spec):
+            audio = reader.read(start, spec.samples, rate=spec.sample_rate)
+            if not is_silent(audio, spec):
                 kept.append(start)
-        if not kept:
-            raise AudioError("silent", f"{file.path}: every window is under {config.spec.silence_dbfs:g} dBFS")
-    except AudioError as error:
-        return Scan(file=file, hash=content, skipped=Skipped(path=file.name, code=error.code, message=_one_line(error)))
+    if not kept:
+        raise AudioError("silent", f"{file.path}: every window is under {spec.silence_dbfs:g} dBFS")
+    gaps = [later - start - spec.samples for start, later in itertools.pairwise(starts)]
+    end = seconds * spec.sample_rate - starts[-1] - spec.samples
     return Scan(
         file=file,
         hash=content,
         stamp=stamp,
-        seconds=round(info.seconds, 6),
+        seconds=round(seconds, 6),
         starts=tuple(kept),
         silent=len(starts) - len(kept),
+        unused_s=round(sum(max(0.0, gap) for gap in (*gaps, end)) / spec.sample_rate, 3),
+    )
+
+
+def _renamed(known: Scan, file: AudioFile, stamp: tuple[int, int]) -> Scan:
+    skipped = known.skipped and dataclasses.replace(known.skipped, path=file.name)
+    return dataclasses.replace(known, file=file, stamp=stamp, skipped=skipped)
+
+
+def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
+    """Returns `hash_file` of a file, without a download where its stamp vouches for it.
+
+    An object store sets the time of an object itself; that of a local file can be put back by anyone.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    return (
+        known.hash
+        if known is not None and known.hash and remote.is_remote(path) and known.stamp == stamp
+        else hash_file(path)
     )
 
 
@@ -81,10 +134,9 @@ def file_stamp(path: str) -> tuple[int, int]:
         AudioError: the file is gone or out of reach.
     """
     try:
-        status = os.stat(path)
+        return remote.stamp(path)
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
-    return status.st_size, status.st_mtime_ns
 
 
 def hash_file(path: str) -> str:
@@ -93,11 +145,14 @@ def hash_file(path: str) -> str:
     Raises:
         AudioError: the file cannot be read.
     """
+    sha256 = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with remote.open_read(path) as file:
+            while block := file.read(2**20):
+                sha256.update(block)
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
+    return sha256.hexdigest()
 
 
 def _plan(seconds: float, config: PreprocessConfig) -> list[int]:

@@ -15,7 +15,7 @@ from beam_jobs import augment
 from beam_jobs.augment import Augmenter, Variant, Window
 from beam_jobs.corpus import discover
 from beam_jobs.vocoder import Vocoder
-from tfpipe.audio import probe, read_span, window_starts
+from tfpipe.audio import TrackReader, window_starts
 from tfpipe.features import LogMel, is_silent, log_mel
 from tfpipe.spec import FeatureSpec
 
@@ -76,8 +76,8 @@ def _compare_margins(tracks: list[NDArray[np.floating]]) -> None:
 
 
 def _track(path: str) -> NDArray[np.floating]:
-    info = probe(path)
-    return read_span(path, start=0, count=int(info.seconds * SPEC.sample_rate), rate=SPEC.sample_rate, info=info)
+    with TrackReader(path) as reader:
+        return reader.read(0, int(reader.info.seconds * SPEC.sample_rate), rate=SPEC.sample_rate)
 
 
 def _windows(tracks: list[NDArray[np.floating]]) -> Iterator[Window]:

@@ -40,15 +40,15 @@ def windows_of_file(path: str | os.PathLike[str], spec: FeatureSpec, *, overlap_
         AudioError: the file cannot be read as audio.
         UsageError: the overlap is negative or not shorter than half a window.
     """
-    from tfpipe.audio import probe, read_span
+    from tfpipe.audio import TrackReader
 
-    info = probe(path)
     overlap = overlap_samples(spec, overlap_s)
     step = spec.samples - overlap
-    total = max(1, round(info.seconds * spec.sample_rate))
-    for start in range(0, max(1, total - overlap - round(_MIN_TAIL_S * spec.sample_rate)), step):
-        audio = read_span(path, start=start, count=spec.samples, rate=spec.sample_rate, info=info)
-        yield Window(start / spec.sample_rate, audio.astype(np.float32))
+    with TrackReader(path) as reader:
+        total = max(1, round(reader.info.seconds * spec.sample_rate))
+        for start in range(0, max(1, total - overlap - round(_MIN_TAIL_S * spec.sample_rate)), step):
+            audio = reader.read(start, spec.samples, rate=spec.sample_rate)
+            yield Window(start / spec.sample_rate, audio.astype(np.float32))
 
 
 def overlap_samples(spec: FeatureSpec, overlap_s: float) -> int:

@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import stat
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from tfpipe import audio_sf
+from tfpipe.audio_sf import AudioInfo
 from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.remote import is_remote, stamp
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import explain, explain_os_errors
 
@@ -43,78 +43,130 @@ if TYPE_CHECKING:
 # Without a margin the resampler's edges differ by up to 0.03; with it by 5e-5.
 _MARGIN_S = 0.1
 _MAX_CHANNELS = 256
-_MAX_RATE = 1_000_000
+_RATES = 1_000, 1_000_000
 _MAX_S = 7 * 86_400.0
-# Samples, of all channels, decoded at a time: 32 MB.
-_BLOCK_VALUES = 2**22
-# libsndfile's note on a wav, aiff, au, w64 or rf64 that is shorter than its header says; programs
-# that write into a pipe cannot know the size and put the largest number there.
-_CUT = re.compile(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)")
-_UNKNOWN_SIZE = 0x7FFFF000
-# Most frames in an Ogg page: 255 packets of half the largest Vorbis block.
-_VORBIS_PAGE = 255 * 4096
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-_UNKNOWN_FRAMES = 2**63 - 1
-_SOUNDFILE_ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError)
 # The mean of the channels is taken unless it loses more than this against the loudest one.
 _CANCELLED_DB = -20.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class AudioInfo:
-    """What a file's header says.
+class _Track(Protocol):
+    """A file that a decoder holds open."""
+
+    info: AudioInfo
+
+    def frames(self, first: int, count: int) -> Iterator[FloatArray]:
+        """Yields `[n, channels]` blocks, `count` frames from `first`, fewer where the file ends."""
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
+class TrackReader:
+    """A recording held open, to read windows of it; use it in a `with` block.
+
+    What a read returns follows from the file and the arguments alone, to the
+    bit, never from earlier reads. Reads that go forward are the cheapest.
+
+    Args:
+        path: audio file, or a URL (`s3://`, `gs://`) to one, of which only the parts that are read are fetched.
+        info: the file's `probe`, when the caller has it; saves looking through the file once more.
 
     Attributes:
-        sample_rate: Hz.
-        channels: number of interleaved channels.
-        frames: samples per channel.
-        seconds: length in s.
-        format: container and codec, such as `WAV/PCM_16`.
-        decoder: `libsndfile` or `ffmpeg`.
+        info: what the file's header says.
+
+    Raises:
+        AudioError: not a regular file, unreadable, empty, or not audio.
     """
 
-    sample_rate: int
-    channels: int
-    frames: int
-    seconds: float
-    format: str
-    decoder: str = "libsndfile"
+    def __init__(self, path: str | os.PathLike[str], *, info: AudioInfo | None = None) -> None:
+        _require_file(path)
+        self._path = path
+        self._track = _open(path, info)
+        self.info = self._track.info
+        try:
+            _require_plausible(path, self.info)
+        except AudioError:
+            self.close()
+            raise
+
+    def read(self, start: int, count: int, *, rate: int) -> FloatArray:
+        """Reads `count` mono samples from sample `start`, both counted at `rate` Hz.
+
+        Returns:
+            `[count]` float64, full scale 1.0, zero past the end of the file.
+
+        Raises:
+            AudioError: the file cannot be read, breaks off, or holds NaN or Inf there.
+        """
+        info = self.info
+        first, skip = _source_start(start, rate=rate, info=info)
+        last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
+        source = self._mono(first, min(last, info.frames) - first)
+        audio = source if info.sample_rate == rate else soxr.resample(source, info.sample_rate, rate, quality="HQ")
+        audio = audio[skip : skip + count]
+        return np.pad(audio, (0, count - len(audio)))
+
+    def blocks(self, *, block_s: float = 30.0) -> Iterator[FloatArray]:
+        """Yields the file as mono blocks at its own rate, for statistics over long files.
+
+        Raises:
+            AudioError: as `read`.
+        """
+        step = max(1, round(block_s * self.info.sample_rate))
+        for first in range(0, self.info.frames, step):
+            yield self._mono(first, min(step, self.info.frames - first))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._track.close()
+
+    def __enter__(self) -> TrackReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _mono(self, first: int, count: int) -> FloatArray:
+        """Reads `[count]` frames from `first`, mixed to mono."""
+
+        def checked() -> Iterator[FloatArray]:
+            place = first
+            for block in self._track.frames(first, max(0, count)):
+                if not np.isfinite(block).all():
+                    raise AudioError("not_finite", f"{self._path}: holds NaN or Inf samples near frame {place}")
+                place += len(block)
+                yield block
+            if place < first + count:
+                raise AudioError("truncated", f"{self._path}: breaks off after frame {place}")
+
+        return _mixed(checked)
 
 
 def probe(path: str | os.PathLike[str]) -> AudioInfo:
     """Reads a file's header.
 
     Raises:
-        AudioError: not a regular file, unreadable, empty, or not audio.
+        AudioError: as `TrackReader`.
     """
-    _require_regular_file(path)
-    info = _probe(path)
-    if not (0 < info.sample_rate <= _MAX_RATE and 0 < info.channels <= _MAX_CHANNELS and info.seconds <= _MAX_S):
-        raise AudioError(
-            "bad_header",
-            f"{path}: header says {info.channels} channels at {info.sample_rate} Hz for {info.seconds:.4g} s, "
-            "which cannot be",
-        )
-    if info.frames <= 0:
-        raise AudioError("empty", f"{path}: holds no samples")
-    return info
+    with TrackReader(path) as reader:
+        return reader.info
 
 
 def is_audio(path: str | os.PathLike[str]) -> bool:
     """Tells by content whether a decoder knows a regular file."""
-    try:
-        with soundfile.SoundFile(os.fsencode(path)):
-            return True
-    except _SOUNDFILE_ERRORS:
-        from tfpipe import audio_av
+    if audio_sf.knows(path):
+        return True
+    from tfpipe import audio_av
 
-        return audio_av.has_audio(path)
+    return audio_av.has_audio(path)
 
 
 def read_window(
     path: str | os.PathLike[str], *, start_s: float, spec: FeatureSpec, info: AudioInfo | None = None
 ) -> FloatArray:
     """Reads one window: mono, at the spec's rate, zero-padded past the end of the file.
+
+    For several windows of a file use a `TrackReader`.
 
     Args:
         path: audio file.
@@ -126,31 +178,10 @@ def read_window(
         `[spec.samples]` float64, full scale 1.0.
 
     Raises:
-        AudioError: the file cannot be read, breaks off, or holds NaN or Inf there.
+        AudioError: as `TrackReader` and its `read`.
     """
-    return read_span(
-        path, start=round(start_s * spec.sample_rate), count=spec.samples, rate=spec.sample_rate, info=info
-    )
-
-
-def read_span(
-    path: str | os.PathLike[str], *, start: int, count: int, rate: int, info: AudioInfo | None = None
-) -> FloatArray:
-    """Reads `count` mono samples from sample `start`, both counted at `rate` Hz.
-
-    Returns:
-        `[count]` float64, zero past the end of the file.
-
-    Raises:
-        AudioError: as `read_window`.
-    """
-    info = info or probe(path)
-    first, skip = _source_start(start, rate=rate, info=info)
-    last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
-    source = _read_mono(path, first, min(last, info.frames) - first, info)
-    audio = source if info.sample_rate == rate else soxr.resample(source, info.sample_rate, rate, quality="HQ")
-    audio = audio[skip : skip + count]
-    return np.pad(audio, (0, count - len(audio)))
+    with TrackReader(path, info=info) as reader:
+        return reader.read(round(start_s * spec.sample_rate), spec.samples, rate=spec.sample_rate)
 
 
 def window_starts(
@@ -184,18 +215,6 @@ def window_starts(
     return starts
 
 
-def read_blocks(path: str | os.PathLike[str], *, block_s: float = 30.0) -> Iterator[FloatArray]:
-    """Yields a file as mono blocks at its own rate, for statistics over long files.
-
-    Raises:
-        AudioError: as `read_window`.
-    """
-    info = probe(path)
-    step = max(1, round(block_s * info.sample_rate))
-    for first in range(0, info.frames, step):
-        yield _read_mono(path, first, min(step, info.frames - first), info)
-
-
 def write_wav(path: Path, audio: NDArray[np.floating], sample_rate: int) -> None:
     """Writes `[samples]` as 16-bit wav through a temporary name, scaled down if it would clip.
 
@@ -213,7 +232,7 @@ def write_wav(path: Path, audio: NDArray[np.floating], sample_rate: int) -> None
             soundfile.write(temporary, audio, sample_rate, format="WAV", subtype="PCM_16")
             os.replace(temporary, path)
         except soundfile.SoundFileError as error:
-            raise OSError(None, _reason(error), str(path)) from error
+            raise OSError(None, audio_sf.reason(error), str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -234,22 +253,6 @@ def _source_start(start: int, *, rate: int, info: AudioInfo) -> tuple[int, int]:
     return grid * source_step, start - grid * target_step
 
 
-def _read_mono(path: str | os.PathLike[str], first: int, count: int, info: AudioInfo) -> FloatArray:
-    """Reads `[count]` frames from `first`, mixed to mono."""
-
-    def checked() -> Iterator[FloatArray]:
-        place = first
-        for block in _read_frames(path, first, max(0, count), info):
-            if not np.isfinite(block).all():
-                raise AudioError("not_finite", f"{path}: holds NaN or Inf samples near frame {place}")
-            place += len(block)
-            yield block
-        if place < first + count:
-            raise AudioError("truncated", f"{path}: breaks off after frame {place}")
-
-    return _mixed(checked)
-
-
 def _mixed(read: Callable[[], Iterable[FloatArray]]) -> FloatArray:
     """Mixes `[n, channels]` blocks to mono `[frames]`.
 
@@ -267,103 +270,49 @@ def _mixed(read: Callable[[], Iterable[FloatArray]]) -> FloatArray:
     return mean
 
 
-def _read_frames(path: str | os.PathLike[str], first: int, count: int, info: AudioInfo) -> Iterator[FloatArray]:
-    """Yields `[n, channels]` float64 blocks, `count` frames from `first`, fewer where the file ends."""
-    step = max(1, _BLOCK_VALUES // info.channels)
-    if info.decoder != "libsndfile":
-        from tfpipe import audio_av
+def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> _Track:
+    """Opens a file with libsndfile, or else with FFmpeg."""
+    if info is None or info.decoder == "libsndfile":
+        try:
+            track = audio_sf.Track(path, info)
+        except AudioError as error:
+            if error.code != "undecodable":
+                raise
+            from tfpipe import audio_av
 
-        yield from audio_av.read_blocks(path, first=first, count=count, info=info)
-        return
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            place = _seek_place(first, file)
-            if place > 0:
-                file.seek(place)
-            for start in range(place, first, step):
-                file.read(min(step, first - start))
-            for start in range(0, count, step):
-                yield file.read(min(step, count - start), dtype="float64", always_2d=True)
-    except OSError as error:
-        raise AudioError("unreadable", explain(error, os.fspath(path))) from error
-    except _SOUNDFILE_ERRORS as error:
-        raise AudioError("damaged", f"{path}: damaged near frame {first} ({_reason(error)})") from error
+            if audio_av.container_of(path) in (None, "flac"):
+                raise
+        else:
+            if track.info.frames != audio_sf.UNKNOWN_FRAMES:
+                return track
+            track.close()
+    from tfpipe import audio_av
+
+    return audio_av.Track(path, info)
 
 
-def _seek_place(first: int, file: soundfile.SoundFile) -> int:
-    """Returns the last frame up to `first` from where reading on gives what reading the whole file gives."""
-    if not file.seekable():
-        return 0  # GSM in wav: all that comes before has to be decoded
-    # Within the last Ogg page libsndfile lands beside the frame by what the end is cut by.
-    return min(first, max(0, file.frames - _VORBIS_PAGE)) if file.subtype == "VORBIS" else first
-
-
-def _probe(path: str | os.PathLike[str]) -> AudioInfo:
-    """Asks libsndfile, then FFmpeg."""
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            info = AudioInfo(
-                sample_rate=file.samplerate,
-                channels=file.channels,
-                frames=file.frames,
-                seconds=file.frames / file.samplerate if file.samplerate else 0.0,
-                format=f"{file.format}/{file.subtype}",
-            )
-            cut = _CUT.search(file.extra_info)
-    except _SOUNDFILE_ERRORS as error:
-        from tfpipe import audio_av
-
-        if audio_av.container_of(path) in (None, "flac"):
-            raise AudioError("undecodable", f"{path}: not audio that can be decoded ({_reason(error)})") from error
-        return audio_av.probe(path)
-    if info.frames == _UNKNOWN_FRAMES:
-        from tfpipe import audio_av
-
-        return audio_av.probe(path)
-    if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_SIZE:
+def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
+    lowest, highest = _RATES
+    if not (lowest <= info.sample_rate <= highest and 0 < info.channels <= _MAX_CHANNELS and info.seconds <= _MAX_S):
         raise AudioError(
-            "truncated", f"{path}: breaks off, {cut[2]} of the {cut[1]} bytes that its header promises are there"
+            "bad_header",
+            f"{path}: header says {info.channels} channels at {info.sample_rate} Hz for {info.seconds:.4g} s, "
+            f"which is no recording of sound ({lowest} to {highest} Hz, 1 to {_MAX_CHANNELS} channels, at most a week)",
         )
-    if info.format.startswith("OGG"):
-        _require_whole_pages(path)
-    return info
+    if info.frames <= 0:
+        raise AudioError("empty", f"{path}: holds no samples")
 
 
-def _require_whole_pages(path: str | os.PathLike[str]) -> None:
-    """Checks an Ogg file's checksums: its decoders pass over damaged pages without a word.
-
-    Format: RFC 3533. Its CRC-32 is that of zlib with the bits of each byte in reverse.
-
-    Raises:
-        AudioError: a page is damaged or cut.
-    """
-    with open(path, "rb") as file:
-        while head := file.read(27):
-            table = file.read(head[26]) if len(head) == 27 else b""
-            body = file.read(sum(table))
-            if head[:4] != b"OggS"[: len(head)]:
-                raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
-            if len(head) < 27 or len(table) < head[26] or len(body) < sum(table):
-                raise AudioError("truncated", f"{path}: breaks off within its last part")
-            page = (head[:22] + bytes(4) + head[26:] + table + body).translate(_REVERSED)
-            if (zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") != head[22:26].translate(_REVERSED):
-                raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
-
-
-def _require_regular_file(path: str | os.PathLike[str]) -> None:
+def _require_file(path: str | os.PathLike[str]) -> None:
+    """Checks that there is something to open; at a URL nothing is but files."""
     try:
-        status = os.stat(path)
+        size = stamp(path)[0]
+        regular = is_remote(path) or stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
         raise AudioError("unreadable", explain(error, os.fspath(path))) from error
-    if not stat.S_ISREG(status.st_mode):
+    if not regular:
         raise AudioError("not_a_file", f"{path}: is not a regular file")
-    if status.st_size == 0:
+    if size == 0:
         raise AudioError("empty", f"{path}: is an empty file")
-    if not os.access(path, os.R_OK):
+    if not is_remote(path) and not os.access(path, os.R_OK):
         raise AudioError("unreadable", f"{path}: permission denied")
-
-
-def _reason(error: Exception) -> str:
-    """The library's own words without the path it repeats."""
-    words = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    return "Format not recognised" if "is not a regular file" in words else words  # what it says of a bad mp3

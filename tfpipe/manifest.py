@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from tfpipe.errors import DatasetError
 from tfpipe.records import Example, decode_example, read_records
 from tfpipe.spec import FeatureSpec
@@ -38,6 +40,8 @@ class Shard:
         bytes: size of the file.
         sha256: checksum of the file.
         variants: number of examples by variant.
+        first: key of the first example.
+        last: key of the last example.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Shard:
     bytes: int
     sha256: str
     variants: Mapping[str, int]
+    first: str = ""
+    last: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,8 @@ class Track:
         windows: number of windows kept.
         silent: number of windows dropped as silent.
         variants: number of variants made of each window.
+        unused_s: seconds in no window.
+        group: tracks of one group lie in one split; empty for none.
     """
 
     path: str
@@ -71,6 +79,8 @@ class Track:
     windows: int
     silent: int
     variants: int
+    unused_s: float = 0.0
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +215,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "tracks": len(tracks),
         "windows": sum(track.windows for track in tracks),
         "silent_windows": sum(track.silent for track in tracks),
+        "unused_seconds": round(sum(track.unused_s for track in tracks), 3),
         "seconds": round(sum(track.seconds for track in tracks), 3),
         "labels": {
             label: {
@@ -243,22 +254,32 @@ def examples(folder: Path, manifest: Manifest) -> Iterator[tuple[Shard, Example]
 
 
 def levels(folder: Path, *, on_example: Callable[[Example], None] = lambda _: None) -> dict[str, Any]:
-    """Measures every example: level and mean mel, by split and label.
+    """Measures every example: level and spectrum, by split and label.
 
     Args:
         folder: the dataset folder.
         on_example: sees each example, for progress and pictures.
 
     Returns:
-        By split, then label: `examples`, `ref_db` (mean, min, max; dB) and `mel_mean` (of [0, 1]).
+        By split, then label: `examples`, `ref_db` (mean, min, max; dB), `mel_mean` (of [0, 1]),
+        `centroid_hz` (mean of the spectral centroids, by mel magnitude) and `floor_share` (of the codes).
 
     Raises:
         DatasetError: no complete dataset, or a missing or damaged shard.
     """
+    from librosa import mel_frequencies  # takes a second, which the rest of this module does without
+
     manifest = load_manifest(folder)
-    found: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    found: defaultdict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
+    spec = manifest.spec
+    centres = mel_frequencies(spec.n_mels + 2, fmin=spec.fmin, fmax=spec.fmax)[1:-1]
+    # What a code stands for, in magnitude or power as the spec has it.
+    linear = 10.0 ** ((np.arange(256) / 255.0 - 1.0) * spec.top_db / 10.0)
     for shard, example in examples(folder, manifest):
-        found[shard.split, example.label].append((example.ref_db, float(example.mel.mean()) / 255.0))
+        bands = linear[example.mel].sum(axis=1)
+        centroid = float(bands @ centres / bands.sum())
+        floor = np.count_nonzero(example.mel == 0) / example.mel.size
+        found[shard.split, example.label].append((example.ref_db, float(example.mel.mean()) / 255.0, centroid, floor))
         on_example(example)
     return {
         split: {
@@ -268,12 +289,14 @@ def levels(folder: Path, *, on_example: Callable[[Example], None] = lambda _: No
     }
 
 
-def _levels(rows: list[tuple[float, float]]) -> dict[str, Any]:
-    ref_db, mel_means = zip(*rows, strict=True)
+def _levels(rows: list[tuple[float, ...]]) -> dict[str, Any]:
+    ref_db, mel_means, centroids, floors = zip(*rows, strict=True)
     return {
         "examples": len(rows),
         "ref_db": {"mean": round(fmean(ref_db), 3), "min": round(min(ref_db), 3), "max": round(max(ref_db), 3)},
         "mel_mean": round(fmean(mel_means), 4),
+        "centroid_hz": round(fmean(centroids), 1),
+        "floor_share": round(fmean(floors), 4),
     }
 
 

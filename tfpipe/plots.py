@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tfpipe.storage import write_bytes
 
 def spectrograms(
     path: Path,
-    panels: Sequence[tuple[str, NDArray[np.floating]]],
+    panels: Sequence[tuple[str, NDArray[np.floating]] | None],
     spec: FeatureSpec,
     *,
     columns: int | None = None,
@@ -25,7 +26,7 @@ def spectrograms(
 
     Args:
         path: the PNG to write.
-        panels: a title and a mel `[n_mels, frames]` in [0, 1] each; must not be empty.
+        panels: a title and a mel `[n_mels, frames]` in [0, 1] each, None for a hole; not all None.
         spec: gives the axes and the dB range.
         columns: panels in a row; all in one row when None, at most four.
 
@@ -42,10 +43,12 @@ def spectrograms(
     figure = Figure(figsize=(4.2 * columns + 1.2, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
     image: Any = None
-    for axes, (title, mel) in zip(grid.flat, panels, strict=False):
+    for axes, panel in itertools.zip_longest(grid.flat, panels):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        title, mel = panel
         image = specshow(
             (np.asarray(mel) - 1.0) * spec.top_db,
             sr=spec.sample_rate,
@@ -63,7 +66,7 @@ def spectrograms(
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
         axes.label_outer()
-    figure.colorbar(image, ax=list(grid.flat[: len(panels)]), format="%+.0f dB")
+    figure.colorbar(image, ax=[axes for axes in grid.flat if axes.get_visible()], format="%+.0f dB")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_bytes(path, buffer.getvalue())

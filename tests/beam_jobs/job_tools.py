@@ -8,8 +8,8 @@ import soundfile
 from beam_jobs import pipeline
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
-from beam_jobs.job import Job
-from tfpipe.manifest import load_manifest
+from beam_jobs.job import Job, salvage, with_earlier
+from tfpipe.manifest import MANIFEST, load_manifest
 from tfpipe.spec import FeatureSpec
 
 # A window costs little, and everything else is as in the default.
@@ -42,10 +42,17 @@ def config_for(corpus, output, **changes):
 
 def run_here(config):
     """Runs the real pipeline in this process, which spares a start of Beam."""
-    job = Job(config=config, corpus=discover(config.inputs, groups=config.groups))
-    job.ticks.mkdir(parents=True, exist_ok=True)
-    pipeline.run(job)
+    count_here(config)
     return load_manifest(Path(config.output))
+
+
+def count_here(config):
+    """Like `run_here`, but returns what the job counted."""
+    corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
+    job = Job(config=config, corpus=corpus)
+    salvage(job)
+    earlier = load_manifest(Path(config.output)) if (Path(config.output) / MANIFEST).exists() else None
+    return pipeline.run(with_earlier(job, earlier))
 
 
 def shard_bytes(folder):

@@ -21,6 +21,8 @@ def test_preprocess_gives_ratios_of_one_run(tmp_path, capsys, monkeypatch):
     assert results["waveform engine"]["ratio"] > 0.3
     assert results["Beam job, 1 process"]["against"] == "limit"
     assert {"plain loop", "Beam job, 2 processes", "Beam job, 1 process: start"} <= set(results)
+    assert results["corpus of 4x to 16x"]["ratio"] > 0
+    assert 0.5 < results["corpus of 16x: peak of a process"]["ratio"] < 1.5
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def test_inspect_shows_what_is_there(dataset, capsys):
         )
         mean = sum(label["mel_mean"] * label["examples"] for label in labels.values()) / len(rows)
         assert mean == pytest.approx(np.mean([row.mel for row in rows]) / 255, abs=1e-3)
+        # Human notes are an octave under the Piano's, with as many harmonics.
+        assert 100 < labels["Human"]["centroid_hz"] < labels["Piano"]["centroid_hz"] < 8_000
+        assert 0 <= labels["Human"]["floor_share"] < 0.5
 
 
 def test_inspect_draws_a_sheet_of_labels_and_variants(dataset, tmp_path, capsys):

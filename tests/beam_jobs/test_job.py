@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -237,10 +238,10 @@ def test_failing_job_leaves_the_old_dataset_whole(corpus, tmp_path):
     assert verify(output) == []
 
 
-def test_kill_in_the_middle_then_resume(long_corpus, tmp_path):
+def test_kill_in_the_middle_then_resume(long_corpus, tmp_path, capsys):
     marker, output = uuid.uuid4().hex, tmp_path / "out"
     process = start_job(long_corpus, output, marker)
-    finished = wait_for(lambda: list(output.glob(".work/*.tfrecord.json")))[0].with_suffix("")
+    finished = wait_for(lambda: list(output.glob(".work/*/*.tfrecord.json")))[0].with_suffix("")
     kept = finished.stat()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -248,12 +249,17 @@ def test_kill_in_the_middle_then_resume(long_corpus, tmp_path):
     with pytest.raises(TfpipeError, match="no complete dataset"):
         load_manifest(output)
 
-    (output / ".work" / "half.tfrecord.tmp-1").write_bytes(b"half")
-    resumed = preprocess(config_for(long_corpus, output), quiet=True)
+    (finished.parent / "half.tfrecord.tmp-1").write_bytes(b"half")
+    resumed = preprocess(config_for(long_corpus, output))
+    said = re.search(r"\((\d+) decoded now.* (\d+) examples \((\d+) computed now\)", capsys.readouterr().err)
+    decoded, total, computed = map(int, said.groups())
+    assert decoded == 0
+    assert computed < total == sum(shard.examples for shard in resumed.shards)
     assert kept.st_ino in {path.stat().st_ino for path in output.glob("*.tfrecord")}
     assert verify(output) == []
     assert sorted(path.name for path in output.iterdir() if path.suffix != ".tfrecord") == [
         ".lock",
+        ".scans.jsonl",
         "dataset.json",
         "skipped.jsonl",
         "tracks.jsonl",
@@ -269,7 +275,7 @@ def test_a_damaged_leftover_is_not_taken_over(corpus, dataset, tmp_path, monkeyp
         patch.setattr(pipeline, "_publish", lambda job: None)
         with pytest.raises(TfpipeError, match="no complete dataset"):
             run_here(config_for(corpus, tmp_path / "out"))
-    leftovers = sorted((tmp_path / "out" / ".work").glob("*.tfrecord"))
+    leftovers = sorted((tmp_path / "out" / ".work").glob("*/*.tfrecord"))
     data = bytearray(leftovers[0].read_bytes())
     data[100] ^= 1
     leftovers[0].write_bytes(data)
@@ -280,7 +286,7 @@ def test_a_damaged_leftover_is_not_taken_over(corpus, dataset, tmp_path, monkeyp
 def test_interrupt_ends_everything_at_once(long_corpus, tmp_path):
     marker, output = uuid.uuid4().hex, tmp_path / "out"
     process = start_job(long_corpus, output, marker, engine="waveform")
-    wait_for(lambda: list(output.glob(".work/ticks/write-*")))
+    wait_for(lambda: list(output.glob(".work/*/*.tmp-*")))
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait(timeout=5)
@@ -293,7 +299,7 @@ def test_interrupt_ends_everything_at_once(long_corpus, tmp_path):
 def test_a_worker_that_dies_ends_the_job_with_its_cause(long_corpus, tmp_path):
     marker, output = uuid.uuid4().hex, tmp_path / "out"
     process = start_job(long_corpus, output, marker, engine="waveform", workers=2)
-    wait_for(lambda: list(output.glob(".work/ticks/write-*")))
+    wait_for(lambda: list(output.glob(".work/*/*.tmp-*")))
     workers = [number for number, line in descendants(marker).items() if "sdk_worker_main" in line]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
@@ -315,7 +321,7 @@ def test_full_disk_says_so_and_the_job_goes_on_where_it_was(corpus, dataset, tmp
         ):
             preprocess(config_for(corpus, small / "out"), quiet=True)
         assert not (small / "out" / "dataset.json").exists()
-        done = list((small / "out" / ".work").glob("*.tfrecord"))
+        done = [path.with_suffix("") for path in (small / "out" / ".work").glob("*/*.tfrecord.json")]
         assert done
         kept = {path.stat().st_ino for path in done}
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
@@ -337,7 +343,7 @@ def test_a_source_that_changes_under_the_job_is_refused(corpus, tmp_path):
     victim = plan.shards[0].tracks[0].path
     soundfile.write(victim, note(500, 3, 16_000), 16_000)
     with pytest.raises(TfpipeError, match="changed while the job was reading it"):
-        write_shard(plan.shards[0], config=config, folder=str(tmp_path / "w"), job="x", on_examples=lambda _: None)
+        write_shard(plan.shards[0], config=config, folder=str(tmp_path / "w"))
     assert list((tmp_path / "w").iterdir()) == []
 
 

@@ -30,18 +30,19 @@ def run(args: argparse.Namespace) -> int:
     """
     from beam_jobs.augment import Variant, stack_audio
     from beam_jobs.vocoder import Vocoder
-    from tfpipe.audio import probe, read_span, write_wav
+    from tfpipe.audio import TrackReader, write_wav
     from tfpipe.features import is_silent, log_mel
     from tfpipe.plots import spectrograms
 
     spec = FeatureSpec()
     shifted, stacked = Variant.shift(args.semitones), Variant.chord(args.chord)
-    info = probe(args.file)
     rate = spec.sample_rate
-    count = round(min(info.seconds, args.seconds) * rate)
-    if count < spec.n_fft:
-        raise TfpipeError(f"{args.file}: {count / rate:.3g} s is too short; give at least {spec.n_fft / rate:.2g} s")
-    original = read_span(args.file, start=0, count=count, rate=rate, info=info)
+    with TrackReader(args.file) as reader:
+        count = round(min(reader.info.seconds, args.seconds) * rate)
+        if count < spec.n_fft:
+            shortest = spec.n_fft / rate
+            raise TfpipeError(f"{args.file}: {count / rate:.3g} s is too short; give at least {shortest:.2g} s")
+        original = reader.read(0, count, rate=rate)
     if is_silent(original, spec):
         raise TfpipeError(f"{args.file}: is silent (under {spec.silence_dbfs:g} dBFS); nothing to shift")
     vocoder = Vocoder(original, rate)

@@ -77,9 +77,10 @@ def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder:
     variants = sorted({variant for _, variant in picked})[:_MOST_COLUMNS]
     panels = [
         (f"{manifest.labels[label]}, {variant}", dequantise(picked[label, variant].mel))
+        if (label, variant) in picked
+        else None
         for label in labels
         for variant in variants
-        if (label, variant) in picked
     ]
     path = out / "contact-sheet.png"
     spectrograms(path, panels, manifest.spec, columns=len(variants))
@@ -92,7 +93,11 @@ def table(folder: str, summary: Mapping[str, Any]) -> str:
     rows = [
         ("dataset", f"{folder} (fingerprint {summary['fingerprint']})"),
         ("tracks", f"{summary['tracks']} ({_duration(summary['seconds'])})"),
-        ("windows", f"{summary['windows']} of {spec['window_s']:g} s, {summary['silent_windows']} silent ones dropped"),
+        (
+            "windows",
+            f"{summary['windows']} of {spec['window_s']:g} s, {summary['silent_windows']} silent ones dropped, "
+            f"{_duration(summary['unused_seconds'])} in no window",
+        ),
         ("examples", f"{summary['examples']} ({summary['bytes'] / 1e6:.1f} MB)"),
         *((f"  {name}", _split(row)) for name, row in summary["splits"].items()),
         ("labels", ", ".join(f"{name} {row['windows']}" for name, row in summary["labels"].items()) + " windows"),
@@ -115,7 +120,8 @@ def _split(row: Mapping[str, int]) -> str:
 
 def _levels(row: Mapping[str, Any]) -> str:
     level = row["ref_db"]
-    return f"{level['mean']:.1f} dB ({level['min']:.1f} to {level['max']:.1f}), mean mel {row['mel_mean']:.3f}"
+    span = f"{level['mean']:.1f} dB ({level['min']:.1f} to {level['max']:.1f})"
+    return f"{span}, mean mel {row['mel_mean']:.3f}, spectral centroid {row['centroid_hz']:.0f} Hz"
 
 
 def _duration(seconds: float) -> str:

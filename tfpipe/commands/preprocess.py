@@ -64,6 +64,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     option("--validation-share", float, "share of tracks for validation (0.1)")
     option("--test-share", float, "share of tracks for the test split (0.1)")
     option("--groups", str, ".csv/.jsonl list of path and group: tracks of one group stay in one split")
+    option("--splits-from", str, "older dataset folder: its tracks keep their splits")
     option("--shard-mib", float, "largest size of a shard, MiB (128)")
     option("--max-skipped", float, "fail when a larger share of the files cannot be used (0.5)")
     option("--workers", int, "processes on this machine (1)")
