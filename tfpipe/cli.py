@@ -25,6 +25,7 @@ COMMANDS = (
     "augment",
     "train",
     "evaluate",
+    "score",
     "export",
     "serve",
     "client",
