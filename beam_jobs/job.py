@@ -55,6 +55,7 @@ from tfpipe.storage import digest, explain_os_errors, folder_lock
 
 _POLL_S = 0.2
 _HASHERS = 8
+_END_S = 15.0  # to cancel a job on its cluster
 _CHILD = "from beam_jobs.pipeline import main; main()"
 # Their versions are noted in the manifest; all but the last two can change a shard's bytes.
 _TOOLS = ("tfpipe", "librosa", "numpy", "scipy", "soundfile", "soxr", "libsndfile", "av", "apache-beam", "python")
@@ -298,24 +299,23 @@ def _supervise(job: Job, *, quiet: bool, verbose: bool) -> dict[str, int]:
     with (
         tempfile.TemporaryFile() as log,
         tempfile.TemporaryFile() as report,
-        tempfile.TemporaryDirectory(prefix="tfpipe-counts-") as folder,
+        tempfile.TemporaryDirectory(prefix="tfpipe-") as scratch,
     ):
-        job = dataclasses.replace(job, counts=folder)
+        job = dataclasses.replace(job, counts=f"{scratch}/counts")
+        os.mkdir(job.counts)
         process = subprocess.Popen(
             [sys.executable, "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=report,
             stderr=None if verbose else log,
-            env=children.environment(),
+            env={**children.environment(), "TMPDIR": scratch},  # Beam leaves folders behind
             start_new_session=True,
         )
         try:
             _send(job, process)
             waited = _watch(process, job, quiet=quiet)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
         outcome = json.loads(_content(report) or "null")
         if outcome is None:
             raise TfpipeError(_death(process.returncode, _content(log)))
@@ -330,6 +330,19 @@ def _send(job: Job, process: subprocess.Popen[bytes]) -> None:
         stdin = cast(IO[bytes], process.stdin)
         pickle.dump(job, stdin)
         stdin.flush()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and its workers; the end of the pipe lets it cancel what runs on a cluster first."""
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            cast(IO[bytes], process.stdin).close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _watch(process: subprocess.Popen[bytes], job: Job, *, quiet: bool) -> float:
