@@ -49,12 +49,23 @@ def join(folder: str | os.PathLike[str], name: str) -> str:
 
 
 def use_options(arguments: Sequence[str]) -> None:
-    """Makes this process reach URLs with Beam's options, such as `--s3_endpoint_url=http://localhost:9000`."""
+    """Makes this process reach URLs with Beam's options, such as `--s3_endpoint_url=http://localhost:9000`.
+
+    Raises:
+        UsageError: one of them has no value, or one that cannot be.
+    """
     _keep_quiet()
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    FileSystems.set_options(PipelineOptions(list(arguments)))
+    options = PipelineOptions(list(arguments))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options.get_all_options()
+    except SystemExit:
+        raise UsageError(f"options for Beam: {said.getvalue().rpartition('error: ')[2].strip()}") from None
+    FileSystems.set_options(options)
 
 
 def _keep_quiet() -> None:

@@ -412,6 +412,11 @@ def test_what_is_not_installed_is_named(corpus, tmp_path):
         assert line.endswith(f"is not installed; {fix}")
 
 
+def test_beam_options_that_cannot_be_are_wrong_usage(corpus, tmp_path, capsys):
+    assert main(["preprocess", str(corpus), "--output", str(tmp_path / "out"), "--", "--s3_endpoint_url"]) == 2
+    assert last_line(capsys) == "tfpipe: options for Beam: argument --s3_endpoint_url: expected one argument"
+
+
 def test_training_says_that_it_wants_a_local_copy(capsys):
     for command in (
         ["train", "--data", "s3://b/d", "--run", "run"],
