@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import librosa
@@ -33,6 +32,7 @@ from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.shards import write_shard
 from beam_jobs.tracks import scan_track
 from tfpipe.audio import TrackReader, read_window, write_wav
+from tfpipe.bench import Result, compared, rates
 from tfpipe.errors import UsageError
 from tfpipe.progress import Progress
 from tfpipe.spec import FeatureSpec
@@ -48,25 +48,6 @@ _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _SIZES = (1, 4, 16)
 # Of the recordings that are multiplied; more would only take longer.
 _BASE_S = 200.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One line of a benchmark.
-
-    Attributes:
-        name: what was measured.
-        value: the figure.
-        unit: its unit.
-        against: `baseline` or `limit`, or None where there is nothing to compare with.
-        ratio: above 1 is better than that.
-    """
-
-    name: str
-    value: float
-    unit: str
-    against: str | None = None
-    ratio: float | None = None
 
 
 def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2) -> list[Result]:
@@ -133,22 +114,23 @@ def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], fl
             notebook_loop(track.path, track.starts, variants, config.spec)
 
     by_waveform = functools.partial(_write, plan, dataclasses.replace(config, engine="waveform"))
-    engines: dict[str, tuple[Callable[[], None], int]] = {
-        "notebook loop": (notebook, plan.examples),
-        "spectral engine": (functools.partial(_write, _repeated(plan), config), _REPEATS * plan.examples),
-        "waveform engine": (by_waveform, plan.examples),
+
+    def counted(step: Callable[[], None], examples: int) -> Callable[[], int]:
+        def run() -> int:
+            step()
+            return examples
+
+        return run
+
+    engines = {
+        "notebook loop": counted(notebook, plan.examples),
+        "spectral engine": counted(functools.partial(_write, _repeated(plan), config), _REPEATS * plan.examples),
+        "waveform engine": counted(by_waveform, plan.examples),
     }
-    for step, _ in engines.values():
-        step()  # compiles, loads libraries, fills caches
-    rates: dict[str, list[float]] = {name: [] for name in engines}
-    with Progress("engines", total=rounds * len(engines), unit="timing") as bar:
-        for _ in range(rounds):
-            for name, (step, examples) in engines.items():
-                rates[name].append(examples / _seconds(step))
-                bar.update()
-    baseline = rates["notebook loop"]
-    results = [_rate(name, found, against="baseline", of=baseline) for name, found in rates.items()]
-    return results, statistics.median(rates["spectral engine"])
+    found = rates(engines, rounds=rounds, what="engines")
+    baseline = found["notebook loop"]
+    results = [compared(name, speeds, against="baseline", of=baseline) for name, speeds in found.items()]
+    return results, statistics.median(found["spectral engine"])
 
 
 def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -> list[Result]:
@@ -161,24 +143,24 @@ def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -
     whole = dataclasses.replace(config, hop_s=_hop_for(config, examples=_JOB_S * rate))
     part = dataclasses.replace(whole, inputs=(files[0].path,))
     one, many = "Beam job, 1 process", f"Beam job, {workers} processes"
-    rates: dict[str, list[float]] = {"plain loop": [], one: [], many: []}
+    found: dict[str, list[float]] = {"plain loop": [], one: [], many: []}
     starts: dict[str, list[float]] = {one: [], many: []}
     with Progress("Beam", total=5 * rounds, unit="timing") as bar:
         for _ in range(rounds):
             seconds, examples = _timed(whole, _plain_loop)
-            rates["plain loop"].append(examples / seconds)
+            found["plain loop"].append(examples / seconds)
             bar.update()
             for name, processes in ((one, 1), (many, workers)):
                 long, examples = _timed(dataclasses.replace(whole, workers=processes), _job)
                 short, fewer = _timed(dataclasses.replace(part, workers=processes), _job)
-                rates[name].append((examples - fewer) / max(1e-9, long - short))
-                starts[name].append(short - fewer / rates[name][-1])
+                found[name].append((examples - fewer) / max(1e-9, long - short))
+                starts[name].append(short - fewer / found[name][-1])
                 bar.update(2)
     return [
-        _rate("plain loop", rates["plain loop"], against="limit", of=rates["plain loop"]),
-        _rate(one, rates[one], against="limit", of=rates["plain loop"]),
-        _rate(many, rates[many], against="baseline", of=rates[one]),
-        *(Result(name=f"{name}: start", value=statistics.median(found), unit="s") for name, found in starts.items()),
+        compared("plain loop", found["plain loop"], against="limit", of=found["plain loop"]),
+        compared(one, found[one], against="limit", of=found["plain loop"]),
+        compared(many, found[many], against="baseline", of=found[one]),
+        *(Result(name=f"{name}: start", value=statistics.median(values), unit="s") for name, values in starts.items()),
     ]
 
 
@@ -200,19 +182,19 @@ def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path)
                     runs.append(_timed(dataclasses.replace(config, inputs=(corpus,), hop_s=hop_s), _job))
                 peaks[size].append(peak.bytes / 2**20)
                 bar.update()
-            for rates, (short, few), (long, many) in zip(steps, runs, runs[1:], strict=False):
-                rates.append((many - few) / max(1e-9, long - short))
+            for speeds, (short, few), (long, many) in zip(steps, runs, runs[1:], strict=False):
+                speeds.append((many - few) / max(1e-9, long - short))
     names = [f"corpus of {small}x to {large}x" for small, large in itertools.pairwise(_SIZES)]
     memory = [
         dataclasses.replace(
-            _rate(f"corpus of {size}x: peak of a process", peaks[size], against="baseline", of=peaks[1]),
+            compared(f"corpus of {size}x: peak of a process", peaks[size], against="baseline", of=peaks[1]),
             unit="MiB",
             ratio=statistics.median(peaks[1]) / statistics.median(peaks[size]),
         )
         for size in _SIZES
     ]
     return [
-        *(_rate(name, step, against="baseline", of=steps[0]) for name, step in zip(names, steps, strict=True)),
+        *(compared(name, step, against="baseline", of=steps[0]) for name, step in zip(names, steps, strict=True)),
         *memory,
     ]
 
@@ -322,15 +304,3 @@ def _timed(config: PreprocessConfig, step: Callable[[PreprocessConfig], int]) ->
         started = time.perf_counter()
         examples = step(dataclasses.replace(config, output=f"{folder}/data"))
         return time.perf_counter() - started, examples
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
-def _rate(name: str, rates: Sequence[float], *, against: str, of: Sequence[float]) -> Result:
-    """The median rate, and the median of the ratios round by round."""
-    ratio = statistics.median(rate / other for rate, other in zip(rates, of, strict=True))
-    return Result(name=name, value=statistics.median(rates), unit="examples/s", against=against, ratio=ratio)

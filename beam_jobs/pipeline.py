@@ -11,6 +11,7 @@ time and takes every worker with it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +19,6 @@ import logging
 import os
 import pickle
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -29,12 +29,9 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
-from apache_beam.transforms.environments import EmbeddedPythonEnvironment, SubprocessSDKEnvironment
 
-from beam_jobs import files
+from beam_jobs import files, runners
 from beam_jobs.corpus import AudioFile
 from beam_jobs.job import Job, versions
 from beam_jobs.meter import Meter
@@ -42,13 +39,13 @@ from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
 from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.shards import shard_path, write_shard
 from beam_jobs.tracks import Scan, scan_track
+from tfpipe import remote
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
 from tfpipe.storage import explain
 
 # Beam hands a worker's exception on as text; what a person should read stands in it as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
-_LOCAL_RUNNERS = {None, "FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "direct"}
 _NAMESPACE = "tfpipe"
 _Result = TypeVar("_Result")
 
@@ -74,8 +71,12 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     _ = pipeline | "Once" >> beam.Create([None]) | "Result" >> beam.Map(_write_result, job=light, **inputs)
 
 
-def run(job: Job) -> dict[str, int]:
+def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, int]:
     """Runs the pipeline and puts the dataset together.
+
+    Args:
+        job: what to do.
+        at_end: gets what cancels the job on its cluster, while it runs there.
 
     Returns:
         What the job's meters counted, whatever the runner.
@@ -83,12 +84,17 @@ def run(job: Job) -> dict[str, int]:
     Raises:
         TfpipeError: with the cause that a worker gave.
     """
+    at_end = at_end or contextlib.ExitStack()
+    options = runners.parse_options(job.pipeline_args)
+    cancel = runners.canceller(options)
     try:
-        options = PipelineOptions(list(job.pipeline_args))
-        pipeline = beam.Pipeline(runner=_runner(options, job.config.workers), options=options)
+        pipeline = beam.Pipeline(runner=runners.local_runner(options, workers=job.config.workers), options=options)
         build(pipeline, job)
-        result = pipeline.run()
-        result.wait_until_finish()
+        with at_end:
+            result = pipeline.run()
+            at_end.callback(cancel, result)
+            result.wait_until_finish()
+            at_end.pop_all()
     except Exception as error:
         if (reported := _FAILURE.search(str(error))) is None:
             raise
@@ -101,12 +107,13 @@ def main() -> NoReturn:
     """Entry point of the job's process: a pickled `Job` on stdin, one JSON object on stdout."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)  # Beam has set it up
     job: Job = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    at_end = contextlib.ExitStack()
+    threading.Thread(target=_end_with_parent, args=[at_end], daemon=True).start()
     threading.excepthook = functools.partial(_on_thread_death, report)
     try:
-        counts = run(job)
+        counts = run(job, at_end=at_end)
     except TfpipeError as error:
         _leave(report, {"error": str(error)})
     except OSError as error:
@@ -209,7 +216,7 @@ def _publish(job: Job) -> None:
     files.write(output(SKIPPED), lines(list(plan.skipped)))
     files.write(output(SCANS), result["scans"].encode())
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    files.remove(job.scratch)
+    files.remove_folder(job.scratch)
 
 
 def _result_path(job: Job) -> str:
@@ -219,6 +226,7 @@ def _result_path(job: Job) -> str:
 def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:
     """Calls a step so that the cause of its failure survives the way through any runner."""
     try:
+        _use_options(job.pipeline_args)
         return function(element, job)
     except TfpipeError as error:
         cause = str(error)
@@ -229,17 +237,11 @@ def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) ->
     raise RuntimeError(f"tfpipe-failure:{cause.encode('utf-8', 'surrogateescape').hex()};")
 
 
-def _runner(options: PipelineOptions, workers: int) -> Any:
-    """The in-process runner, chosen explicitly: Beam's own default would fetch a program from the web."""
-    if options.view_as(StandardOptions).runner not in _LOCAL_RUNNERS:
-        return None
-    direct = options.view_as(DirectOptions)
-    if "direct_num_workers" not in options.get_all_options(drop_default=True) and workers > 1:
-        direct.direct_num_workers = workers
-    if direct.direct_num_workers == 1:
-        return FnApiRunner(default_environment=EmbeddedPythonEnvironment.default())
-    command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+@functools.cache
+def _use_options(arguments: tuple[str, ...]) -> None:
+    """Reaches URLs with Beam's options, which the local runner does not hand to its worker processes."""
+    if arguments:
+        remote.use_options(arguments)
 
 
 def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
@@ -253,9 +255,10 @@ def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
         _leave(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
 
 
-def _end_with_parent() -> None:
-    """Ends this process and its workers once the parent is gone, however it went."""
+def _end_with_parent(at_end: contextlib.ExitStack) -> None:
+    """Ends this process, its workers and its job on a cluster once the parent is gone or has closed the pipe."""
     sys.stdin.buffer.read()
+    at_end.close()
     os.killpg(0, signal.SIGKILL)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tfpipe.errors import DatasetError
 from tfpipe.features import dequantise
-from tfpipe.input import make_dataset
+from tfpipe.input import explained, make_dataset
 from tfpipe.manifest import SPLITS, Manifest, load_manifest
 from tfpipe.model import principal_components
 from tfpipe.plots import spectrograms
@@ -148,7 +148,8 @@ def _mels(data: Path, split: str) -> Batches:
     """A function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
 
     def stream() -> Iterator[NDArray[np.float32]]:
-        for batch in make_dataset(data, split=split, batch_size=_BATCH).as_numpy_iterator():
-            yield dequantise(batch["mel"])[..., 0]
+        with explained(data, load_manifest(data), split=split):
+            for batch in make_dataset(data, split=split, batch_size=_BATCH).as_numpy_iterator():
+                yield dequantise(batch["mel"])[..., 0]
 
     return stream

@@ -9,15 +9,21 @@ stopped, without reading iterator checkpoints.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from tfpipe.errors import DatasetError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.records import read_records
 from tfpipe.spec import FeatureSpec, require_same_spec
+from tfpipe.storage import explain
 
 # 4 096 examples of 27 KB are 113 MB: enough to mix dozens of tracks, small beside a model.
 _SHUFFLE_WINDOW = 4096
@@ -66,6 +72,7 @@ def make_dataset(
     position: Position | None = None,
     part: Part | None = None,
     expected_spec: FeatureSpec | None = None,
+    manifest: Manifest | None = None,
 ) -> tf.data.Dataset:
     """Streams one epoch of one split.
 
@@ -77,6 +84,7 @@ def make_dataset(
         position: where to start.
         part: which part of every global batch this worker reads.
         expected_spec: refuse a dataset of another spec.
+        manifest: the folder's manifest when the caller has it, or what `salvage` left of it.
 
     Returns:
         A dataset of known cardinality, with `mel` `[batch, n_mels, frames, 1]`
@@ -90,7 +98,7 @@ def make_dataset(
         SpecMismatch: the dataset has another spec than expected.
         UsageError: a batch smaller than the number of replicas.
     """
-    manifest = load_manifest(folder)
+    manifest = manifest or load_manifest(folder)
     if expected_spec is not None:
         require_same_spec(expected_spec, manifest.spec, expected_from="the model", actual_from=str(folder))
     position, part = position or Position(), part or Part()
@@ -114,6 +122,85 @@ def steps_per_epoch(manifest: Manifest, *, split: str, batch_size: int, replicas
     return full + (1 if rest >= replicas else 0)
 
 
+def salvage(
+    folder: Path, manifest: Manifest, *, split: str, on_shard: Callable[[], None] = lambda: None
+) -> tuple[Manifest, list[str]]:
+    """Reads a split once for what can be trained on of a damaged dataset: every shard up to its first damage.
+
+    Returns:
+        The manifest with the numbers of good examples, and a sentence for each shard that lost some.
+    """
+    shards, lost = [], []
+    for shard in manifest.shards:
+        good, problem = shard.examples, ""
+        if shard.split == split:
+            good, problem = _good_examples(folder / shard.name, shard.examples)
+            on_shard()
+        if problem:
+            lost.append(f"{problem}: {shard.examples - good} of its {shard.examples} examples are left out")
+        shards.append(dataclasses.replace(shard, examples=good))
+    return dataclasses.replace(manifest, shards=tuple(shards)), lost
+
+
+@contextmanager
+def explained(folder: Path, manifest: Manifest, *, split: str, fingerprint: str = "") -> Iterator[None]:
+    """Turns an error of the input pipeline in the block into one that says which shard, where, and the fix.
+
+    Args:
+        folder: dataset folder.
+        manifest: what was handed to `make_dataset`.
+        split: likewise.
+        fingerprint: the dataset's own, where `salvage` changed the manifest.
+
+    Raises:
+        DatasetError: a shard is damaged, gone, or the dataset is another one by now.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, StopIteration) as error:
+        require_unchanged(folder, fingerprint or manifest.fingerprint)
+        for shard in manifest.split_shards(split):
+            good, problem = _good_examples(folder / shard.name, shard.examples)
+            if good < shard.examples:
+                raise DatasetError(
+                    f"{problem}; make the dataset again (`tfpipe preprocess` computes only what is lost), "
+                    "or train with --on-corrupt skip"
+                ) from error
+        if isinstance(error, tf.errors.OpError):
+            words = error.message.splitlines()[0] if error.message else type(error).__name__
+            raise DatasetError(f"{folder}: split {split!r} cannot be read ({words})") from error
+        raise
+
+
+def require_unchanged(folder: Path, fingerprint: str) -> None:
+    """Notices that a dataset was made anew, or removed, under a reader.
+
+    Raises:
+        DatasetError: it was.
+    """
+    now = load_manifest(folder).fingerprint
+    if now != fingerprint:
+        raise DatasetError(
+            f"{folder}: is another dataset by now ({now} instead of {fingerprint}); "
+            "train into another run folder, or bring the old one back"
+        )
+
+
+def _good_examples(path: Path, wanted: int) -> tuple[int, str]:
+    """Returns how many examples of a shard come before any damage, and what the damage is, or nothing."""
+    good = 0
+    try:
+        for _ in read_records(path):
+            good += 1
+    except DatasetError as error:
+        return min(good, wanted), str(error)
+    except FileNotFoundError:
+        return 0, f"{path}: the shard is gone"
+    except OSError as error:
+        return min(good, wanted), explain(error, path)
+    return min(good, wanted), "" if good >= wanted else f"{path}: ends after {good} examples"
+
+
 def parse(serialised: tf.Tensor, spec: FeatureSpec) -> dict[str, tf.Tensor]:
     """Parses a batch of serialised examples `[batch]`; see `make_dataset` for the result."""
     features = {
@@ -129,21 +216,28 @@ def parse(serialised: tf.Tensor, spec: FeatureSpec) -> dict[str, tf.Tensor]:
 
 def _records(folder: Path, *, manifest: Manifest, split: str, seed: int | None, epoch: int) -> tf.data.Dataset:
     """Serialised examples of a split: in key order, or shuffled as (seed, epoch) says."""
-    paths = [str(folder / shard.name) for shard in manifest.split_shards(split) if shard.examples]
-    if not paths:
+    shards = [shard for shard in manifest.split_shards(split) if shard.examples]
+    if not shards:
         return tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
-    files = tf.data.Dataset.from_tensor_slices(paths)
+    paths = [str(folder / shard.name) for shard in shards]
+    counts = np.array([shard.examples for shard in shards], np.int64)
+    files = tf.data.Dataset.from_tensor_slices((paths, counts))
     if seed is None:
-        return tf.data.TFRecordDataset(files)
+        return files.flat_map(_shard)
     files = files.shuffle(len(paths), seed=_seed(seed, epoch, "shards"), reshuffle_each_iteration=False)
     records = files.interleave(
-        tf.data.TFRecordDataset,
+        _shard,
         cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     window = min(_SHUFFLE_WINDOW, manifest.examples(split))
     return records.shuffle(window, seed=_seed(seed, epoch, "examples"), reshuffle_each_iteration=False)
+
+
+def _shard(path: tf.Tensor, examples: tf.Tensor) -> tf.data.Dataset:
+    """A shard's records; no more than are good, of one whose end is damaged."""
+    return tf.data.TFRecordDataset(path).take(examples)
 
 
 def _seed(*parts: object) -> int:

@@ -15,12 +15,14 @@ from typing import Any
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.remote import require_local
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import read_json, write_json
 
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+ON_CORRUPT = ("error", "skip")
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
 # What each preset trains with unless told: the notebook's own numbers, and ours.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -49,6 +51,7 @@ class TrainConfig:
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
         strategy: `auto`, `single`, `mirrored` or `multiworker`.
         checkpoint_every_s: s between checkpoints inside an epoch.
+        on_corrupt: `error` ends with a damaged shard's name and place, `skip` leaves out what follows the damage.
 
     Raises:
         UsageError: a value is out of range.
@@ -67,9 +70,17 @@ class TrainConfig:
     precision: str = "auto"
     strategy: str = "auto"
     checkpoint_every_s: float = 60.0
+    on_corrupt: str = "error"
 
     def __post_init__(self) -> None:
-        names = {"preset": PRESET_NAMES, "precision": PRECISIONS, "strategy": STRATEGIES}
+        require_local(self.data, what="the dataset to train on")
+        require_local(self.run, what="the run folder")
+        names = {
+            "preset": PRESET_NAMES,
+            "precision": PRECISIONS,
+            "strategy": STRATEGIES,
+            "on_corrupt": ON_CORRUPT,
+        }
         for name, known in names.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
@@ -93,7 +104,7 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
         values = dataclasses.asdict(self)
-        for place in ("data", "run", "checkpoint_every_s", "strategy"):
+        for place in ("data", "run", "checkpoint_every_s", "strategy", "on_corrupt"):
             del values[place]
         return values
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tfpipe import checkpoint, model, precision
 from tfpipe.errors import RunError
 from tfpipe.features import dequantise
 from tfpipe.features_tf import to_mel
-from tfpipe.input import Part, Position, make_dataset, steps_per_epoch
+from tfpipe.input import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
 from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.progress import Progress
 from tfpipe.runs import (
@@ -86,6 +86,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         trainer = _Trainer(config, manifest, strategy)
         if is_chief:
             machine = {"policy": trainer.policy, "replicas": trainer.part.total}
+            machine |= {"left_out": trainer.lost} if trainer.lost else {}
             claim(folder, config, manifest, machine=machine)
         trainer.restore()
         with _stop_signals() as stop:
@@ -104,7 +105,13 @@ class _Trainer:
 
     def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
         self.config, self.manifest, self.strategy = config, manifest, strategy
-        self.folder = Path(config.run)
+        self.folder, self.fingerprint = Path(config.run), manifest.fingerprint
+        self.lost: list[str] = []
+        if config.on_corrupt == "skip":
+            for split in ("train", "validation"):
+                self.manifest, lost = salvage(Path(config.data), self.manifest, split=split)
+                self.lost += lost
+        manifest = self.manifest
         self.batch_size, self.epochs = int(config.batch_size or 0), int(config.epochs or 0)
         index, workers = worker(strategy)
         self.is_chief = index == 0
@@ -142,6 +149,8 @@ class _Trainer:
                     f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, "
                     f"{self.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
                 )
+            for sentence in self.lost:
+                bar.message(f"train: {sentence}")
             # Asked before each epoch: a run killed right after its last one must not train another.
             while self.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)
@@ -159,10 +168,12 @@ class _Trainer:
         started = last_saved = time.monotonic()
         first_step = self.step
         waited = 0.0
+        require_unchanged(Path(self.config.data), self.fingerprint)
         batches = iter(self._batches("train", Position(epoch=self.epoch, step=self.step), seed=self.config.seed))
         while self.step < self.steps:
             asked = time.monotonic()
-            batch = next(batches)
+            with self._explained("train"):
+                batch = next(batches)
             waited += time.monotonic() - asked
             self._advance(batch, stop)
             means = self.sums[1:] / self.sums[0]
@@ -213,6 +224,7 @@ class _Trainer:
             "learning_rate": float(np.asarray(self.optimizer.learning_rate)),
             "examples_per_s": round(steps * self.batch_size / max(seconds, 1e-9), 2),
             "input_wait": round(waited / max(seconds, 1e-9), 4),
+            "input_mb_per_s": round(steps * self.batch_size * self.pixels / 1e6 / max(seconds, 1e-9), 2),
             "seconds": round(seconds, 3),
         }
         is_best = not self.history or selection_loss(row) < self.best_loss
@@ -231,8 +243,9 @@ class _Trainer:
         if not steps_per_epoch(self.manifest, split="validation", batch_size=self.batch_size, replicas=self.part.total):
             return {}
         sums = np.zeros(2 + self.config.latent)
-        for batch in self._batches("validation", Position(), seed=None):
-            sums += np.asarray(self._eval_step(batch), np.float64)
+        with self._explained("validation"):
+            for batch in self._batches("validation", Position(), seed=None):
+                sums += np.asarray(self._eval_step(batch), np.float64)
         means = sums[1:] / sums[0]
         return {
             "val_loss": self._loss(means),
@@ -258,6 +271,9 @@ class _Trainer:
         mse, kl = float(means[0]), float(means[1:].sum())
         return float(model.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
 
+    def _explained(self, split: str) -> AbstractContextManager[None]:
+        return explained(Path(self.config.data), self.manifest, split=split, fingerprint=self.fingerprint)
+
     def _batches(self, split: str, position: Position, *, seed: int | None) -> Any:
         return self.strategy.distribute_datasets_from_function(
             lambda _: make_dataset(
@@ -267,7 +283,7 @@ class _Trainer:
                 seed=seed,
                 position=position,
                 part=self.part,
-                expected_spec=self.manifest.spec,
+                manifest=self.manifest,
             )
         )
 
@@ -383,9 +399,11 @@ class _Trainer:
 
     def _sample(self) -> np.ndarray:
         """Log-mels `[n, n_mels, frames]` of a sample of the training examples."""
-        dataset = make_dataset(Path(self.config.data), split="train", batch_size=16, seed=self.config.seed)
-        sample = dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()
-        return dequantise(np.concatenate([batch["mel"][..., 0] for batch in sample]))
+        data = Path(self.config.data)
+        dataset = make_dataset(data, split="train", batch_size=16, seed=self.config.seed, manifest=self.manifest)
+        with self._explained("train"):
+            sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
+        return dequantise(np.concatenate(sample))
 
     def _agree(self) -> None:
         """Gives every replica the chief's fresh weights: other machines round, and turn, PCA differently."""

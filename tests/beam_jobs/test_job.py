@@ -321,7 +321,7 @@ def test_full_disk_says_so_and_the_job_goes_on_where_it_was(corpus, dataset, tmp
         ):
             preprocess(config_for(corpus, small / "out"), quiet=True)
         assert not (small / "out" / "dataset.json").exists()
-        done = list((small / "out" / ".work").glob("*/*.tfrecord"))
+        done = [path.with_suffix("") for path in (small / "out" / ".work").glob("*/*.tfrecord.json")]
         assert done
         kept = {path.stat().st_ino for path in done}
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)

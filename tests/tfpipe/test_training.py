@@ -19,6 +19,7 @@ from helpers import environment, last_json, tfpipe
 
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
+from tfpipe.manifest import load_manifest
 from tfpipe.runs import TrainConfig, load_models, load_run
 
 TRAIN = ("--preset", "tiny", "--epochs", "3", "--batch-size", "4", "--seed", "7")
@@ -217,3 +218,23 @@ def test_a_loss_that_leaves_the_finite_numbers_stops_with_step_and_fix(dataset: 
     assert "--learning-rate" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (run / "DONE").exists()
+
+
+def test_damage_stops_training_or_is_left_out(dataset: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(dataset, tmp_path / "data"))
+    shard = load_manifest(data).split_shards("train")[0]
+    content = bytearray((data / shard.name).read_bytes())
+    content[-5000] ^= 1
+    (data / shard.name).write_bytes(content)
+    options = ("--data", data, "--preset", "tiny", "--epochs", "1", "--batch-size", "4")
+    stopped = tfpipe("train", *options, "--run", tmp_path / "stopped")
+    assert stopped.returncode == 1
+    last = stopped.stderr.splitlines()[-1]
+    assert f"{shard.name}: damaged record at byte" in last
+    assert "--on-corrupt skip" in last
+    done = tfpipe("train", *options, "--run", tmp_path / "run", "--on-corrupt", "skip", "--json")
+    assert last_json(done)["epochs"] == 1
+    assert f"1 of its {shard.examples} examples are left out" in done.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["left_out"]
+    refused = tfpipe("train", *options, "--run", tmp_path / "run", "--on-corrupt", "skip", "--seed", "1")
+    assert "seed: 0 there, 1 now" in refused.stderr

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from beam_jobs.bench import Result
+    from tfpipe.bench import Result
 
 HELP = "measure speed, as ratios to named baselines and limits in one run"
 
@@ -22,7 +22,12 @@ HELP = "measure speed, as ratios to named baselines and limits in one run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("name", metavar="NAME", help=f"what to measure: {', '.join(BENCHES)}")
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings to use (a synthesised corpus)")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="recordings (preprocess) or dataset folder (input) to use; some are made",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed (3)")
     parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
@@ -55,12 +60,20 @@ def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
         return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
 
 
+def _input(args: argparse.Namespace) -> Sequence[Result]:
+    from tfpipe.bench_input import bench_input
+
+    if len(args.inputs) > 1:
+        raise UsageError(f"bench input: give one dataset folder, not {len(args.inputs)}")
+    return bench_input(Path(args.inputs[0]) if args.inputs else None, rounds=args.rounds)
+
+
 def _table(results: Sequence[Result]) -> str:
-    rows = []
+    rows, width = [], max(len(result.name) for result in results)
     for result in results:
         ratio = "" if result.ratio is None else f"{result.ratio:8.2f} x {result.against}"
-        rows.append(f"{result.name:<26} {result.value:10.1f} {result.unit:<12}{ratio}".rstrip())
+        rows.append(f"{result.name:<{width}} {result.value:12,.1f} {result.unit:<12}{ratio}".rstrip())
     return "\n".join(rows)
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {"preprocess": _preprocess}
+BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {"preprocess": _preprocess, "input": _input}

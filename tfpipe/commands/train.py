@@ -40,6 +40,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience", type=int, metavar="N", help="epochs without a better validation loss; 0 never stops"
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="decides weights, order and noise (0)")
+    group.add_argument(
+        "--on-corrupt", choices=("error", "skip"), default="error", help="what to do with damaged shards (error)"
+    )
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
 
@@ -47,7 +50,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
     names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
-    return {name: getattr(args, name) for name in (*names, "precision", "strategy")}
+    return {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt")}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,13 +78,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tfpipe import model
     from tfpipe.manifest import load_manifest
     from tfpipe.spec import FeatureSpec
 
-    spec = load_manifest(Path(args.data)).spec if args.data else FeatureSpec()
+    spec = load_manifest(args.data).spec if args.data else FeatureSpec()
     models = model.build(args.preset, spec, latent=args.latent)
     for part in models:
         part.summary(line_length=100, print_fn=print)
