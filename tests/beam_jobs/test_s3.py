@@ -437,5 +437,5 @@ def test_a_store_that_is_gone_ends_the_job_instead_of_skipping_its_files(store, 
         raise OSError(None, "Could not connect to the endpoint URL", path)
 
     monkeypatch.setattr(remote, "stamp", gone)
-    with pytest.raises(TfpipeError, match="Could not connect.* run the same command again"):
+    with pytest.raises(TfpipeError, match=r"Could not connect.* run the same command again"):
         scan_track(files_there[0], config_for(url, store.url("out")))
