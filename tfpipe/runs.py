@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfpipe import checkpoint
+from tfpipe.augment import AugmentConfig
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.spec import FeatureSpec
@@ -49,6 +50,7 @@ class TrainConfig:
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
         strategy: `auto`, `single`, `mirrored` or `multiworker`.
         checkpoint_every_s: s between checkpoints inside an epoch.
+        augment: what is done to training windows on their way to the model.
 
     Raises:
         UsageError: a value is out of range.
@@ -67,6 +69,7 @@ class TrainConfig:
     precision: str = "auto"
     strategy: str = "auto"
     checkpoint_every_s: float = 60.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         names = {"preset": PRESET_NAMES, "precision": PRECISIONS, "strategy": STRATEGIES}
@@ -90,9 +93,14 @@ class TrainConfig:
             if not ok:
                 raise UsageError(f"{name}={getattr(self, name)!r} is out of range; use {allowed}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all settings as plain JSON values, those of `augment` among the rest."""
+        values = dataclasses.asdict(self)
+        return {**values, **values.pop("augment")}
+
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
-        values = dataclasses.asdict(self)
+        values = self.to_dict()
         for place in ("data", "run", "checkpoint_every_s", "strategy"):
             del values[place]
         return values
@@ -155,7 +163,7 @@ def load_run(path: Path) -> Run:
         )
     return Run(
         path=path,
-        config=read_json(path / CONFIG),
+        config=read_config(path),
         spec=FeatureSpec.from_dict(read_json(path / SPEC)),
         history=tuple(read_history(path)),
         done=(path / DONE).exists(),
@@ -177,7 +185,7 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
     """
     wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint, **(machine or {})}
     if (folder / CONFIG).exists():
-        stored = read_json(folder / CONFIG)
+        stored = read_config(folder)
         differing = [
             f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]
         ]
@@ -188,7 +196,16 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
             )
         return
     write_json(folder / SPEC, manifest.spec.to_dict())
-    write_json(folder / CONFIG, {**dataclasses.asdict(config), **wanted})
+    write_json(folder / CONFIG, {**config.to_dict(), **wanted})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a run folder's `config.json`; a setting that is younger than the run was off in it.
+
+    Raises:
+        TfpipeError: damaged.
+    """
+    return {**dataclasses.asdict(AugmentConfig()), **read_json(path / CONFIG)}
 
 
 def finished(config: TrainConfig) -> Run | None:
