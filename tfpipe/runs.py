@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,7 +284,7 @@ def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
 
 def named(variables: list[Any], prefix: str) -> dict[str, Any]:
     """Returns variables by a name that is unique and stable: position and Keras path."""
-    return {f"{prefix}/{index:03d}/{variable.name}": variable for index, variable in enumerate(variables)}
+    return {f"{prefix}/{index:03d}/{_plain(variable.name)}": variable for index, variable in enumerate(variables)}
 
 
 def assign(variables: list[Any], arrays: Mapping[str, Any], *, prefix: str, where: str) -> None:
@@ -293,10 +294,15 @@ def assign(variables: list[Any], arrays: Mapping[str, Any], *, prefix: str, wher
         RunError: names or shapes are those of another model.
     """
     wanted = named(variables, prefix)
-    stored = {name for name in arrays if name.startswith(f"{prefix}/")}
-    if stored != set(wanted):
+    stored = {_plain(name): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
+    if stored.keys() != wanted.keys():
         raise RunError(f"{where}: the checkpoint's {prefix} is another model's; use the settings it was trained with")
     for name, variable in wanted.items():
-        if tuple(variable.shape) != arrays[name].shape:
-            raise RunError(f"{where}: {name} is {arrays[name].shape}, the model needs {tuple(variable.shape)}")
-        variable.assign(arrays[name])
+        if tuple(variable.shape) != stored[name].shape:
+            raise RunError(f"{where}: {name} is {stored[name].shape}, the model needs {tuple(variable.shape)}")
+        variable.assign(stored[name])
+
+
+def _plain(name: str) -> str:
+    """Drops the numbers that Keras counts layers by: a process's second model has others than its first."""
+    return re.sub(r"_\d+(?=_|$)", "", name)
