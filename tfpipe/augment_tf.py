@@ -86,22 +86,6 @@ def uniform(key: tf.Tensor, seed: int, epoch: int, name: str) -> tf.Tensor:
     return tf.cast(tf.strings.to_hash_bucket_strong(key, _STEPS, secret), tf.float64) / _STEPS
 
 
-def mask_places(size: int, param: int, width: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns two uniform draws into a SpecAugment mask as tensorflow-io defines it.
-
-    Args:
-        size: bands or frames of a window.
-        param: the width is uniform in [0, `param`), at most `size`.
-        width: `[batch]` in [0, 1).
-        start: `[batch]` in [0, 1).
-
-    Returns:
-        Widths `[batch]`, and starts `[batch]` uniform in [0, `size` - width), int32.
-    """
-    widths = _below(param, width)
-    return widths, _below(size - widths, start)
-
-
 def mixup_share(alpha: float, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Turns two uniform draws into max(x, 1 - x) of a Beta(alpha, alpha) x, exactly and without rejection.
 
@@ -156,7 +140,8 @@ def _mask(source: tf.Tensor, name: str, *, param: int, count: int, draw: _Draw) 
     size = source.shape[1]
     places = tf.range(size)
     for index in range(count if param else 0):
-        widths, starts = mask_places(size, param, draw(f"{name} {index} width"), draw(f"{name} {index} start"))
+        widths = _below(param, draw(f"{name} {index} width"))
+        starts = _below(size - widths, draw(f"{name} {index} start"))
         inside = (places >= starts[:, None]) & (places < (starts + widths)[:, None])
         source = tf.where(inside, size, source)
     return source

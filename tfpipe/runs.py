@@ -97,7 +97,8 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns all settings as plain JSON values, those of `augment` among the rest."""
         values = dataclasses.asdict(self)
-        return {**values, **values.pop("augment")}
+        augment = values.pop("augment")
+        return {**values, **augment}
 
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
