@@ -64,8 +64,10 @@ setup(
         "aws": ["apache-beam[aws]"],
         "gcp": ["apache-beam[gcp]"],  # with the latest lane: Google's libraries need protobuf 6
         "dev": [
+            "apache-beam[aws]",
             "build",
             "hypothesis",
+            "moto[server]",  # S3 on loopback
             "mypy",
             "pytest",
             "pytest-timeout",

@@ -1,21 +1,31 @@
-"""Finding the audio files of a corpus: folders, files, globs and lists, decided by content."""
+"""Finding the audio files of a corpus: folders, files, globs and lists, local or at URLs.
+
+Local files are decided by content. In a bucket names decide, since each look
+into an object is a request of its own: below a folder or under a pattern,
+objects named as audio are taken; one that is given by its own URL, or in a
+list, is taken whatever its name.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import glob
+import io
 import json
 import os
+import posixpath
+import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
+from tfpipe import remote
 from tfpipe.audio import is_audio
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import Skipped, load_tracks
+from tfpipe.remote import is_remote
 from tfpipe.storage import explain, explain_os_errors
 
 # Names that claim to be audio: such a file is reported when it cannot be used. Any
@@ -34,7 +44,7 @@ class AudioFile:
 
     Attributes:
         name: path relative to the corpus' base folder, with `/`.
-        path: where to open it.
+        path: where to open it, a local path or a URL.
         label: name of its parent folder, or what a list says.
         group: tracks of one group lie in one split; empty for none.
     """
@@ -50,7 +60,8 @@ class Corpus:
     """What was found.
 
     Attributes:
-        base: folder that all names are relative to: the input folder, or what several inputs share.
+        base: folder that all names are relative to: the input folder, or what several inputs share;
+            empty where they share nothing (two buckets, or one and a local folder), and names are whole paths.
         files: sorted by name, each path once.
         skipped: things named as audio that are no regular files, and folders that cannot be read.
         splits: by content hash, the assignments of an older dataset, to be kept.
@@ -72,6 +83,8 @@ class _Entry:
     where: str
 
 
+_MAGIC = re.compile(r"(/\*\*(?=/)|\*\*|\*|\?|\[!?[^]!][^]]*\])")
+_WILD = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 # The state file of `tfpipe.workflow`.
 _WORK_MARK = "stages.json"
 
@@ -86,6 +99,7 @@ def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: s
     Args:
         inputs: folders, single files, globs (`**` is recursive), or lists: `.csv` with a
             header or `.jsonl`, with path (relative to the list's folder), label and perhaps group.
+            All of them, and the paths in lists, may be URLs.
         groups: list of path and group; rules over the groups in `inputs`.
         splits_from: older dataset whose tracks keep their splits.
 
@@ -95,22 +109,27 @@ def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: s
     inputs = [os.path.expanduser(entry) for entry in inputs]
     lists = [entry for entry in inputs if _is_list(entry)]
     listed = _by_path(entry for path in lists for entry in _read_list(path, needed=("path", "label")))
-    roots = {os.path.abspath(root) for entry in inputs if entry not in lists for root in _expand(entry)}
+    others = [entry for entry in inputs if entry not in lists]
+    roots = {os.path.abspath(root) for entry in others if not is_remote(entry) for root in _expand(entry)}
     folders = {root if os.path.isdir(root) else os.path.dirname(root) for root in roots}
-    folders |= {os.path.dirname(os.path.abspath(path)) for path in [*lists, *listed]}
-    base = os.path.commonpath(folders)
-    files: dict[str, AudioFile] = {}
-    skipped: dict[str, Skipped] = {}
+    folders |= {_dirname(_absolute(path)) for path in [*lists, *listed]}
     seen: set[tuple[int, int]] = set()
     found = [*(item for root in sorted(roots) for item in _walk(root, seen)), *map(_check, listed.values())]
+    for entry in filter(is_remote, others):
+        tops, paths = _walk_remote(_absolute(entry))
+        folders |= tops
+        found += [(path, None) for path in paths]
+    base = _base(folders)
+    files: dict[str, AudioFile] = {}
+    skipped: dict[str, Skipped] = {}
     for path, error in found:
-        name = os.path.relpath(path, base)
+        name = _name(path, base)
         if error is not None:
             skipped[path] = Skipped(path=name, code=error[0], message=f"{path}: {error[1]}")
         elif path in listed:
             files[path] = AudioFile(name, path, listed[path].label, listed[path].group)
         else:
-            files[path] = AudioFile(name, path, os.path.basename(os.path.dirname(path)) or "unlabelled")
+            files[path] = AudioFile(name, path, os.path.basename(_dirname(path)) or "unlabelled")
     if not files and not skipped:
         raise TfpipeError(f"{', '.join(inputs)}: no audio files here; give a folder with wav, flac, ogg or mp3 files")
     if groups is not None:
@@ -119,12 +138,40 @@ def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: s
         base=base,
         files=tuple(sorted(files.values())),
         skipped=tuple(sorted(skipped.values(), key=lambda row: row.path)),
-        splits={track.hash: track.split for track in load_tracks(Path(splits_from))} if splits_from else {},
+        splits={track.hash: track.split for track in load_tracks(splits_from)} if splits_from else {},
     )
 
 
+def _absolute(path: str) -> str:
+    """Returns one spelling for a path or URL."""
+    if not is_remote(path):
+        return os.path.abspath(path)
+    scheme, _, place = path.partition("://")
+    return f"{scheme}://{posixpath.normpath(place)}"
+
+
+def _dirname(path: str) -> str:
+    """Returns the folder of a path; an object right in its bucket has the bucket."""
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+
+
+def _base(folders: Collection[str]) -> str:
+    schemes = {folder.partition("://")[0] if is_remote(folder) else "" for folder in folders}
+    if schemes == {""}:
+        return os.path.commonpath(folders)
+    common = posixpath.commonpath([folder.partition("://")[2] for folder in folders]) if len(schemes) == 1 else ""
+    return f"{schemes.pop()}://{common}" if common else ""
+
+
+def _name(path: str, base: str) -> str:
+    if not base:
+        return path
+    return path.removeprefix(base).lstrip("/") if is_remote(base) else os.path.relpath(path, base)
+
+
 def _is_list(entry: str) -> bool:
-    return entry.lower().endswith(_LIST_SUFFIXES) and os.path.isfile(entry)
+    with explain_os_errors(entry):
+        return entry.lower().endswith(_LIST_SUFFIXES) and remote.exists(entry)
 
 
 def _read_list(path: str, *, needed: tuple[str, ...]) -> Iterator[_Entry]:
@@ -135,7 +182,8 @@ def _read_list(path: str, *, needed: tuple[str, ...]) -> Iterator[_Entry]:
     """
     if not path.lower().endswith(_LIST_SUFFIXES):
         raise TfpipeError(f"{path}: not a list; give a .csv or .jsonl file")
-    with explain_os_errors(path), open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with explain_os_errors(path), remote.open_read(path) as binary:
+        file = io.TextIOWrapper(binary, newline="", encoding="utf-8-sig", errors="surrogateescape")
         rows = _jsonl_rows(path, file) if path.lower().endswith(".jsonl") else _csv_rows(path, file, needed)
         for where, row in rows:
             for name in (*needed, *({"group"} & row.keys())):
@@ -143,9 +191,11 @@ def _read_list(path: str, *, needed: tuple[str, ...]) -> Iterator[_Entry]:
                     raise TfpipeError(f"{where}: no text for {name!r}; each line needs {' and '.join(needed)}")
             if any(not _can_be_named(row.get(name, "")) for name in ("path", "label", "group")):
                 raise TfpipeError(f"{where}: holds a character that no name can have; is this file really a list?")
-            place = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.expanduser(row["path"]))
+            place = os.path.expanduser(row["path"])
+            if not is_remote(place):
+                place = os.path.join(_dirname(_absolute(path)), place)
             label, group = (str(row.get(name, "")).strip() for name in ("label", "group"))
-            yield _Entry(os.path.abspath(place), label, group, where)
+            yield _Entry(_absolute(place), label, group, where)
 
 
 def _can_be_named(text: str) -> bool:
@@ -200,7 +250,9 @@ def _by_path(entries: Iterable[_Entry]) -> dict[str, _Entry]:
 
 
 def _check(entry: _Entry) -> tuple[str, tuple[str, str] | None]:
-    """Returns a listed path as `_walk` gives it."""
+    """Returns a listed path as `_walk` gives it; a missing object turns up when it is read."""
+    if is_remote(entry.path):
+        return entry.path, None
     try:
         status = os.stat(entry.path)
     except (FileNotFoundError, NotADirectoryError):
@@ -233,6 +285,53 @@ def _expand(entry: str) -> list[str]:
     if not (matches := sorted(glob.glob(entry, recursive=True))):
         raise TfpipeError(f"{entry}: nothing matches; check the pattern")
     return matches
+
+
+def _walk_remote(url: str) -> tuple[set[str], list[str]]:
+    """Finds the audio at a URL: an object, all below a folder, or what a pattern matches.
+
+    Returns:
+        The folders that the URL stands for, and the URLs of the objects.
+
+    Raises:
+        TfpipeError: there is nothing.
+    """
+    bucket = "/".join(url.split("/")[:3])
+    if glob.has_magic(bucket):
+        raise TfpipeError(f"{url}: name the bucket in full; patterns are for what is in it")
+    root = _dirname(_MAGIC.split(url)[0]) if glob.has_magic(url) else url
+    with explain_os_errors(url):
+        if url != bucket and remote.exists(url):
+            return {_dirname(url)}, [url]
+        listing = [path for path, _ in remote.match(f"{glob.escape(root)}/**")]
+    pattern = re.compile(f"{re.escape(url)}|{_regex(url)}", re.DOTALL)
+    matched = {path: top for path in listing if (top := _matched(path, pattern, len(root))) is not None}
+    if not matched:
+        raise TfpipeError(f"{url}: nothing is there; check the name of the bucket and the path")
+    work = tuple(f"{_dirname(path)}/" for path in matched if posixpath.basename(path) == _WORK_MARK)
+    paths = [
+        path
+        for path, top in matched.items()
+        if path.lower().endswith(_AUDIO_SUFFIXES)
+        and not path.startswith(work)
+        and "/." not in path[len(top if "/." in url else root) :]
+    ]
+    return {_dirname(path) if top == path else top for path, top in matched.items()}, paths
+
+
+def _matched(path: str, pattern: re.Pattern[str], first: int) -> str | None:
+    """Returns the shortest beginning of a path, up to a `/` from `first` on or the end, that matches."""
+    ends = [*(place for place in range(first, len(path)) if path[place] == "/"), len(path)]
+    return next((path[:end] for end in ends if pattern.fullmatch(path, 0, end)), None)
+
+
+def _regex(pattern: str) -> str:
+    """Returns a glob pattern as a regular expression, `**` as in `glob.glob`."""
+    parts = _MAGIC.split(pattern)
+    for place in range(1, len(parts), 2):
+        parts[place] = _WILD.get(parts[place]) or parts[place].replace("\\", r"\\").replace("[!", "[^", 1)
+    parts[::2] = map(re.escape, parts[::2])
+    return "".join(parts)
 
 
 def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[str, str] | None]]:

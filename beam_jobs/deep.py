@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +16,9 @@ from beam_jobs.tracks import hash_file
 from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, DatasetError, TfpipeError
 from tfpipe.features import LogMel, quantise
-from tfpipe.manifest import Manifest, Track, load_manifest, load_tracks
+from tfpipe.manifest import Folder, Manifest, Track, load_manifest, load_tracks
 from tfpipe.records import Example, decode_example, read_records
+from tfpipe.remote import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class DeepCheck:
     unavailable: list[str]
 
 
-def verify_deep(folder: Path, *, count: int = 20, on_example: Callable[[], None] = lambda: None) -> DeepCheck:
+def verify_deep(folder: Folder, *, count: int = 20, on_example: Callable[[], None] = lambda: None) -> DeepCheck:
     """Makes a sample of the examples again, from the recordings, and compares every code.
 
     The sample is spread evenly over all shards, and is the same for the same dataset.
@@ -62,7 +61,7 @@ def verify_deep(folder: Path, *, count: int = 20, on_example: Callable[[], None]
         if track is None:
             problems.append(f"{shard}: example {example.key} is of a track that tracks.jsonl lacks")
             continue
-        path = os.path.join(manifest.config["base"], track.path)
+        path = join(manifest.config["base"], track.path)
         if path not in state:
             state[path] = _why_unavailable(path, track)
         if state[path]:
@@ -78,7 +77,7 @@ def verify_deep(folder: Path, *, count: int = 20, on_example: Callable[[], None]
     )
 
 
-def _sample(folder: Path, manifest: Manifest, count: int) -> Iterator[tuple[Path, Example]]:
+def _sample(folder: Folder, manifest: Manifest, count: int) -> Iterator[tuple[str, Example]]:
     """Yields (shard, example), one from each of `count` equal parts of the dataset."""
     total = sum(shard.examples for shard in manifest.shards)
     parts = min(count, total)
@@ -86,7 +85,7 @@ def _sample(folder: Path, manifest: Manifest, count: int) -> Iterator[tuple[Path
     wanted = {low + _below(high - low, f"{manifest.fingerprint}/{low}") for low, high in itertools.pairwise(edges)}
     first = 0
     for shard in manifest.shards:
-        path = folder / shard.name
+        path = join(folder, shard.name)
         here = wanted.intersection(range(first, first + shard.examples))
         for index, data in enumerate(read_records(path) if here else [], start=first):
             if index in here:

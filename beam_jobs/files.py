@@ -6,93 +6,152 @@ Every failure is an `OSError` or a `TfpipeError` that names the path.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import socket
+import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, cast
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
+from tfpipe import remote
+from tfpipe.errors import TfpipeError
+from tfpipe.remote import exists, is_remote
 from tfpipe.storage import explain_os_errors
 
 _SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
-
-
-def is_remote(path: str) -> bool:
-    """Tells whether a path is a URL such as `gs://bucket/data`."""
-    return "://" in path
-
-
-def exists(path: str) -> bool:
-    """Tells whether a file is there."""
-    return FileSystems.exists(path)
+# A job that holds a remote folder says so this often, in s ...
+_BEAT_S = 15.0
+# ... and is taken for dead after this long without a word.
+_LAPSE_S = 60.0
 
 
 def read(path: str) -> bytes:
     """Reads a small file."""
-    with _explained(path), FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        return cast(bytes, file.read())
+    with explain_os_errors(path), remote.open_read(path) as file:
+        return file.read()
 
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
     """Opens a file for writing; it takes its name only when the block ends well."""
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    with _explained(path):
-        file = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
+    with explain_os_errors(path):
+        with remote.explained(path):
+            system = remote.file_system(path)
+            raw = system.create(temporary, compression_type="uncompressed")
         try:
-            with file:
-                yield file
+            with remote.Stream(path, raw) as file:
+                yield cast(BinaryIO, file)
                 if not is_remote(path):
-                    file.flush()
-                    os.fsync(file.fileno())
-            FileSystems.rename([temporary], [path])
+                    raw.flush()
+                    os.fsync(raw.fileno())
+            move(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                FileSystems.delete([temporary])
+                system.delete([temporary])
             raise
 
 
 def write(path: str, data: bytes) -> None:
     """Writes a small file whole or not at all."""
-    with create(path) as file:
-        file.write(data)
+    if not is_remote(path):
+        with create(path) as file:
+            file.write(data)
+        return
+    with explain_os_errors(path), remote.explained(path):  # stores show an object once it is there as a whole
+        raw = remote.file_system(path).create(path, compression_type="uncompressed")
+        raw.write(data)
+        raw.close()
 
 
 def move(source: str, target: str) -> None:
-    """Renames a file."""
-    with _explained(target):
-        FileSystems.rename([source], [target])
+    """Renames a file; object stores copy it and remove the first."""
+    with explain_os_errors(target), remote.explained(target):
+        remote.file_system(target).rename([source], [target])
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a folder with all in it; nothing happens when it is missing."""
-    if exists(path):
-        with _explained(path):
-            FileSystems.delete([path])
+    """Removes a file; nothing happens when it is missing."""
+    with explain_os_errors(path):
+        if exists(path):
+            with remote.explained(path):
+                remote.file_system(path).delete([path])
+
+
+def remove_folder(path: str) -> None:
+    """Removes a folder with all in it; nothing happens when it is missing."""
+    with explain_os_errors(path), remote.explained(path):
+        if is_remote(path):
+            remote.file_system(path).delete([f"{path}/"])
+        elif os.path.isdir(path):
+            remote.file_system(path).delete([path])
+
+
+def remove_unfinished(*folders: str) -> None:
+    """Removes what a killed job left half-written in remote folders."""
+    for folder in folders:
+        for name in remote.sizes(folder):
+            if ".tmp-" in name:
+                remove(remote.join(folder, name))
 
 
 def shard_names(folder: str) -> list[str]:
     """Lists the files of a dataset folder that have a shard's name."""
-    if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, "*.tfrecord")])[0].metadata_list
-        names = [entry.path.rpartition("/")[2] for entry in found]
-    else:
-        names = [path.name for path in Path(folder).iterdir()] if os.path.isdir(folder) else []
-    return sorted(name for name in names if _SHARD_NAME.fullmatch(name))
+    return sorted(name for name in remote.sizes(folder) if _SHARD_NAME.fullmatch(name))
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Digs the operating system's error out of Beam's wrappings and puts it in one line."""
-    with explain_os_errors(path):
+def held(folder: str, *, what: str) -> Iterator[None]:
+    """Holds a remote folder for one job, as `tfpipe.storage.folder_lock` does a local one.
+
+    Stores have no locks. Each job writes a mark of its own, then looks for
+    others: S3 and Google Cloud Storage list all that was written before, so of
+    two jobs at least the later one sees the other. A mark is written again
+    while its job lives, and the store's clock tells which marks are old.
+
+    Args:
+        folder: the URL.
+        what: what works there, for the message.
+
+    Raises:
+        TfpipeError: another job holds the folder, or it cannot be written.
+    """
+    mark = remote.join(folder, f".lock-{uuid.uuid4().hex}")
+    content = json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode()
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_BEAT_S):
+            with contextlib.suppress(TfpipeError, OSError):
+                write(mark, content)
+
+    write(mark, content)
+    try:
+        _require_alone(folder, mark, what=what)
+        beats = threading.Thread(target=beat, daemon=True)
+        beats.start()
         try:
             yield
-        except BeamIOError as error:
-            causes = list((error.exception_details or {}).values())
-            cause = causes[0] if causes and isinstance(causes[0], Exception) else error
-            inner = cause.args[0] if cause.args and isinstance(cause.args[0], OSError) else cause
-            raise inner if isinstance(inner, OSError) else OSError(None, str(inner), path) from error
+        finally:
+            done.set()
+            beats.join(_BEAT_S)
+    finally:
+        remove(mark)
+
+
+def _require_alone(folder: str, mark: str, *, what: str) -> None:
+    """Refuses to go on beside a living job, and removes the marks of dead ones."""
+    _, now = remote.stamp(mark)
+    for other in (remote.join(folder, name) for name in remote.sizes(folder) if name.startswith(".lock-")):
+        if other == mark or not exists(other):
+            continue
+        silent = (now - remote.stamp(other)[1]) / 1e9
+        if silent < _LAPSE_S:
+            holder = json.loads(read(other))
+            raise TfpipeError(
+                f"{folder}: another {what} (process {holder['process']} on {holder['host']}) is working here; wait for "
+                f"it or use another folder; if it was killed, run this again in {_LAPSE_S - silent:.0f} s"
+            )
+        remove(other)

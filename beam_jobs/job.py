@@ -46,7 +46,7 @@ from beam_jobs.reuse import (
     sources_of,
 )
 from beam_jobs.tracks import Scan, content_hash, file_stamp
-from tfpipe import __version__, children
+from tfpipe import __version__, children, remote
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
 from tfpipe.progress import Progress
@@ -126,17 +126,18 @@ def preprocess(
         config = dataclasses.replace(config, output=os.path.abspath(config.output))  # workers have other folders
     for split in ("train", "test"):
         cached_augmenter(config.spec, config.variants(split), config.engine)  # refuses impossible shifts now
+    if pipeline_args:
+        remote.use_options(pipeline_args)
     corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
     job = Job(config=config, corpus=corpus, pipeline_args=tuple(pipeline_args))
     started = time.monotonic()
-    with contextlib.nullcontext() if config.is_remote else folder_lock(Path(config.output), what="preprocessing job"):
+    with _held(config.output):
         manifest = _standing(config)
         if manifest is not None and _is_current(job, manifest, quiet=quiet):
             if not quiet:
                 print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
             return manifest
-        if not config.is_remote:
-            salvage(job)
+        salvage(job)
         counts = _supervise(with_earlier(job, manifest), quiet=quiet, verbose=verbose)
         manifest = _existing(config)
     if manifest is None:
@@ -157,14 +158,18 @@ def _tools() -> list[str]:
     return [found[name] for name in _TOOLS[:-2]]
 
 
-def _existing(config: PreprocessConfig) -> Manifest | None:
-    """Returns the manifest of the dataset that stands in the output folder, if one does."""
-    if not config.is_remote:
-        return load_manifest(Path(config.output)) if (Path(config.output) / MANIFEST).exists() else None
+def _held(output: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps other jobs out of the output folder."""
+    if not remote.is_remote(output):
+        return folder_lock(Path(output), what="preprocessing job")
     from beam_jobs import files  # brings Beam, which local paths do without here
 
-    path = f"{config.output.rstrip('/')}/{MANIFEST}"
-    return Manifest.from_dict(json.loads(files.read(path))) if files.exists(path) else None
+    return files.held(output, what="preprocessing job")
+
+
+def _existing(config: PreprocessConfig) -> Manifest | None:
+    """Returns the manifest of the dataset that stands in the output folder, if one does."""
+    return load_manifest(config.output) if remote.exists(remote.join(config.output, MANIFEST)) else None
 
 
 def _standing(config: PreprocessConfig) -> Manifest | None:
@@ -196,13 +201,8 @@ def _is_current(job: Job, manifest: Manifest, *, quiet: bool) -> bool:
 
 def _is_whole(manifest: Manifest, config: PreprocessConfig) -> bool:
     """Tells whether every file is there, shards with their size; `tfpipe verify` looks at every byte."""
-    if config.is_remote:
-        return True
-    folder = Path(config.output)
-    if not all((folder / name).is_file() for name in (TRACKS, SKIPPED)):
-        return False
-    paths = [(folder / shard.name, shard.bytes) for shard in manifest.shards]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    found = remote.sizes(config.output)
+    return {TRACKS, SKIPPED} <= set(found) and all(found.get(shard.name) == shard.bytes for shard in manifest.shards)
 
 
 def _recorded(config: PreprocessConfig) -> list[Scan]:
@@ -251,6 +251,11 @@ def _differences(manifest: Manifest, config: PreprocessConfig) -> str:
 
 def salvage(job: Job) -> None:
     """Keeps what a killed job left that is of use now, and removes the rest."""
+    if job.config.is_remote:
+        from beam_jobs import files
+
+        files.remove_unfinished(job.config.output, job.work)
+        return
     work, scratch = Path(job.work), Path(job.scratch)
     with explain_os_errors(scratch):
         work.mkdir(parents=True, exist_ok=True)

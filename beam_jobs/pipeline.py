@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -39,6 +40,7 @@ from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
 from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.shards import shard_path, write_shard
 from beam_jobs.tracks import Scan, scan_track
+from tfpipe import remote
 from tfpipe.errors import TfpipeError
 from tfpipe.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
 from tfpipe.storage import explain
@@ -109,7 +111,7 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)  # Beam has set it up
     job: Job = pickle.load(sys.stdin.buffer)
     at_end = contextlib.ExitStack()
-    threading.Thread(target=_end_with_parent, args=[at_end], daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[job, at_end], daemon=True).start()
     threading.excepthook = functools.partial(_on_thread_death, report)
     try:
         counts = run(job, at_end=at_end)
@@ -215,7 +217,7 @@ def _publish(job: Job) -> None:
     files.write(output(SKIPPED), lines(list(plan.skipped)))
     files.write(output(SCANS), result["scans"].encode())
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    files.remove(job.scratch)
+    files.remove_folder(job.scratch)
 
 
 def _result_path(job: Job) -> str:
@@ -225,6 +227,7 @@ def _result_path(job: Job) -> str:
 def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:
     """Calls a step so that the cause of its failure survives the way through any runner."""
     try:
+        _use_options(job.pipeline_args)
         return function(element, job)
     except TfpipeError as error:
         cause = str(error)
@@ -233,6 +236,13 @@ def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) ->
     except MemoryError:
         cause = "a worker ran out of memory; use fewer --workers or a machine with more memory"
     raise RuntimeError(f"tfpipe-failure:{cause.encode('utf-8', 'surrogateescape').hex()};")
+
+
+@functools.cache
+def _use_options(arguments: tuple[str, ...]) -> None:
+    """Reaches URLs with Beam's options, which the local runner does not hand to its worker processes."""
+    if arguments:
+        remote.use_options(arguments)
 
 
 def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
@@ -246,10 +256,11 @@ def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
         _leave(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
 
 
-def _end_with_parent(at_end: contextlib.ExitStack) -> None:
+def _end_with_parent(job: Job, at_end: contextlib.ExitStack) -> None:
     """Ends this process, its workers and its job on a cluster once the parent is gone or has closed the pipe."""
     sys.stdin.buffer.read()
     at_end.close()
+    shutil.rmtree(os.path.dirname(job.counts), ignore_errors=True)  # the parent may no longer do it
     os.killpg(0, signal.SIGKILL)
 
 

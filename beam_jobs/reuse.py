@@ -158,5 +158,5 @@ def _first_key(path: Path, mel_shape: tuple[int, int]) -> str:
 def _examples(path: str, mel_shape: tuple[int, int]) -> Iterator[Example]:
     """Yields examples up to the first damage."""
     with contextlib.suppress(DatasetError, OSError):
-        for data in read_records(Path(path)):
+        for data in read_records(path):
             yield decode_example(data, mel_shape)

@@ -26,6 +26,7 @@ from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
+from tfpipe.remote import open_read
 
 
 def write_shard(
@@ -96,7 +97,7 @@ def _finished(path: str) -> Shard | None:
     except (ValueError, TypeError):
         return None
     sha256 = hashlib.sha256()
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    with open_read(path) as file:
         while block := file.read(2**20):
             sha256.update(block)
     return shard if sha256.hexdigest() == shard.sha256 else None
@@ -127,6 +128,7 @@ def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter
                                 key=key,
                             )
                 yield [dataclasses.replace(found[key], label=track.label) for key in keys]
+            windows.finish()
 
 
 class _Windows:
@@ -137,13 +139,21 @@ class _Windows:
         self._reader: TrackReader | None = None
 
     def log_mels(self, augmenter: Augmenter, start: int, keys: Sequence[str]) -> list[LogMel]:
-        _require_unchanged(self._track)
         try:
             self._reader = self._reader or TrackReader(self._track.path)
             window = Window.of_file(self._reader, start, rate=self._rate)
             return augmenter.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
         except AudioError as error:
             raise _changed(self._track) from error
+
+    def finish(self) -> None:
+        """Makes sure that all that was read was read of one and the same file.
+
+        Raises:
+            TfpipeError: it changed since it was scanned.
+        """
+        if self._reader is not None:
+            _require_unchanged(self._track)
 
     def close(self) -> None:
         if self._reader is not None:

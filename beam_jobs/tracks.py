@@ -135,6 +135,8 @@ def file_stamp(path: str) -> tuple[int, int]:
     """
     try:
         return remote.stamp(path)
+    except FileNotFoundError as error:
+        raise AudioError("missing", explain(error, path)) from error
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
 

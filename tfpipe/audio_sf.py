@@ -79,12 +79,13 @@ def knows(path: str | os.PathLike[str]) -> bool:
 class Track:
     """A file held open.
 
-    Most formats are read from any place. MP3 is not: after a seek libmpg123
-    decodes some frames without the bits that they share with earlier ones, and
-    rounds otherwise, depending on what it decoded before. MP3, and what cannot
-    seek (GSM), is decoded from the start, once for all reads that go forward;
-    the latest minute or so is kept for reads that overlap. Opus settles after
-    a seek to 1e-6, so that each read opens the file anew and seeks once.
+    Most formats are read from any place. In Ogg a second seek may lead
+    elsewhere than the same one in a file just opened (Vorbis), or to other
+    roundings (Opus): each read opens it anew and seeks once. After a seek in MP3
+    libmpg123 lacks the bits that frames share with earlier ones, and rounds by
+    what it decoded before: MP3, and what cannot seek (GSM), is decoded from the
+    start, once for all reads that go forward; the latest part is kept for reads
+    that overlap.
 
     Args:
         path: local path or URL.
@@ -145,7 +146,7 @@ class Track:
         self._source.close()
 
     def _from_anywhere(self, first: int, count: int) -> Iterator[FloatArray]:
-        if self.info.format.endswith("OPUS"):
+        if self.info.format.startswith("OGG"):
             self._drop()
         sound = self._opened()
         # Within the last Ogg page libsndfile lands beside the frame by what the end is cut by.

@@ -1,4 +1,4 @@
-"""The dataset folder: manifest, track list, skip list; reading, verifying, inspecting.
+"""The dataset folder, local or a URL: manifest, track list, skip list; reading, verifying, inspecting.
 
 `dataset.json` is written last: its presence means that the dataset is
 complete. Loads no TensorFlow.
@@ -7,6 +7,7 @@ complete. Loads no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +20,17 @@ import numpy as np
 
 from tfpipe.errors import DatasetError
 from tfpipe.records import Example, decode_example, read_records
+from tfpipe.remote import exists, is_remote, join, open_read, sizes, stamp
 from tfpipe.spec import FeatureSpec
-from tfpipe.storage import digest, read_json, sha256_file
+from tfpipe.storage import digest, read_json
 
 MANIFEST = "dataset.json"
 TRACKS = "tracks.jsonl"
 SKIPPED = "skipped.jsonl"
 SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
+# A dataset folder: a path or a URL; never a Path of a URL, which loses one of its slashes.
+Folder = str | Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,34 +170,35 @@ class Manifest:
         return manifest
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: Folder) -> Manifest:
     """Reads a complete dataset's manifest.
 
     Raises:
         DatasetError: the folder is missing, incomplete, or its manifest damaged.
     """
-    if not folder.is_dir():
+    path = join(folder, MANIFEST)
+    if not is_remote(folder) and not Path(folder).is_dir():
         raise DatasetError(
             f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`"
         )
-    if not (folder / MANIFEST).exists():
+    if not exists(path):
         raise DatasetError(
             f"{folder}: no complete dataset here (no {MANIFEST}); run `tfpipe preprocess INPUT --output {folder}`"
         )
     try:
-        return Manifest.from_dict(read_json(folder / MANIFEST))
+        return Manifest.from_dict(read_json(path))
     except DatasetError as error:
-        raise DatasetError(f"{folder / MANIFEST}: {error}") from error
+        raise DatasetError(f"{path}: {error}") from error
 
 
-def load_tracks(folder: Path) -> list[Track]:
+def load_tracks(folder: Folder) -> list[Track]:
     """Reads `tracks.jsonl`."""
-    return [Track(**row) for row in _read_lines(folder / TRACKS)]
+    return [Track(**row) for row in _read_lines(join(folder, TRACKS))]
 
 
-def load_skipped(folder: Path) -> list[Skipped]:
+def load_skipped(folder: Folder) -> list[Skipped]:
     """Reads `skipped.jsonl`."""
-    return [Skipped(**row) for row in _read_lines(folder / SKIPPED)]
+    return [Skipped(**row) for row in _read_lines(join(folder, SKIPPED))]
 
 
 def lines(rows: list[Track] | list[Skipped]) -> bytes:
@@ -202,7 +207,7 @@ def lines(rows: list[Track] | list[Skipped]) -> bytes:
     return text.encode()
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Folder) -> dict[str, Any]:
     """Summarises a dataset folder: counts by split, variant, label and skip reason."""
     manifest = load_manifest(folder)
     tracks = load_tracks(folder)
@@ -240,20 +245,20 @@ def inspect(folder: Path) -> dict[str, Any]:
     }
 
 
-def examples(folder: Path, manifest: Manifest) -> Iterator[tuple[Shard, Example]]:
+def examples(folder: Folder, manifest: Manifest) -> Iterator[tuple[Shard, Example]]:
     """Yields every example with its shard, in the dataset's order.
 
     Raises:
         DatasetError: a missing or damaged shard.
     """
     for shard in manifest.shards:
-        if not (path := folder / shard.name).is_file():
+        if not exists(path := join(folder, shard.name)):
             raise DatasetError(f"{path}: missing shard; run `tfpipe verify {folder}`")
         for data in read_records(path):
             yield shard, decode_example(data, manifest.spec.mel_shape)
 
 
-def levels(folder: Path, *, on_example: Callable[[Example], None] = lambda _: None) -> dict[str, Any]:
+def levels(folder: Folder, *, on_example: Callable[[Example], None] = lambda _: None) -> dict[str, Any]:
     """Measures every example: level and spectrum, by split and label.
 
     Args:
@@ -300,7 +305,7 @@ def _levels(rows: list[tuple[float, ...]]) -> dict[str, Any]:
     }
 
 
-def verify(folder: Path, *, on_shard: Callable[[Shard], None] | None = None) -> list[str]:
+def verify(folder: Folder, *, on_shard: Callable[[Shard], None] | None = None) -> list[str]:
     """Checks every byte of a dataset folder against its manifest.
 
     Args:
@@ -316,31 +321,33 @@ def verify(folder: Path, *, on_shard: Callable[[Shard], None] | None = None) -> 
     manifest = load_manifest(folder)
     known = {shard.name for shard in manifest.shards}
     problems = [
-        f"{path}: not in the manifest (extra shard)"
-        for path in sorted(folder.glob("*.tfrecord"))
-        if path.name not in known
+        f"{join(folder, name)}: not in the manifest (extra shard)"
+        for name in sorted(sizes(folder))
+        if name.endswith(".tfrecord") and name not in known
     ]
     last: dict[str, str] = {}
     for shard in manifest.shards:
-        problems += _verify_shard(folder / shard.name, shard, manifest=manifest, last=last)
+        problems += _verify_shard(join(folder, shard.name), shard, manifest=manifest, last=last)
         if on_shard is not None:
             on_shard(shard)
     return problems
 
 
-def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, last: dict[str, str]) -> list[str]:
+def _verify_shard(path: str, shard: Shard, *, manifest: Manifest, last: dict[str, str]) -> list[str]:
     """Checks one shard; `last` holds the last key of each split so far, since keys ascend through its shards."""
-    if not path.is_file():
+    if not exists(path):
         return [f"{path}: missing shard"]
-    if (size := path.stat().st_size) != shard.bytes:
+    if (size := stamp(path)[0]) != shard.bytes:
         return [f"{path}: {size} bytes, the manifest says {shard.bytes}"]
+    sha256 = hashlib.sha256()
     try:
-        examples = [decode_example(data, manifest.spec.mel_shape) for data in read_records(path)]
+        records = read_records(path, on_bytes=sha256.update)
+        examples = [decode_example(data, manifest.spec.mel_shape) for data in records]
     except DatasetError as error:
         message = str(error)
-        return [message if message.startswith(str(path)) else f"{path}: {message}"]
+        return [message if message.startswith(path) else f"{path}: {message}"]
     problems = []
-    if sha256_file(path) != shard.sha256:
+    if sha256.hexdigest() != shard.sha256:
         problems.append(f"{path}: content differs from the manifest's checksum")
     if len(examples) != shard.examples:
         problems.append(f"{path}: {len(examples)} examples, the manifest says {shard.examples}")
@@ -360,8 +367,9 @@ def _verify_shard(path: Path, shard: Shard, *, manifest: Manifest, last: dict[st
     return problems
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: str) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        with open_read(path) as file:
+            return [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `tfpipe verify` and preprocess again") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
 
 from tfpipe.errors import DatasetError
+from tfpipe.remote import open_read, stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +96,20 @@ def write_record(file: Writable, data: bytes) -> int:
     return len(data) + 16
 
 
-def read_records(path: Path) -> Iterator[bytes]:
+def read_records(path: Path | str, *, on_bytes: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, checking both CRCs of each.
+
+    Args:
+        path: the file, local or a URL.
+        on_bytes: sees all that is read, in order, for a checksum of the file.
 
     Raises:
         DatasetError: with file and byte offset, on the first damage.
+        OSError: the file cannot be read.
     """
-    size = path.stat().st_size
+    size, _ = stamp(path)
     offset = 0
-    with open(path, "rb") as file:
+    with open_read(path) as file:
         while header := file.read(12):
             if len(header) < 12 or _masked_crc(header[:8]) != header[8:]:
                 raise DatasetError(f"{path}: damaged record header at byte {offset}")
@@ -113,6 +119,7 @@ def read_records(path: Path) -> Iterator[bytes]:
             data, crc = file.read(length), file.read(4)
             if _masked_crc(data) != crc:
                 raise DatasetError(f"{path}: damaged record at byte {offset} (checksum differs)")
+            on_bytes(header + data + crc)
             yield data
             offset += length + 16
 

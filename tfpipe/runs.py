@@ -15,6 +15,7 @@ from typing import Any
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.remote import require_local
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import read_json, write_json
 
@@ -72,6 +73,8 @@ class TrainConfig:
     on_corrupt: str = "error"
 
     def __post_init__(self) -> None:
+        require_local(self.data, what="the dataset to train on")
+        require_local(self.run, what="the run folder")
         names = {
             "preset": PRESET_NAMES,
             "precision": PRECISIONS,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfpipe.errors import TfpipeError
+from tfpipe.remote import open_read
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -41,14 +42,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path | str) -> Any:
+    """Reads a JSON file, local or at a URL.
 
     Raises:
         TfpipeError: the file is missing, unreadable or no JSON.
     """
-    with explain_os_errors(path):
-        data = path.read_bytes()
+    with explain_os_errors(path), open_read(path) as file:
+        data = file.read()
     try:
         return json.loads(data)
     except ValueError as error:

@@ -10,6 +10,7 @@ from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
 from beam_jobs.job import Job, salvage, with_earlier
 from tfpipe.manifest import MANIFEST, load_manifest
+from tfpipe.remote import exists, join
 from tfpipe.spec import FeatureSpec
 
 # A window costs little, and everything else is as in the default.
@@ -43,7 +44,7 @@ def config_for(corpus, output, **changes):
 def run_here(config):
     """Runs the real pipeline in this process, which spares a start of Beam."""
     count_here(config)
-    return load_manifest(Path(config.output))
+    return load_manifest(config.output)
 
 
 def count_here(config):
@@ -51,7 +52,7 @@ def count_here(config):
     corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
     job = Job(config=config, corpus=corpus)
     salvage(job)
-    earlier = load_manifest(Path(config.output)) if (Path(config.output) / MANIFEST).exists() else None
+    earlier = load_manifest(config.output) if exists(join(config.output, MANIFEST)) else None
     return pipeline.run(with_earlier(job, earlier))
 
 

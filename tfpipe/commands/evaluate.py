@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the figures."""
+    from tfpipe.remote import require_local
+
+    require_local(args.data, what="the dataset to evaluate on")
     from tfpipe.evaluate import evaluate
 
     plots = Path(args.plots) if args.plots else None

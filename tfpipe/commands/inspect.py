@@ -21,7 +21,7 @@ HELP = "show what is in a dataset folder"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("data", metavar="DIR", help="dataset folder")
+    parser.add_argument("data", metavar="DIR", help="dataset folder, also s3:// or gs://")
     parser.add_argument("--counts", action="store_true", help="counts alone, without reading the examples")
     parser.add_argument("--plots", metavar="OUT", help="folder for a contact sheet of spectrograms, label by variant")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.counts and args.plots:
         raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
-    folder = Path(args.data)
+    folder = args.data
     summary = inspect(folder)
     if not args.counts:
         picked: dict[tuple[int, str], Example] = {}
@@ -66,7 +66,7 @@ def _rank(example: Example) -> str:
     return hashlib.sha256(f"{example.track}/{example.start_s}".encode()).hexdigest()
 
 
-def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: Path) -> str:
+def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str) -> str:
     """Draws a row per label and a column per variant."""
     from tfpipe.features import dequantise
     from tfpipe.manifest import load_manifest

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.spec import FeatureSpec
@@ -32,11 +31,13 @@ _SPEC_HELP = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     add_corpus_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="dataset folder to make")
+    parser.add_argument("--output", required=True, metavar="DIR", help="dataset folder to make, also s3:// or gs://")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset made with other settings")
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
-    parser.epilog = "Options after -- go to Apache Beam, such as --runner=FlinkRunner; docs/RUNNERS.md has what clusters need."
+    parser.epilog = (
+        "Options after -- go to Apache Beam, such as --runner=FlinkRunner; docs/RUNNERS.md has what clusters need."
+    )
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,11 +102,8 @@ def run(args: argparse.Namespace) -> int:
     from tfpipe.manifest import inspect
 
     config = config_from_args(args, output=args.output)
-    manifest = preprocess(config, pipeline_args=getattr(args, "beam_options", ()), verbose=args.verbose)
-    if config.is_remote:
-        print(json.dumps({"fingerprint": manifest.fingerprint}))
-        return 0
-    summary = inspect(Path(args.output))
+    preprocess(config, pipeline_args=getattr(args, "beam_options", ()), verbose=args.verbose)
+    summary = inspect(args.output)
     print(json.dumps(summary) if args.json else table(args.output, summary))
     return 0
 

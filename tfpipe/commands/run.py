@@ -54,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _workdir(args: argparse.Namespace) -> Path:
     """Returns the work folder, refusing one where somebody else's files would be replaced."""
+    from tfpipe.remote import require_local
     from tfpipe.workflow import STATE
 
     if not args.workdir.strip():
         raise UsageError("--workdir is empty; name a folder")
+    require_local(args.workdir, what="the work folder")
     workdir = Path(args.workdir).expanduser()
     if any(Path(name).expanduser().resolve() == workdir.resolve() for name in args.inputs):
         raise UsageError(f"--workdir {workdir} is an input folder itself; use one beside it or inside it")
@@ -178,6 +180,7 @@ class _Chain:
         from tfpipe.audio import read_window
         from tfpipe.manifest import load_manifest, load_tracks
         from tfpipe.records import decode_example, read_records
+        from tfpipe.remote import join
 
         manifest = load_manifest(self.data)
         split = self._held_out(done)
@@ -185,7 +188,7 @@ class _Chain:
         shard = manifest.split_shards(split)[0]
         example = decode_example(next(read_records(self.data / shard.name)), manifest.spec.mel_shape)
         track = next(track for track in load_tracks(self.data) if track.hash == example.track)
-        source = Path(discover(self.preprocess_config.inputs).base) / track.path
+        source = join(discover(self.preprocess_config.inputs).base, track.path)
         shutil.rmtree(self.check_folder, ignore_errors=True)
         checked = serve_check(
             model_base_path=self.models,
@@ -195,7 +198,7 @@ class _Chain:
             sample_rate=manifest.spec.sample_rate,
             out=self.check_folder,
         )
-        return {"source": str(source), "split": split, **checked}
+        return {"source": source, "split": split, **checked}
 
     def _stamps(self) -> list[tuple[str, int, int]]:
         """Name, size and modification time of every shard: a file that was written to is verified again."""

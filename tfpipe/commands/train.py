@@ -78,13 +78,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tfpipe import model
     from tfpipe.manifest import load_manifest
     from tfpipe.spec import FeatureSpec
 
-    spec = load_manifest(Path(args.data)).spec if args.data else FeatureSpec()
+    spec = load_manifest(args.data).spec if args.data else FeatureSpec()
     models = model.build(args.preset, spec, latent=args.latent)
     for part in models:
         part.summary(line_length=100, print_fn=print)

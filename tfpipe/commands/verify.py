@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from tfpipe.errors import DatasetError, UsageError
@@ -15,7 +14,7 @@ HELP = "check every byte of a dataset folder against its manifest"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("data", metavar="DIR", help="dataset folder")
+    parser.add_argument("data", metavar="DIR", help="dataset folder, also s3:// or gs://")
     parser.add_argument(
         "--deep",
         type=int,
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.deep < 0:
         raise UsageError(f"--deep {args.deep}: give the number of examples to make again, such as 20")
-    folder = Path(args.data)
+    folder = args.data
     manifest = load_manifest(folder)
     with Progress("verify", total=len(manifest.shards), unit="shard") as bar:
         problems = verify(folder, on_shard=lambda _: bar.update())
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _deep(folder: Path, count: int) -> dict[str, Any]:
+def _deep(folder: str, count: int) -> dict[str, Any]:
     import dataclasses
 
     from beam_jobs.deep import verify_deep
