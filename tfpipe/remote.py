@@ -194,7 +194,8 @@ def explained(path: str) -> Iterator[None]:
             raise OSError(cause.errno, os.strerror(cause.errno), cause.filename or path) from error
         code = getattr(cause, "code", None)  # S3ClientError and GoogleAPICallError have code and message
         text = " ".join(str(getattr(cause, "message", None) or cause).split())
-        raise OSError(_STATUS.get(code) if isinstance(code, int) else None, text, path) from error
+        number = errno.EINVAL if isinstance(cause, ValueError) else _STATUS.get(code) if isinstance(code, int) else None
+        raise OSError(number, text, path) from error
 
 
 class Stream(io.RawIOBase):

@@ -155,7 +155,7 @@ for _name, _codec in (("cut-between-pages.ogg", "VORBIS"), ("cut-between-pages.o
     from_bytes(
         _name, lambda k=_codec: (lambda data: data[: data.rfind(b"OggS")])(encoded("OGG", k, seed=4)), "truncated"
     )
-from_bytes("chained.ogg", lambda: encoded("OGG", "VORBIS", seed=5) + encoded("OGG", "VORBIS", seed=6), "track")
+from_bytes("chained.ogg", lambda: encoded("OGG", "VORBIS", seed=5) + encoded("OGG", "VORBIS", seed=6), "undecodable")
 from_bytes("cut-header.mp3", lambda: encoded("MP3", "MPEG_LAYER_III", seed=2)[:20], *BAD)
 from_bytes("cut.m4a", lambda: mp4(1)[:-2000], *BAD)
 from_bytes("cut-start.m4a", lambda: mp4(2)[:40], *BAD)

@@ -297,11 +297,9 @@ def test_an_ogg_stream_says_where_it_ends(codec, tmp_path):
             probe(tmp_path / "cut.ogg")
         assert caught.value.code == "truncated"
     (tmp_path / "chained.ogg").write_bytes(data + write_sf(tmp_path / "y", audio, 48_000, "OGG", "VORBIS").read_bytes())
-    assert probe(tmp_path / "chained.ogg").seconds >= 4.9
-    (tmp_path / "chained-cut.ogg").write_bytes(data + cut)
-    with pytest.raises(AudioError) as caught:
-        probe(tmp_path / "chained-cut.ogg")
-    assert caught.value.code == "truncated"
+    with pytest.raises(AudioError, match="one after the other") as caught:
+        probe(tmp_path / "chained.ogg")
+    assert caught.value.code == "undecodable"
 
 
 def test_flac_that_does_not_say_its_length(tmp_path):

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
     parser.epilog = (
-        "Options after -- go to Apache Beam, such as --runner=FlinkRunner; docs/RUNNERS.md has what clusters need."
+        "Options after -- go to Apache Beam: --runner=FlinkRunner, ...; docs/RUNNERS.md has what clusters need."
     )
 
 
