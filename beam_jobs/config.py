@@ -12,7 +12,7 @@ from tfpipe.spec import FeatureSpec
 from tfpipe.storage import digest
 
 # Raised when the same settings would give other examples.
-_JOB_VERSION = 2
+_JOB_VERSION = 3
 # Where and how the job runs, and what the digest of the input covers.
 _NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
 

@@ -122,6 +122,8 @@ def preprocess(
         TfpipeError: no usable audio, too much of it skipped, a dataset of
             other settings in the way, disk full, a worker died, ...
     """
+    if not config.is_remote:
+        config = dataclasses.replace(config, output=os.path.abspath(config.output))  # workers have other folders
     for split in ("train", "test"):
         cached_augmenter(config.spec, config.variants(split), config.engine)  # refuses impossible shifts now
     if pipeline_args:

@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -110,7 +111,7 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)  # Beam has set it up
     job: Job = pickle.load(sys.stdin.buffer)
     at_end = contextlib.ExitStack()
-    threading.Thread(target=_end_with_parent, args=[at_end], daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[job, at_end], daemon=True).start()
     threading.excepthook = functools.partial(_on_thread_death, report)
     try:
         counts = run(job, at_end=at_end)
@@ -255,10 +256,11 @@ def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
         _leave(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
 
 
-def _end_with_parent(at_end: contextlib.ExitStack) -> None:
+def _end_with_parent(job: Job, at_end: contextlib.ExitStack) -> None:
     """Ends this process, its workers and its job on a cluster once the parent is gone or has closed the pipe."""
     sys.stdin.buffer.read()
     at_end.close()
+    shutil.rmtree(os.path.dirname(job.counts), ignore_errors=True)  # the parent may no longer do it
     os.killpg(0, signal.SIGKILL)
 
 

@@ -15,6 +15,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
@@ -72,10 +73,10 @@ def parse_options(arguments: Sequence[str]) -> PipelineOptions:
         TfpipeError: a value that cannot work, an option that nobody knows (a
             job server's are known once it runs), or no job server given.
     """
-    options = _Options(list(arguments))
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            options = _Options(list(arguments))
             name = _name(options)
             server_knows_more = name in (*_SERVERS, "portable")
             options.get_all_options(add_extra_args_fn=None if server_knows_more else lambda parser: None)
@@ -138,9 +139,11 @@ def _check_server(runner: str, options: PipelineOptions) -> None:
         )
     if not os.path.isfile(path):
         raise TfpipeError(f"--{option}={path}: no such file; docs/RUNNERS.md says how to get it")
-    java = options.view_as(JobServerOptions).job_server_java_launcher
-    if runner != "prism" and shutil.which(java) is None:
-        raise TfpipeError(f"{java}: no such program, and the job server needs it; install Java 11 or 17")
+    java = options.view_as(JobServerOptions)
+    if runner != "prism" and shutil.which(java.job_server_java_launcher) is None:
+        raise TfpipeError(f"{java.job_server_java_launcher}: no such program; the job server needs Java 11 or 17")
+    # Where this job's other temporary files go, and are removed with them.
+    java.job_server_jvm_properties = [f"-Djava.io.tmpdir={tempfile.gettempdir()}", *java.job_server_jvm_properties]
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

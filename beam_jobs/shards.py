@@ -128,6 +128,7 @@ def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter
                                 key=key,
                             )
                 yield [dataclasses.replace(found[key], label=track.label) for key in keys]
+            windows.finish()
 
 
 class _Windows:
@@ -138,13 +139,21 @@ class _Windows:
         self._reader: TrackReader | None = None
 
     def log_mels(self, augmenter: Augmenter, start: int, keys: Sequence[str]) -> list[LogMel]:
-        _require_unchanged(self._track)
         try:
             self._reader = self._reader or TrackReader(self._track.path)
             window = Window.of_file(self._reader, start, rate=self._rate)
             return augmenter.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
         except AudioError as error:
             raise _changed(self._track) from error
+
+    def finish(self) -> None:
+        """Makes sure that all that was read was read of one and the same file.
+
+        Raises:
+            TfpipeError: it changed since it was scanned.
+        """
+        if self._reader is not None:
+            _require_unchanged(self._track)
 
     def close(self) -> None:
         if self._reader is not None:

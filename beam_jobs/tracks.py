@@ -12,7 +12,7 @@ from beam_jobs.corpus import AudioFile
 from beam_jobs.meter import Meter
 from tfpipe import remote
 from tfpipe.audio import TrackReader, window_starts
-from tfpipe.errors import AudioError
+from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import is_silent
 from tfpipe.manifest import Skipped
 from tfpipe.storage import explain
@@ -57,6 +57,9 @@ def scan_track(
         config: the job.
         known: an earlier scan with the same settings and tools, taken over where the content is still that one.
         meter: counts, and takes the time.
+
+    Raises:
+        TfpipeError: a bucket is out of reach, which says nothing of the file.
     """
     meter = meter or Meter()
     content, stamp = "", (0, 0)
@@ -70,6 +73,8 @@ def scan_track(
         with meter.timed("scan"):
             return _decode(file, config, content=content, stamp=stamp)
     except AudioError as error:
+        if isinstance(cause := error.__cause__, OSError) and remote.is_remote(file.path) and cause.errno is None:
+            raise TfpipeError(f"{error}; the store could not be reached: run the same command again") from error
         skipped = Skipped(path=file.name, code=error.code, message=_one_line(error))
         return Scan(file=file, hash=content, stamp=stamp, skipped=skipped)
 

@@ -10,7 +10,8 @@ mp3; what it does not know is left to FFmpeg (`tfpipe.audio_av`): m4a, mp4,
 webm, mka, aac, wma, and flac that does not say its length. A window read alone
 equals the same part of the file decoded whole: bit by bit for all of
 libsndfile's formats but opus (1e-6 of full scale), and within 1e-5 for
-FFmpeg's (measured in tests/tfpipe/test_audio.py). Two things are looser there:
+FFmpeg's (measured in tests/tfpipe/test_audio.py). It is the same to the bit
+whatever was read before it, in every format. Two things are looser in FFmpeg's:
 where AAC stores only the level of a noise, each reading starts that noise
 anew (the same way each time), and Matroska and ASF keep time to the
 millisecond where packets vary in length.

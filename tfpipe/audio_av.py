@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import av.error
@@ -39,9 +40,11 @@ _TAIL_S = 0.1
 # Files are called cut when they are this much shorter than their container says.
 _CUT_S = 0.5
 _LENGTH_IS_EXACT = {"mov", "matroska", "asf"}
-# (container, codec) that stay open: seeks find the very packet, and a decoder needs no more than `_decoder` gives it.
-# In the others a seek leads where earlier ones have been, or reading the header again costs next to nothing.
-_STAY_OPEN = {("mov", "aac"), ("mov", "alac"), ("aac", "aac")}
+# (container, codec) where a seek finds the very packet, whatever was read before.
+_SEEKABLE = {("mov", "aac"), ("mov", "alac")}
+# Those without an index, whose packets are read once in order; so many of the latest (95 s at 44.1 kHz) are kept.
+_IN_ORDER = {("aac", "aac")}
+_KEPT_PACKETS = 4096
 
 
 def container_of(path: str | os.PathLike[str]) -> str | None:
@@ -68,7 +71,8 @@ class Track:
 
     What a read gives follows from the place asked for, whatever was read before:
     where the container stays open, each read takes a new decoder and feeds it
-    from the last packet that starts before the place; the others are opened anew.
+    from the last packet that starts before the place; other containers, where a
+    seek leads by what was read, are opened anew, which costs little.
 
     Args:
         path: local path or URL.
@@ -84,20 +88,24 @@ class Track:
 
     def __init__(self, path: str | os.PathLike[str], info: AudioInfo | None = None) -> None:
         self._path = path
-        self._kept: tuple[InputContainer, AudioStream] | None = None
-        self._start = 0
-        self._head: list[Packet] | None = None
-        with contextlib.ExitStack() as files, _explained(path, "undecodable"):
-            self._file = files.enter_context(open_read(path))
-            with contextlib.ExitStack() as opened:
-                container, stream = opened.enter_context(_opened(self._file, path))
-                packets = container.demux(stream)
+        self._files, self._containers = contextlib.ExitStack(), contextlib.ExitStack()
+        self._latest: _Latest | None = None
+        self._head: list[Packet] = []
+        try:
+            with _explained(path, "undecodable"):
+                self._file = self._files.enter_context(open_read(path))
+                self._container, self._stream = self._open()
+                self._tick, self._zero = self._stream.time_base, self._stream.start_time or 0
+                packets = self._container.demux(self._stream)
                 first = next(packets)
-                self.info = info or _measure(path, container, stream, itertools.chain([first], packets))
-                if (_name(container), stream.codec_context.name) in _STAY_OPEN:
-                    self._kept, self._start = (container, stream), first.pts or 0
-                    files.push(opened.pop_all())
-            self._stack = files.pop_all()
+                self._first = first.pts or 0
+                self.info = info or _measure(path, self._container, self._stream, itertools.chain([first], packets))
+                kind = _name(self._container), self._stream.codec_context.name
+        except BaseException:
+            self.close()
+            raise
+        self._seeks, self._in_order = kind in _SEEKABLE, kind in _IN_ORDER
+        self._opens_anew = not self._seeks
 
     def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating]]:
         """Yields `[n, channels]` blocks, `count` frames in all, from frame `first`.
@@ -109,60 +117,124 @@ class Track:
             AudioError: damaged there.
         """
         done, rate, channels = first, self.info.sample_rate, self.info.channels
-        with _explained(self._path, "damaged"):
-            for position, frame in self._placed(first):
-                if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
-                    raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
-                if position >= first + count:
-                    break
-                if position > done:
-                    yield np.zeros((position - done, channels))
-                    done = position
-                samples = _samples(frame)[done - position : first + count - position]
-                done += len(samples)
-                yield samples
+        try:
+            with _explained(self._path, "damaged"):
+                for position, frame in self._placed(first):
+                    if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+                        raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
+                    if position >= first + count:
+                        break
+                    if position > done:
+                        yield np.zeros((position - done, channels))
+                        done = position
+                    samples = _samples(frame)[done - position : first + count - position]
+                    done += len(samples)
+                    yield samples
+        except AudioError:
+            self._opens_anew, self._latest = True, None  # who knows where FFmpeg stands now
+            raise
         if 0 < (missing := first + count - done) <= _TAIL_S * rate:
             yield np.zeros((missing, channels))
 
     def close(self) -> None:
         """Closes the file."""
-        self._stack.close()
+        self._containers.close()
+        self._files.close()
+
+    def _open(self) -> tuple[InputContainer, AudioStream]:
+        self._containers.close()
+        return self._containers.enter_context(_opened(self._file, self._path))
 
     def _placed(self, first: int) -> Iterator[tuple[int, AudioFrame]]:
-        """Yields decoded frames that end after frame `first`, each with its place in the file."""
-        with contextlib.nullcontext(self._kept) if self._kept else _opened(self._file, self._path) as opened:
-            stream, rate = opened[1], self.info.sample_rate
-            if first <= 2 * _PREROLL_S * rate or not stream.time_base:
-                yield from _counted(self._decoded(*opened), [], stream, first=first, rate=rate, place=0)
-            else:
-                wanted = int((first / rate - _PREROLL_S) / float(stream.time_base) + (stream.start_time or 0))
-                head, frames = self._sought(*opened, wanted)
-                yield from _counted(frames, head, stream, first=first, rate=rate, place=None)
+        """Yields decoded frames that end after frame `first`, each with its place in the file.
 
-    def _decoded(self, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-        """Yields all frames."""
-        if not self._kept:
-            return container.decode(stream)
-        container.seek(self._start, stream=stream)
-        return _decode(_decoder(stream), container.demux(stream))
+        Matroska and ASF round time stamps to ms. Places are therefore counted in
+        samples, and after a seek put on the grid that the file's first frames show.
+        """
+        rate, wanted, place = self.info.sample_rate, None, 0
+        head: list[AudioFrame] | None = None
+        if first > 2 * _PREROLL_S * rate and self._tick:
+            wanted = int((first / rate - _PREROLL_S) / float(self._tick) + self._zero)
+        decoder = self._begin(wanted if self._head else None)
+        if wanted is not None:
+            head, packets = _first_two(decoder, self._head or self._packets(None))
+            self._head = packets if self._seeks or self._in_order else []
+            decoder.flush_buffers()
+        for packet in self._packets(wanted):
+            for frame in decoder.decode(packet):
+                stamped = self._stamp(frame)
+                if head is not None:
+                    if stamped is None:
+                        continue
+                    place, head = self._on_grid(stamped, head), None
+                    if place > first:
+                        raise ValueError(f"its index leads past frame {first}")
+                elif stamped is not None and abs(stamped - place) > _GAP_S * rate:
+                    place = stamped
+                if place + frame.samples > first:
+                    yield place, frame
+                place += frame.samples
 
-    def _sought(
-        self, container: InputContainer, stream: AudioStream, wanted: int
-    ) -> tuple[list[AudioFrame], Iterator[AudioFrame]]:
-        """Returns the file's first two frames, and those from a time stamp on, or from somewhat before."""
-        if not self._kept:
-            head = list(itertools.islice(container.decode(stream), 2))
-            container.seek(wanted, stream=stream)
-            return head, container.decode(stream)
-        decoder = _decoder(stream)
-        if self._head is None:
-            container.seek(self._start, stream=stream)
-            self._head = _packets_of_two_frames(decoder, container.demux(stream))
-            decoder = _decoder(stream)
-        head = list(itertools.islice(_decode(decoder, self._head), 2))
-        decoder.flush_buffers()
-        container.seek(wanted, stream=stream)
-        return head, _decode(decoder, _from(wanted, container.demux(stream)))
+    def _begin(self, wanted: int | None) -> AudioCodecContext:
+        """Makes the packets from a time stamp on (all for None) ready to be read; returns a decoder for them.
+
+        The decoder has decoded nothing: flushing one would leave AAC's noise where it was.
+        """
+        if self._opens_anew and (self._latest is None or not self._latest.reaches(wanted)):
+            self._container, self._stream = self._open()
+            self._latest = _Latest(self._container.demux(self._stream)) if self._in_order else None
+            self._opens_anew = not self._seeks
+        ours = self._stream.codec_context
+        if not (self._seeks or self._in_order):
+            return ours
+        decoder = cast(AudioCodecContext, CodecContext.create(ours.codec.name, "r"))
+        decoder.extradata, decoder.sample_rate, decoder.layout = ours.extradata, ours.sample_rate, ours.layout
+        if self._tick:
+            decoder.options = {"pkt_timebase": f"{self._tick.numerator}/{self._tick.denominator}"}
+        return decoder
+
+    def _packets(self, wanted: int | None) -> Iterable[Packet]:
+        """Returns the packets from a time stamp on, or from somewhat before; all for None."""
+        if self._latest is not None:
+            return self._latest if wanted is None else _from(wanted, self._latest)
+        if wanted is not None or self._seeks:
+            self._container.seek(self._first if wanted is None else wanted, stream=self._stream)
+        packets = self._container.demux(self._stream)
+        return _from(wanted, packets) if self._seeks and wanted is not None else packets
+
+    def _stamp(self, frame: AudioFrame) -> int | None:
+        if frame.pts is None or frame.time_base is None or self._tick is None:
+            return None
+        return round(float(frame.pts * frame.time_base - self._zero * self._tick) * self.info.sample_rate)
+
+    def _on_grid(self, stamped: int, head: list[AudioFrame]) -> int:
+        if len(head) < 2:
+            return stamped
+        grid, step = (self._stamp(head[0]) or 0) + head[0].samples, head[1].samples
+        place = grid + round((stamped - grid) / step) * step
+        return place if abs(place - stamped) <= 0.002 * self.info.sample_rate else stamped
+
+
+class _Latest:
+    """A container's packets from the first, each read once for all who go forward; keeps the latest."""
+
+    def __init__(self, packets: Iterator[Packet]) -> None:
+        self._rest = packets
+        self._kept: deque[Packet] = deque()
+        self._from_first = True
+
+    def reaches(self, wanted: int | None) -> bool:
+        """Tells whether the packets from a time stamp on (all for None) can still be had."""
+        return self._from_first or (wanted is not None and (self._kept[0].pts or 0) <= wanted)
+
+    def __iter__(self) -> Iterator[Packet]:
+        yield from tuple(self._kept)
+        for packet in self._rest:
+            self._kept.append(packet)
+            if len(self._kept) > _KEPT_PACKETS:
+                self._kept.popleft()
+                self._from_first = False
+            yield packet
 
 
 def _measure(
@@ -189,70 +261,16 @@ def _measure(
     )
 
 
-def _counted(
-    frames: Iterable[AudioFrame],
-    head: list[AudioFrame],
-    stream: AudioStream,
-    *,
-    first: int,
-    rate: int,
-    place: int | None,
-) -> Iterator[tuple[int, AudioFrame]]:
-    """Yields the frames that end after frame `first`, each with its place in the file.
-
-    Matroska and ASF round time stamps to ms. Places are therefore counted in
-    samples, and after a seek (no `place`) put on the grid that the file's first
-    frames, `head`, show.
-    """
-
-    def stamp(frame: AudioFrame) -> int | None:
-        if frame.pts is None or frame.time_base is None or stream.time_base is None:
-            return None
-        return round(float(frame.pts * frame.time_base - (stream.start_time or 0) * stream.time_base) * rate)
-
-    for frame in frames:
-        stamped = stamp(frame)
-        if place is None and stamped is not None:
-            place = stamped
-            if len(head) == 2:
-                grid, step = (stamp(head[0]) or 0) + head[0].samples, head[1].samples
-                on_grid = grid + round((stamped - grid) / step) * step
-                place = on_grid if abs(on_grid - stamped) <= 0.002 * rate else stamped
-            if place > first:
-                raise ValueError(f"its index leads past frame {first}")
-        elif place is not None and stamped is not None and abs(stamped - place) > _GAP_S * rate:
-            place = stamped
-        if place is None:
-            continue
-        if place + frame.samples > first:
-            yield place, frame
-        place += frame.samples
-
-
-def _decoder(stream: AudioStream) -> AudioCodecContext:
-    """Returns a decoder that has decoded nothing: flushing the stream's own would leave AAC's noise where it was."""
-    ours, decoder = stream.codec_context, CodecContext.create(stream.codec_context.codec.name, "r")
-    if not isinstance(decoder, AudioCodecContext):
-        raise ValueError(f"{decoder.name} is no codec of sound")
-    decoder.extradata, decoder.sample_rate, decoder.layout = ours.extradata, ours.sample_rate, ours.layout
-    if stream.time_base:
-        decoder.options = {"pkt_timebase": f"{stream.time_base.numerator}/{stream.time_base.denominator}"}
-    return decoder
-
-
-def _decode(decoder: AudioCodecContext, packets: Iterable[Packet]) -> Iterator[AudioFrame]:
-    for packet in packets:
-        yield from decoder.decode(packet)
-
-
-def _packets_of_two_frames(decoder: AudioCodecContext, packets: Iterable[Packet]) -> list[Packet]:
-    read, frames = [], 0
+def _first_two(decoder: AudioCodecContext, packets: Iterable[Packet]) -> tuple[list[AudioFrame], list[Packet]]:
+    """Returns the first two frames and the packets that they took."""
+    frames: list[AudioFrame] = []
+    read = []
     for packet in packets:
         read.append(packet)
-        frames += len(decoder.decode(packet))
-        if frames >= 2:
+        frames += decoder.decode(packet)
+        if len(frames) >= 2:
             break
-    return read
+    return frames[:2], read
 
 
 def _from(wanted: int, packets: Iterable[Packet]) -> Iterator[Packet]:

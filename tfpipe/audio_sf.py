@@ -79,12 +79,13 @@ def knows(path: str | os.PathLike[str]) -> bool:
 class Track:
     """A file held open.
 
-    Most formats are read from any place. MP3 is not: after a seek libmpg123
-    decodes some frames without the bits that they share with earlier ones, and
-    rounds otherwise, depending on what it decoded before. MP3, and what cannot
-    seek (GSM), is decoded from the start, once for all reads that go forward;
-    the latest minute or so is kept for reads that overlap. Opus settles after
-    a seek to 1e-6, so that each read opens the file anew and seeks once.
+    Most formats are read from any place. In Ogg a second seek may lead
+    elsewhere than the same one in a file just opened (Vorbis), or to other
+    roundings (Opus): each read opens it anew and seeks once. After a seek in MP3
+    libmpg123 lacks the bits that frames share with earlier ones, and rounds by
+    what it decoded before: MP3, and what cannot seek (GSM), is decoded from the
+    start, once for all reads that go forward; the latest part is kept for reads
+    that overlap.
 
     Args:
         path: local path or URL.
@@ -145,7 +146,7 @@ class Track:
         self._source.close()
 
     def _from_anywhere(self, first: int, count: int) -> Iterator[FloatArray]:
-        if self.info.format.endswith("OPUS"):
+        if self.info.format.startswith("OGG"):
             self._drop()
         sound = self._opened()
         # Within the last Ogg page libsndfile lands beside the frame by what the end is cut by.
@@ -280,12 +281,12 @@ def _inspect(path: str | os.PathLike[str], sound: _Sound) -> AudioInfo:
 
 
 def _require_whole_pages(path: str | os.PathLike[str], file: BinaryIO) -> None:
-    """Checks an Ogg file's checksums and its end: its decoders pass over damaged pages without a word.
+    """Checks an Ogg file's pages: decoders pass over damage, a missing end, and all but the first of a chain.
 
     Format: RFC 3533. Its CRC-32 is that of zlib with the bits of each byte in reverse.
 
     Raises:
-        AudioError: a page is damaged or cut, or a stream's last page is missing.
+        AudioError: a page is damaged or cut, a stream's last page is missing, or another stream follows.
     """
     ended: dict[bytes, bool] = {}
     while head := file.read(27):
@@ -298,6 +299,12 @@ def _require_whole_pages(path: str | os.PathLike[str], file: BinaryIO) -> None:
         page = (head[:22] + bytes(4) + head[26:] + table + body).translate(_REVERSED)
         if (zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") != head[22:26].translate(_REVERSED):
             raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
-        ended[head[14:18]] = bool(head[5] & 4)
+        begins, ends = head[5] & 2, head[5] & 4
+        if begins and any(ended.values()):
+            raise AudioError(
+                "undecodable",
+                f"{path}: holds recordings one after the other, of which only the first can be read; split it",
+            )
+        ended[head[14:18]] = bool(ends)
     if not all(ended.values()):
         raise AudioError("truncated", f"{path}: breaks off, the page that ends its stream is not there")

@@ -19,9 +19,10 @@ as floats and that of doubles is not known.
 
 `tfio.audio.resample` is Speex's resampler at quality 4 and leaves that filter's
 delay, 1 to 2 ms, in what it returns: enough to move a log-mel by 0.1. `read`
-takes it out. What stays is another filter: 16-bit recordings of 32 to 96 kHz
-agree within 1e-5 of full scale and 0.003 of a log-mel. Below the spec's rate
-it leaves images above the recording's own band, and such files are refused.
+takes it out. What stays is another filter, which falls off from 9 kHz at
+22.05 kHz instead of 10: the default spec's log-mels, up to 8 kHz, agree within
+0.005. Below the spec's rate the filter leaves images above the recording's own
+band (0.4 of a log-mel), and such files are refused.
 """
 
 from __future__ import annotations
@@ -114,8 +115,7 @@ def read(reader: TrackReader, start: int, count: int, *, rate: int) -> tuple[Flo
         `[frames]` float64 at the file's rate, and how many samples at `rate` Hz come before `start`.
 
     Raises:
-        AudioError: as `TrackReader.read`, and `undecodable` for a rate below `rate`: what Speex's filter leaves
-            above the recording's own band differs by up to 0.4 of a log-mel.
+        AudioError: as `TrackReader.read`, and `undecodable` for a rate below `rate`.
     """
     own = reader.info.sample_rate
     if own < rate:

@@ -1,15 +1,18 @@
 """The input pipeline: a dataset folder to batches for the model (needs TensorFlow).
 
 Stages, in order: shard order, interleave, shuffle, skip to the position, cut
-into global batches, keep this worker's part, parse, prefetch. The order is a
-function of (seed, epoch), under one global seed of TensorFlow (`train` sets
-it), so a position (epoch, step) is enough to go on exactly where a killed run
-stopped, without reading iterator checkpoints.
+into global batches, keep this worker's part, parse, augment, prefetch. The
+order is a function of (seed, epoch), under one global seed of TensorFlow
+(`train` sets it), so a position (epoch, step) is enough to go on exactly where
+a killed run stopped, without reading iterator checkpoints. Augmentation draws
+per example (`augment_tf`): of the stages before it only mixup sees anything,
+its partners being rows of the same element.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tfpipe import augment_tf
+from tfpipe.augment import AugmentConfig
 from tfpipe.errors import DatasetError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.records import read_records
@@ -73,6 +78,7 @@ def make_dataset(
     part: Part | None = None,
     expected_spec: FeatureSpec | None = None,
     manifest: Manifest | None = None,
+    augment: AugmentConfig | None = None,
 ) -> tf.data.Dataset:
     """Streams one epoch of one split.
 
@@ -85,6 +91,7 @@ def make_dataset(
         part: which part of every global batch this worker reads.
         expected_spec: refuse a dataset of another spec.
         manifest: the folder's manifest when the caller has it, or what `salvage` left of it.
+        augment: what is done to the windows, for training alone: needs a seed.
 
     Returns:
         A dataset of known cardinality, with `mel` `[batch, n_mels, frames, 1]`
@@ -96,7 +103,8 @@ def make_dataset(
     Raises:
         DatasetError: no complete dataset, or no examples in the split.
         SpecMismatch: the dataset has another spec than expected.
-        UsageError: a batch smaller than the number of replicas.
+        UsageError: a batch smaller than the number of replicas, or augmentation
+            without a seed or of settings that do not fit the spec.
     """
     manifest = manifest or load_manifest(folder)
     if expected_spec is not None:
@@ -112,6 +120,15 @@ def make_dataset(
     dataset = _own_part(batches, part).map(
         lambda serialised: parse(serialised, manifest.spec), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    if augment is not None and augment.on:
+        if seed is None:
+            raise UsageError(f"augmentation ({', '.join(augment.on)}) is for training: give make_dataset a seed")
+        augment.check(manifest.spec)
+        dataset = dataset.map(
+            functools.partial(augment_tf.apply, config=augment, spec=manifest.spec, seed=seed, epoch=position.epoch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
     left = max(0, steps - position.step) * part.replicas
     return dataset.apply(tf.data.experimental.assert_cardinality(left)).prefetch(tf.data.AUTOTUNE)
 

@@ -49,12 +49,23 @@ def join(folder: str | os.PathLike[str], name: str) -> str:
 
 
 def use_options(arguments: Sequence[str]) -> None:
-    """Makes this process reach URLs with Beam's options, such as `--s3_endpoint_url=http://localhost:9000`."""
+    """Makes this process reach URLs with Beam's options, such as `--s3_endpoint_url=http://localhost:9000`.
+
+    Raises:
+        UsageError: one of them has no value, or one that cannot be.
+    """
     _keep_quiet()
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    FileSystems.set_options(PipelineOptions(list(arguments)))
+    options = PipelineOptions(list(arguments))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options.get_all_options()
+    except SystemExit:
+        raise UsageError(f"options for Beam: {said.getvalue().rpartition('error: ')[2].strip()}") from None
+    FileSystems.set_options(options)
 
 
 def _keep_quiet() -> None:
@@ -183,7 +194,8 @@ def explained(path: str) -> Iterator[None]:
             raise OSError(cause.errno, os.strerror(cause.errno), cause.filename or path) from error
         code = getattr(cause, "code", None)  # S3ClientError and GoogleAPICallError have code and message
         text = " ".join(str(getattr(cause, "message", None) or cause).split())
-        raise OSError(_STATUS.get(code) if isinstance(code, int) else None, text, path) from error
+        number = errno.EINVAL if isinstance(cause, ValueError) else _STATUS.get(code) if isinstance(code, int) else None
+        raise OSError(number, text, path) from error
 
 
 class Stream(io.RawIOBase):

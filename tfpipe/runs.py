@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tfpipe import checkpoint
+from tfpipe.augment import AugmentConfig
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.remote import require_local
@@ -52,6 +54,7 @@ class TrainConfig:
         strategy: `auto`, `single`, `mirrored` or `multiworker`.
         checkpoint_every_s: s between checkpoints inside an epoch.
         on_corrupt: `error` ends with a damaged shard's name and place, `skip` leaves out what follows the damage.
+        augment: what is done to training windows on their way to the model.
 
     Raises:
         UsageError: a value is out of range.
@@ -71,6 +74,7 @@ class TrainConfig:
     strategy: str = "auto"
     checkpoint_every_s: float = 60.0
     on_corrupt: str = "error"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         require_local(self.data, what="the dataset to train on")
@@ -101,9 +105,15 @@ class TrainConfig:
             if not ok:
                 raise UsageError(f"{name}={getattr(self, name)!r} is out of range; use {allowed}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all settings as plain JSON values, those of `augment` among the rest."""
+        values = dataclasses.asdict(self)
+        augment = values.pop("augment")
+        return {**values, **augment}
+
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
-        values = dataclasses.asdict(self)
+        values = self.to_dict()
         for place in ("data", "run", "checkpoint_every_s", "strategy", "on_corrupt"):
             del values[place]
         return values
@@ -166,7 +176,7 @@ def load_run(path: Path) -> Run:
         )
     return Run(
         path=path,
-        config=read_json(path / CONFIG),
+        config=read_config(path),
         spec=FeatureSpec.from_dict(read_json(path / SPEC)),
         history=tuple(read_history(path)),
         done=(path / DONE).exists(),
@@ -188,7 +198,7 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
     """
     wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint, **(machine or {})}
     if (folder / CONFIG).exists():
-        stored = read_json(folder / CONFIG)
+        stored = read_config(folder)
         differing = [
             f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]
         ]
@@ -199,7 +209,16 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
             )
         return
     write_json(folder / SPEC, manifest.spec.to_dict())
-    write_json(folder / CONFIG, {**dataclasses.asdict(config), **wanted})
+    write_json(folder / CONFIG, {**config.to_dict(), **wanted})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a run folder's `config.json`; a setting that is younger than the run was off in it.
+
+    Raises:
+        TfpipeError: damaged.
+    """
+    return {**dataclasses.asdict(AugmentConfig()), **read_json(path / CONFIG)}
 
 
 def finished(config: TrainConfig) -> Run | None:
@@ -277,7 +296,7 @@ def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
 
 def named(variables: list[Any], prefix: str) -> dict[str, Any]:
     """Returns variables by a name that is unique and stable: position and Keras path."""
-    return {f"{prefix}/{index:03d}/{variable.name}": variable for index, variable in enumerate(variables)}
+    return {f"{prefix}/{index:03d}/{_plain(variable.name)}": variable for index, variable in enumerate(variables)}
 
 
 def assign(variables: list[Any], arrays: Mapping[str, Any], *, prefix: str, where: str) -> None:
@@ -287,10 +306,15 @@ def assign(variables: list[Any], arrays: Mapping[str, Any], *, prefix: str, wher
         RunError: names or shapes are those of another model.
     """
     wanted = named(variables, prefix)
-    stored = {name for name in arrays if name.startswith(f"{prefix}/")}
-    if stored != set(wanted):
+    stored = {_plain(name): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
+    if stored.keys() != wanted.keys():
         raise RunError(f"{where}: the checkpoint's {prefix} is another model's; use the settings it was trained with")
     for name, variable in wanted.items():
-        if tuple(variable.shape) != arrays[name].shape:
-            raise RunError(f"{where}: {name} is {arrays[name].shape}, the model needs {tuple(variable.shape)}")
-        variable.assign(arrays[name])
+        if tuple(variable.shape) != stored[name].shape:
+            raise RunError(f"{where}: {name} is {stored[name].shape}, the model needs {tuple(variable.shape)}")
+        variable.assign(stored[name])
+
+
+def _plain(name: str) -> str:
+    """Drops the numbers that Keras counts layers by: a process's second model has others than its first."""
+    return re.sub(r"_\d+(?=_|$)", "", name)

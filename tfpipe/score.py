@@ -130,7 +130,6 @@ def save_latents(path: Path, scores: Scores) -> None:
     packed = io.BytesIO()
     np.savez(
         packed,
-        allow_pickle=False,
         **scores.windows,
         **columns,
         fingerprint=np.array(summary["fingerprint"]),

@@ -117,6 +117,7 @@ class _Trainer:
         self.is_chief = index == 0
         self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
         self.steps = steps_per_epoch(manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
+        config.augment.check(manifest.spec)
         self.objective = model.preset(config.preset).objective
         self.pixels = math.prod(manifest.spec.mel_shape)
         self.epoch = self.step = 0
@@ -284,6 +285,7 @@ class _Trainer:
                 position=position,
                 part=self.part,
                 manifest=self.manifest,
+                augment=self.config.augment if split == "train" else None,
             )
         )
 

@@ -151,6 +151,11 @@ for _name, _container, _codec, _share, _outcomes in (
         lambda c=_container, k=_codec, s=_share: (lambda data: data[: math.ceil(len(data) * s)])(encoded(c, k, seed=1)),
         *_outcomes,
     )
+for _name, _codec in (("cut-between-pages.ogg", "VORBIS"), ("cut-between-pages.opus", "OPUS")):
+    from_bytes(
+        _name, lambda k=_codec: (lambda data: data[: data.rfind(b"OggS")])(encoded("OGG", k, seed=4)), "truncated"
+    )
+from_bytes("chained.ogg", lambda: encoded("OGG", "VORBIS", seed=5) + encoded("OGG", "VORBIS", seed=6), "undecodable")
 from_bytes("cut-header.mp3", lambda: encoded("MP3", "MPEG_LAYER_III", seed=2)[:20], *BAD)
 from_bytes("cut.m4a", lambda: mp4(1)[:-2000], *BAD)
 from_bytes("cut-start.m4a", lambda: mp4(2)[:40], *BAD)
@@ -225,8 +230,9 @@ samples("tiny-values.wav", lambda: np.full(24_000, 1e-310), "silent", codec="DOU
 samples("one-sample.wav", lambda: np.full(1, 0.5), "too_short")
 samples("just-too-short.wav", lambda: sound(0.25, RATE, seed=45)[:-1], "too_short")
 samples("just-long-enough.wav", lambda: sound(0.25, RATE, seed=46), "track")
-samples("8-hz.wav", lambda: 0.5 * np.sin(np.arange(80.0)), "track", rate=8)
-samples("1-hz.wav", lambda: 0.5 * np.sin(np.arange(9.0)), "track", rate=1)
+samples("1-khz.wav", lambda: sound(4, 1_000, seed=51), "track", rate=1_000)
+samples("999-hz.wav", lambda: sound(4, 999, seed=52), "bad_header", rate=999)
+samples("1-hz.wav", lambda: 0.5 * np.sin(np.arange(9.0)), "bad_header", rate=1)
 samples("192-khz.wav", lambda: sound(1, 192_000, seed=47), "track", rate=192_000)
 samples("384-khz-8-channels.wav", lambda: sound(1, 384_000, 8, seed=48), "track", rate=384_000)
 samples("32-channels.wav", lambda: sound(1, RATE, 32, seed=49), "track")

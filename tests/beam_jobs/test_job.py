@@ -289,8 +289,8 @@ def test_interrupt_ends_everything_at_once(long_corpus, tmp_path):
     wait_for(lambda: list(output.glob(".work/*/*.tmp-*")))
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=5)
-    assert time.monotonic() - began < 3
+    process.wait(timeout=20)
+    assert time.monotonic() - began < 10  # about one on an idle machine; the work left would take longer
     wait_for(lambda: not descendants(marker), seconds=3)
     assert process.returncode != 0
     assert not (output / "dataset.json").exists()

@@ -19,6 +19,7 @@ from job_tools import SMALL, config_for, count_here, note, run_here, write_corpu
 from beam_jobs import files
 from beam_jobs.corpus import discover
 from beam_jobs.deep import verify_deep
+from beam_jobs.tracks import scan_track
 from tfpipe import remote, s3
 from tfpipe.cli import main
 from tfpipe.errors import TfpipeError
@@ -412,6 +413,11 @@ def test_what_is_not_installed_is_named(corpus, tmp_path):
         assert line.endswith(f"is not installed; {fix}")
 
 
+def test_beam_options_that_cannot_be_are_wrong_usage(corpus, tmp_path, capsys):
+    assert main(["preprocess", str(corpus), "--output", str(tmp_path / "out"), "--", "--s3_endpoint_url"]) == 2
+    assert last_line(capsys) == "tfpipe: options for Beam: argument --s3_endpoint_url: expected one argument"
+
+
 def test_training_says_that_it_wants_a_local_copy(capsys):
     for command in (
         ["train", "--data", "s3://b/d", "--run", "run"],
@@ -420,3 +426,16 @@ def test_training_says_that_it_wants_a_local_copy(capsys):
         assert main(command) == 2
         assert "s3://b/d: the dataset to" in (line := last_line(capsys))
         assert "copy" in line
+
+
+def test_a_store_that_is_gone_ends_the_job_instead_of_skipping_its_files(store, corpus, monkeypatch):
+    """Beam asks again for minutes before it gives up; here it gives up at once."""
+    url = store.put_folder(corpus, "in")
+    files_there = discover([url]).files
+
+    def gone(path):
+        raise OSError(None, "Could not connect to the endpoint URL", path)
+
+    monkeypatch.setattr(remote, "stamp", gone)
+    with pytest.raises(TfpipeError, match=r"Could not connect.* run the same command again"):
+        scan_track(files_there[0], config_for(url, store.url("out")))

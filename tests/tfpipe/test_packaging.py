@@ -1,10 +1,12 @@
 """The wheel works outside the checkout; the constraint files say what setup.py and the lanes say."""
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
 import venv
 import zipfile
@@ -19,15 +21,36 @@ from tfpipe import __version__, doctor, lanes
 _HEAVY = ("tensorflow", "keras", "numpy", "librosa", "apache_beam", "grpc", "matplotlib", "beam_jobs", "serving")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory, repo) -> Path:
-    """A wheel of the checkout, built from a copy so that nothing is left in it."""
-    folder = tmp_path_factory.mktemp("wheel")
+def _copy(repo, folder) -> Path:
+    """Copies the checkout, without git's files, so that a build leaves nothing in it."""
     source = folder / "source"
     source.mkdir()
     names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
-    names += ["tfpipe", "beam_jobs", "serving"]
+    names += ["docs", "tfpipe", "beam_jobs", "serving"]
     subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
+    return source
+
+
+def _install(package, folder) -> Path:
+    """Makes a virtual environment with a package in it, the dependencies being this environment's."""
+    venv.create(folder / "venv", with_pip=False, symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--prefix", folder / "venv", package]
+    subprocess.run(command, check=True)
+    script = folder / "venv" / "bin" / "tfpipe"
+    script.write_text(re.sub(r"^#!.*", f"#!{python}", script.read_text(), count=1))
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "dependencies.pth").write_text(ours + "\n")
+    return folder / "venv"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, repo) -> Path:
+    """A wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = _copy(repo, folder)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
     subprocess.run(command, check=True, capture_output=True, text=True)
     (path,) = folder.glob("*.whl")
@@ -36,18 +59,8 @@ def wheel(tmp_path_factory, repo) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A virtual environment with the wheel in it, the dependencies being this environment's."""
-    folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder / "venv", with_pip=False, symlinks=True)
-    python = folder / "venv" / "bin" / "python"
-    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    options = ["--quiet", "--no-deps", "--no-index", "--ignore-installed", "--prefix", folder / "venv"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, wheel], check=True)
-    script = folder / "venv" / "bin" / "tfpipe"
-    script.write_text(re.sub(r"^#!.*", f"#!{python}", script.read_text(), count=1))
-    ours = next(path for path in sys.path if path.endswith("site-packages"))
-    (site / "dependencies.pth").write_text(ours + "\n")
-    return folder / "venv"
+    """A virtual environment with the wheel in it."""
+    return _install(wheel, tmp_path_factory.mktemp("installed"))
 
 
 def _run(command, *, cwd):
@@ -84,6 +97,33 @@ def test_runs_in_an_empty_folder(installed, tmp_path, repo):
     made = _run([installed / "bin" / "tfpipe", "synth", "corpus", "--tracks", "1", "--seconds", "1"], cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert len(list(tmp_path.glob("corpus/*/*.wav"))) == 2
+
+
+@pytest.mark.slow
+def test_the_sdist_that_setup_file_gives_to_workers_runs_the_job(tmp_path, repo):
+    """As Beam builds it for `--setup_file`: no git, no network."""
+    source, outside = _copy(repo, tmp_path), tmp_path / "empty"
+    outside.mkdir()
+    alone = (
+        ["unshare", "--net"] if os.geteuid() == 0 and not _run(["unshare", "--net", "true"], cwd="/").returncode else []
+    )
+    built = _run([*alone, sys.executable, "setup.py", "sdist", "--dist-dir", tmp_path], cwd=source)
+    assert built.returncode == 0, built.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for package in ("tfpipe", "beam_jobs", "serving") for path in (repo / package).rglob("*.p?")]
+    assert {str(path.relative_to(repo)) for path in files} <= names
+    assert {"README.md", "LICENSE", "setup.py", "pyproject.toml", "constraints/default.txt"} <= names
+
+    bin_folder = _install(sdist, tmp_path) / "bin"
+    where = _run([bin_folder / "python", "-c", "import beam_jobs.pipeline as it; print(it.__file__)"], cwd=outside)
+    assert where.stdout.startswith(str(bin_folder.parent)), where.stderr
+    made = _run([bin_folder / "tfpipe", "synth", "corpus", "--tracks", "3", "--seconds", "6"], cwd=outside)
+    assert made.returncode == 0, made.stderr
+    done = _run([bin_folder / "tfpipe", "preprocess", "corpus", "--output", "data", "--json"], cwd=outside)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tracks"] == 6
 
 
 def test_help_is_quick_and_light(installed, tmp_path):

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from helpers import environment, last_json, tfpipe
@@ -20,9 +21,11 @@ from helpers import environment, last_json, tfpipe
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import load_manifest
-from tfpipe.runs import TrainConfig, load_models, load_run
+from tfpipe.runs import TrainConfig, assign, load_models, load_run, named
 
-TRAIN = ("--preset", "tiny", "--epochs", "3", "--batch-size", "4", "--seed", "7")
+# Augmented, so that what is said of resuming and of several workers holds with it; mixup alone sees the workers' parts.
+AUGMENT = ("--freq-mask", "8", "--time-mask", "12", "--roll-s", "0.2", "--gain-db", "2")
+TRAIN = ("--preset", "tiny", "--epochs", "3", "--batch-size", "4", *AUGMENT, "--seed", "7")
 
 
 def train_command(data: Path, run: Path, *more: object) -> list[str]:
@@ -126,6 +129,23 @@ def test_other_settings_are_refused_with_the_difference(dataset: Path, finished:
     assert done.returncode == 1
     assert "seed: 7 there, 8 now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_state_is_assigned_whatever_number_keras_gave_the_layer() -> None:
+    """A second model of one process is named otherwise than its first."""
+    first, later = (
+        [keras.Variable(np.full(2, value, np.float32), name=f"{layer}_kernel_momentum")]
+        for value, layer in ((1.0, "conv2d"), (0.0, "conv2d_10"))
+    )
+    assign(
+        later,
+        {name: np.asarray(value) for name, value in named(first, "optimizer").items()},
+        prefix="optimizer",
+        where="",
+    )
+    assert np.array_equal(later[0], first[0])
+    with pytest.raises(RunError, match="another model's"):
+        assign(later, {"optimizer/000/dense_kernel_momentum": np.zeros(2)}, prefix="optimizer", where="")
 
 
 def test_damaged_checkpoint_is_named(finished: Path, tmp_path: Path) -> None:

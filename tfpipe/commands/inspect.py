@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.errors import UsageError
+from tfpipe.commands.train import add_augment_arguments, augment_settings
+from tfpipe.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
+    from tfpipe.augment import AugmentConfig
     from tfpipe.records import Example
 
 # A sheet that is still a picture.
@@ -24,20 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DIR", help="dataset folder, also s3:// or gs://")
     parser.add_argument("--counts", action="store_true", help="counts alone, without reading the examples")
     parser.add_argument("--plots", metavar="OUT", help="folder for a contact sheet of spectrograms, label by variant")
+    parser.add_argument(
+        "--augmented", action="store_true", help="with --plots: also a sheet of windows as training would see them"
+    )
+    add_augment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the summary, and draws the contact sheet.
+    """Prints the summary, and draws the contact sheets.
 
     Raises:
-        UsageError: pictures without reading examples.
+        UsageError: pictures without reading examples, or augmentation without its picture.
+        DatasetError: pictures of a dataset without examples.
     """
     from tfpipe.manifest import inspect, levels
     from tfpipe.progress import Progress
 
     if args.counts and args.plots:
         raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
+    if args.augmented and not args.plots:
+        raise UsageError("--augmented draws a picture; give it a folder with --plots OUT")
+    augment = augment_settings(args)
+    if augment.on and not args.augmented:
+        raise UsageError(f"{', '.join(augment.on)}: shown by --augmented alone; add it, with --plots OUT")
     folder = args.data
     summary = inspect(folder)
     if not args.counts:
@@ -50,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
 
             summary["levels"] = levels(folder, on_example=see)
         if args.plots:
+            if not picked:
+                raise DatasetError(f"{folder}: holds no examples to draw; preprocess more audio")
             summary["plots"] = _contact_sheet(Path(args.plots), picked, folder)
+        if args.augmented:
+            summary["augmented"] = _augmented_sheet(Path(args.plots), picked, folder, augment)
     print(json.dumps(summary) if args.json else table(args.data, summary))
     return 0
 
@@ -87,6 +103,55 @@ def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder:
     return str(path)
 
 
+def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str, augment: AugmentConfig) -> str:
+    """Draws a row per window: as stored, with each augmentation alone, with all of them.
+
+    Two variants of a label's window show that they are augmented apart.
+    """
+    import dataclasses
+
+    import numpy as np
+    import tensorflow as tf
+
+    from tfpipe import augment_tf
+    from tfpipe.augment import AugmentConfig
+    from tfpipe.features import dequantise
+    from tfpipe.manifest import load_manifest
+    from tfpipe.plots import spectrograms
+
+    manifest = load_manifest(folder)
+    if not augment.on:
+        augment = AugmentConfig(freq_mask=16, time_mask=24, roll_s=0.5, gain_db=6.0, mixup=1.0)
+    labels = sorted({label for label, _ in picked})[: _MOST_ROWS // 2]
+    places = sorted(picked, key=lambda place: (place[0], place[1] != "original", place[1]))
+    windows = [picked[place] for label in labels for place in [place for place in places if place[0] == label][:2]]
+    batch = {
+        "mel": tf.constant(np.stack([window.mel for window in windows])[..., None]),
+        "ref_db": tf.constant([window.ref_db for window in windows], tf.float32),
+        "label": tf.constant([window.label for window in windows], tf.int64),
+        "key": tf.constant([window.key for window in windows]),
+    }
+    alone = {
+        f"{name} {getattr(augment, name):g}": dataclasses.replace(
+            AugmentConfig(masks=augment.masks), **{name: getattr(augment, name)}
+        )
+        for name in augment.on
+    }
+    columns = {"as stored": AugmentConfig(), **alone, "all": augment}
+    augmented = {
+        title: augment_tf.apply(batch, config, spec=manifest.spec, seed=0, epoch=0)["mel"].numpy()[..., 0]
+        for title, config in columns.items()
+    }
+    panels = [
+        (f"{manifest.labels[window.label]}, {window.variant}: {title}", dequantise(augmented[title][row]))
+        for row, window in enumerate(windows)
+        for title in columns
+    ]
+    path = out / "augmented.png"
+    spectrograms(path, panels, manifest.spec, columns=len(columns))
+    return str(path)
+
+
 def table(folder: str, summary: Mapping[str, Any]) -> str:
     """Lays out `tfpipe.manifest.inspect`'s summary for people."""
     skipped, spec = summary["skipped"], summary["spec"]
@@ -110,7 +175,7 @@ def table(folder: str, summary: Mapping[str, Any]) -> str:
         ("skipped", ", ".join(f"{count} {code}" for code, count in skipped["by_reason"].items()) or "nothing"),
     ]
     if "plots" in summary:
-        rows.append(("pictures", summary["plots"]))
+        rows.append(("pictures", ", ".join(summary[name] for name in ("plots", "augmented") if name in summary)))
     return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset made with other settings")
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
-    parser.epilog = "Options after -- go to Apache Beam, such as: -- --runner=FlinkRunner --flink_master=HOST:8081"
+    parser.epilog = (
+        "Options after -- go to Apache Beam: --runner=FlinkRunner, ...; docs/RUNNERS.md has what clusters need."
+    )
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:

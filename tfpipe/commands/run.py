@@ -212,11 +212,12 @@ class _Chain:
 
     def _set_aside_other_run(self, dataset: str) -> None:
         """Keeps one generation of a run whose settings or data are no longer asked for."""
-        from tfpipe.storage import read_json, replace_folder
+        from tfpipe.runs import read_config
+        from tfpipe.storage import replace_folder
 
         if not (self.run / "config.json").exists():
             return
-        stored = read_json(self.run / "config.json")
+        stored = read_config(self.run)
         wanted = {**self.train_config.settings(), "dataset": dataset}
         if any(stored.get(name) != value for name, value in wanted.items()):
             self.previous.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfpipe.augment import AugmentConfig
 
 HELP = "train the VAE on a dataset, or go on where a stopped run was"
 _CHOICES = {
@@ -45,12 +48,39 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
+    add_augment_arguments(parser)
+
+
+def add_augment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the augmentation in the input pipeline, all off by default."""
+    group = parser.add_argument_group("augmentation while training, on top of the dataset's variants; 0 is off")
+    group.add_argument("--freq-mask", type=int, default=0, metavar="N", help="mask fewer than N mel bands, say 16")
+    group.add_argument("--time-mask", type=int, default=0, metavar="N", help="mask fewer than N frames, say 24")
+    group.add_argument("--masks", type=int, default=1, metavar="N", help="masks of each of these kinds (1)")
+    group.add_argument("--roll-s", type=float, default=0.0, metavar="S", help="roll in time by up to S s, say 0.5")
+    group.add_argument("--gain-db", type=float, default=0.0, metavar="DB", help="turn down by up to DB dB, say 6")
+    group.add_argument(
+        "--mixup",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="mix with another window, its share of Beta(A, A), say 0.2",
+    )
+
+
+def augment_settings(args: argparse.Namespace) -> AugmentConfig:
+    """Returns what `add_augment_arguments` read."""
+    from tfpipe.augment import AugmentConfig
+
+    names = ("freq_mask", "time_mask", "masks", "roll_s", "gain_db", "mixup")
+    return AugmentConfig(**{name: getattr(args, name) for name in names})
 
 
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
     names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
-    return {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt")}
+    settings = {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt")}
+    return {**settings, "augment": augment_settings(args)}
 
 
 def run(args: argparse.Namespace) -> int:
