@@ -73,4 +73,4 @@ def describe(summary: Mapping[str, Any]) -> str:
     rows = [f"{'mse':>9} {'KL':>8} {'windows':>8} {'silent':>7}  track"]
     for row in (*summary["tracks"], {**summary, "path": f"all {len(summary['tracks'])} tracks"}):
         rows.append(f"{row['mse']:9.5f} {row['kl']:8.2f} {row['windows']:8} {row['silent']:7}  {row['path']}")
-    return "\n".join(rows)
+    return "\n".join(rows).encode(errors="backslashreplace").decode()  # names may be no text
