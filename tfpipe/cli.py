@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tfpipe import __version__
+from tfpipe.arguments import forgiven
 from tfpipe.errors import TfpipeError, UsageError
 
 COMMANDS = (
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, beam_options = _split(list(sys.argv[1:] if argv is None else argv))
     try:
-        args = _parser(arguments).parse_args(arguments)
+        parser = _parser(arguments)
+        args = parser.parse_args(forgiven(arguments, parser))
     except SystemExit as stop:  # argparse has printed help or what is wrong
         return int(stop.code or 0)
     args.beam_options = beam_options

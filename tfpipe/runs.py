@@ -271,7 +271,9 @@ def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
     loaded = load_run(run)
     saved = checkpoint.load(run / CHECKPOINTS, which)
     if saved is None:
-        raise RunError(f"{run}: holds no {which} checkpoint yet; run `tfpipe train --run {run}` until an epoch is done")
+        raise RunError(
+            f"{run}: holds no {which} checkpoint yet; run `tfpipe train --data DIR --run {run}` until an epoch is done"
+        )
     config = loaded.config
     models = model.build(config["preset"], loaded.spec, latent=config["latent"])
     for part in models:
