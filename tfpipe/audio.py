@@ -50,8 +50,8 @@ _MAX_S = 7 * 86_400.0
 _CANCELLED_DB = -20.0
 
 
-class _Track(Protocol):
-    """A file that a decoder holds open."""
+class Track(Protocol):
+    """A file that a decoder holds open; `info` is what its header says."""
 
     info: AudioInfo
 
@@ -71,18 +71,26 @@ class TrackReader:
     Args:
         path: audio file, or a URL (`s3://`, `gs://`) to one, of which only the parts that are read are fetched.
         info: the file's `probe`, when the caller has it; saves looking through the file once more.
+        decoder: opens a path, given what `info` is, with another decoder than this module's.
 
     Attributes:
+        path: the file.
         info: what the file's header says.
 
     Raises:
         AudioError: not a regular file, unreadable, empty, or not audio.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, info: AudioInfo | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        info: AudioInfo | None = None,
+        decoder: Callable[[str | os.PathLike[str], AudioInfo | None], Track] | None = None,
+    ) -> None:
         _require_file(path)
-        self._path = path
-        self._track = _open(path, info)
+        self.path = path
+        self._track = (decoder or _open)(path, info)
         self.info = self._track.info
         try:
             _require_plausible(path, self.info)
@@ -99,13 +107,24 @@ class TrackReader:
         Raises:
             AudioError: the file cannot be read, breaks off, or holds NaN or Inf there.
         """
+        source, skip = self.source(start, count, rate=rate)
+        own = self.info.sample_rate
+        audio = (source if own == rate else soxr.resample(source, own, rate, quality="HQ"))[skip : skip + count]
+        return np.pad(audio, (0, count - len(audio)))
+
+    def source(self, start: int, count: int, *, rate: int) -> tuple[FloatArray, int]:
+        """Reads what `read` resamples: mono at the file's own rate, with a margin on each side.
+
+        Returns:
+            `[frames]` float64, and how many samples at `rate` Hz lie before `start` in it.
+
+        Raises:
+            AudioError: as `read`.
+        """
         info = self.info
         first, skip = _source_start(start, rate=rate, info=info)
         last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
-        source = self._mono(first, min(last, info.frames) - first)
-        audio = source if info.sample_rate == rate else soxr.resample(source, info.sample_rate, rate, quality="HQ")
-        audio = audio[skip : skip + count]
-        return np.pad(audio, (0, count - len(audio)))
+        return self._mono(first, min(last, info.frames) - first), skip
 
     def blocks(self, *, block_s: float = 30.0) -> Iterator[FloatArray]:
         """Yields the file as mono blocks at its own rate, for statistics over long files.
@@ -134,11 +153,11 @@ class TrackReader:
             place = first
             for block in self._track.frames(first, max(0, count)):
                 if not np.isfinite(block).all():
-                    raise AudioError("not_finite", f"{self._path}: holds NaN or Inf samples near frame {place}")
+                    raise AudioError("not_finite", f"{self.path}: holds NaN or Inf samples near frame {place}")
                 place += len(block)
                 yield block
             if place < first + count:
-                raise AudioError("truncated", f"{self._path}: breaks off after frame {place}")
+                raise AudioError("truncated", f"{self.path}: breaks off after frame {place}")
 
         return _mixed(checked)
 
@@ -271,7 +290,7 @@ def _mixed(read: Callable[[], Iterable[FloatArray]]) -> FloatArray:
     return mean
 
 
-def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> _Track:
+def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Track:
     """Opens a file with libsndfile, or else with FFmpeg."""
     if info is None or info.decoder == "libsndfile":
         try:

@@ -54,7 +54,7 @@ def save(
         try:
             # In memory first: a zip file cut off by a full disk complains once more when it is dropped.
             packed = io.BytesIO()
-            np.savez(packed, allow_pickle=False, **arrays)
+            np.savez(packed, **arrays)
             write_bytes(temporary / "state.npz", packed.getvalue())
             write_json(temporary / "state.json", {**state, "sha256": hashlib.sha256(packed.getbuffer()).hexdigest()})
             # The same step is written twice when a run is stopped right after an epoch's end.

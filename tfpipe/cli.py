@@ -26,6 +26,7 @@ COMMANDS = (
     "augment",
     "train",
     "evaluate",
+    "score",
     "export",
     "serve",
     "client",

@@ -1,0 +1,76 @@
+"""`tfpipe score`: recordings through a trained model, without a dataset folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfpipe.errors import UsageError
+
+HELP = "reconstruction error, KL and latents of recordings, without a dataset folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    text = "folder, audio file, glob, or .csv/.jsonl list of path and label; also s3:// or gs://"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=text)
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    parser.add_argument(
+        "--latents",
+        metavar="OUT.npz",
+        help="write z_mean, z_log_var, ref_db, mse, kl, start_s, track of each window",
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="windows in a batch (16)")
+    parser.add_argument("--hop-s", type=float, metavar="S", help="s between window starts (the window length)")
+    parser.add_argument(
+        "--min-fill", type=float, default=0.5, help="share of a window that a left-over end must fill (0.5)"
+    )
+    parser.add_argument(
+        "--decoder",
+        choices=("auto", "library", "tensorflow-io"),
+        default="auto",
+        help="auto is library; tensorflow-io is slower and reads fewer formats, for comparing",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores, writes the latents where asked to, and prints the figures."""
+    from beam_jobs.corpus import discover
+    from tfpipe.remote import require_local
+
+    require_local(args.run, what="the run folder")
+    latents = Path(args.latents) if args.latents else None
+    if latents is not None:
+        require_local(args.latents, what="the latents' file")
+        if latents.is_dir() or latents.suffix != ".npz":
+            raise UsageError(f"{latents}: latents go into a file; name one that ends in .npz")
+    corpus = discover(args.inputs)
+    from tfpipe.score import save_latents, score
+
+    scores = score(
+        Path(args.run),
+        corpus.files,
+        skipped=corpus.skipped,
+        which=args.which,
+        batch_size=args.batch_size,
+        hop_s=args.hop_s,
+        min_fill=args.min_fill,
+        decoder=args.decoder,
+    )
+    if latents is not None:
+        save_latents(latents, scores)
+    print(json.dumps({**scores.summary, "base": corpus.base}) if args.json else describe(scores.summary))
+    return 0
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """Returns scores as lines for people, a track a line."""
+    rows = [f"{'mse':>9} {'KL':>8} {'windows':>8} {'silent':>7}  track"]
+    for row in (*summary["tracks"], {**summary, "path": f"all {len(summary['tracks'])} tracks"}):
+        rows.append(f"{row['mse']:9.5f} {row['kl']:8.2f} {row['windows']:8} {row['silent']:7}  {row['path']}")
+    return "\n".join(rows)
