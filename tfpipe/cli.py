@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from tfpipe import __version__
 from tfpipe.arguments import forgiven
@@ -57,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return _run(args)
+
+
+def entry() -> NoReturn:
+    """Is the program `tfpipe`: runs one command and ends the process with its exit code."""
+    from tfpipe.leave import leave
+
+    leave(main())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -119,4 +127,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
