@@ -52,6 +52,8 @@ from tfpipe.strategy import make_strategy, worker
 
 # A dimension that carries less than this many nats on average is dead.
 ACTIVE_NATS = 0.01
+# Waiting for input is worth a word above this share of an epoch, if it is not over in a moment.
+_MUCH_WAITING, _LONG_EPOCH_S = 0.1, 10.0
 # Enough for 16 stable components; 113 MB.
 _PCA_EXAMPLES = 1024
 
@@ -191,6 +193,7 @@ class _Trainer:
                 mse=f"{means[0]:.5f}",
                 kl=f"{means[1:].sum():.2f}",
                 active=f"{active_units(means[1:])}/{self.config.latent}",
+                wait=f"{waited / max(1e-9, time.monotonic() - started):.0%}",
             )
             if self.step == self.steps:
                 break  # the epoch's end saves
@@ -200,6 +203,11 @@ class _Trainer:
             if self._stopping:
                 raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
         seconds = time.monotonic() - started
+        if waited > _MUCH_WAITING * seconds > _MUCH_WAITING * _LONG_EPOCH_S:
+            bar.message(
+                f"train: {waited / seconds:.0%} of epoch {self.epoch + 1} went into waiting for input; "
+                "a local --cache, less augmentation, more cores or --data-service would help"
+            )
         self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
 
     def _advance(self, batch: Any, stop: threading.Event) -> None:
