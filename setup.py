@@ -77,7 +77,7 @@ setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["tfpipe = tfpipe.cli:main"]},
+    entry_points={"console_scripts": ["tfpipe = tfpipe.cli:entry"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",

@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pathlib import Path
 
 import pytest
+from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
 REPO = Path(__file__).parent.parent
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,3 +39,39 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict:
     """Parses the last line of stdout; a failed command shows its own message."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+class _Ranges(SimpleHTTPRequestHandler):
+    """Serves a folder, a part of a file where a part is asked for; `truncate` breaks off half-way."""
+
+    truncate = False
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(asked[1]) if asked else 0
+        body = data[first : int(asked[2]) + 1 if asked and asked[2] else None]
+        self.send_response(200 if not asked else 206 if body else 416)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(data)}")
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.truncate and path.suffix == ".tfrecord" else body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def web_server(folder: Path, *, truncate: bool = False) -> Iterator[str]:
+    """Serves a folder with Range requests, which `python -m http.server` lacks; yields its URL."""
+    handler = functools.partial(type("Handler", (_Ranges,), {"truncate": truncate}), directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()

@@ -1,8 +1,6 @@
 """`python -m tfpipe` is the `tfpipe` command."""
 
-import sys
-
-from tfpipe.cli import main
+from tfpipe.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

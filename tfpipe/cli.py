@@ -13,8 +13,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from tfpipe import __version__
+from tfpipe.arguments import forgiven
 from tfpipe.errors import TfpipeError, UsageError
 
 COMMANDS = (
@@ -48,13 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, beam_options = _split(list(sys.argv[1:] if argv is None else argv))
     try:
-        args = _parser(arguments).parse_args(arguments)
+        parser = _parser(arguments)
+        args = parser.parse_args(forgiven(arguments, parser))
     except SystemExit as stop:  # argparse has printed help or what is wrong
         return int(stop.code or 0)
     args.beam_options = beam_options
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return _run(args)
+
+
+def entry() -> NoReturn:
+    """Is the program `tfpipe`: runs one command and ends the process with its exit code."""
+    from tfpipe.leave import leave
+
+    leave(main())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -117,4 +127,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from tfpipe.errors import DatasetError
 from tfpipe.features import dequantise
 from tfpipe.input import explained, make_dataset
-from tfpipe.manifest import SPLITS, Manifest, load_manifest
+from tfpipe.manifest import SPLITS, Folder, Manifest, load_manifest
 from tfpipe.model import principal_components
 from tfpipe.plots import spectrograms
 from tfpipe.progress import Progress
 from tfpipe.runs import TrainedModel, load_models
+from tfpipe.sources import cached
 from tfpipe.spec import require_same_spec
 from tfpipe.train import active_units
 
@@ -33,16 +34,24 @@ Batches = Callable[[], Iterator[NDArray[np.float32]]]
 
 
 def evaluate(
-    data: Path, run: Path, *, split: str = "test", which: str = "best", plots: Path | None = None, quiet: bool = False
+    data: Folder,
+    run: Path,
+    *,
+    split: str = "test",
+    which: str = "best",
+    plots: Path | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures a run on one split.
 
     Args:
-        data: dataset folder.
+        data: dataset folder, local or a URL.
         run: run folder.
         split: `test`, `validation` or `train`.
         which: `best` or `latest` checkpoint.
         plots: folder for `reconstructions.png` and `samples.png`, made if missing.
+        cache: local folder that shards are copied to before they are read.
         quiet: show no progress.
 
     Returns:
@@ -61,6 +70,8 @@ def evaluate(
         raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
     model = load_models(run, which=which)
     require_same_spec(model.spec, manifest.spec, expected_from=str(run), actual_from=str(data))
+    if cache is not None:
+        data = cached(data, cache, splits={split, "train"})
     mse, kl = _reconstruction(model, data, split=split, total=manifest.examples(split), quiet=quiet)
     if plots is not None:
         plot_reconstructions(model, data, split=split, path=plots / "reconstructions.png")
@@ -78,7 +89,7 @@ def evaluate(
     }
 
 
-def plot_reconstructions(model: TrainedModel, data: Path, *, split: str, path: Path, count: int = 4) -> None:
+def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
     """Writes original beside reconstruction for `count` windows spread over a split (notebook, last cell)."""
     total = load_manifest(data).examples(split)
     chosen = _some(_mels(data, split), np.linspace(0, total - 1, min(count, total)).astype(int))
@@ -99,7 +110,7 @@ def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int =
 
 
 def _reconstruction(
-    model: TrainedModel, data: Path, *, split: str, total: int, quiet: bool
+    model: TrainedModel, data: Folder, *, split: str, total: int, quiet: bool
 ) -> tuple[float, NDArray[np.float64]]:
     """Mean squared error and mean KL per dimension `[latent]` over a split."""
     squared, kl = 0.0, np.zeros(model.latent)
@@ -113,7 +124,7 @@ def _reconstruction(
     return squared / total, kl / total
 
 
-def _baselines(manifest: Manifest, data: Path, *, split: str, components: int) -> dict[str, Any]:
+def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int) -> dict[str, Any]:
     """Errors of the mean training spectrogram and of PCA on the same windows."""
     # At random: in key order, a regular stride would keep hitting the same variant.
     total = manifest.examples("train")
@@ -144,7 +155,7 @@ def _some(batches: Batches, indices: NDArray[np.integer]) -> NDArray[np.float32]
     return np.concatenate(kept)
 
 
-def _mels(data: Path, split: str) -> Batches:
+def _mels(data: Folder, split: str) -> Batches:
     """A function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
 
     def stream() -> Iterator[NDArray[np.float32]]:

@@ -14,25 +14,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import augment_tf
+from tfpipe import augment_tf, data_service
 from tfpipe.augment import AugmentConfig
-from tfpipe.errors import DatasetError, UsageError
-from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.errors import DatasetError, TfpipeError, UsageError
+from tfpipe.manifest import Folder, Manifest, load_manifest
 from tfpipe.records import read_records
+from tfpipe.remote import is_remote, join
+from tfpipe.sources import is_copy, use_file_system
 from tfpipe.spec import FeatureSpec, require_same_spec
 from tfpipe.storage import explain
 
 # 4 096 examples of 27 KB are 113 MB: enough to mix dozens of tracks, small beside a model.
 _SHUFFLE_WINDOW = 4096
 _INTERLEAVED_SHARDS = 16
+# Bytes asked for at a time: a request takes longer than what TensorFlow's 256 KiB would need on the way.
+_REMOTE_BUFFER = 4 * 2**20
+# What TensorFlow puts around an error's own words.
+_OP = re.compile(r"\{\{.*?\}\}|\[Op:.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ class Part:
 
 
 def make_dataset(
-    folder: Path,
+    folder: Folder,
     *,
     split: str,
     batch_size: int,
@@ -79,11 +85,12 @@ def make_dataset(
     expected_spec: FeatureSpec | None = None,
     manifest: Manifest | None = None,
     augment: AugmentConfig | None = None,
+    service: tuple[str, ...] = (),
 ) -> tf.data.Dataset:
     """Streams one epoch of one split.
 
     Args:
-        folder: dataset folder.
+        folder: dataset folder; at a URL where TensorFlow has a file system for it (`sources`).
         split: `train`, `validation` or `test`.
         batch_size: examples in a global batch, over all workers and replicas.
         seed: shuffles as a function of (seed, epoch); None keeps key order.
@@ -92,6 +99,7 @@ def make_dataset(
         expected_spec: refuse a dataset of another spec.
         manifest: the folder's manifest when the caller has it, or what `salvage` left of it.
         augment: what is done to the windows, for training alone: needs a seed.
+        service: addresses of data service processes, which change where the work is done and nothing else.
 
     Returns:
         A dataset of known cardinality, with `mel` `[batch, n_mels, frames, 1]`
@@ -103,6 +111,7 @@ def make_dataset(
     Raises:
         DatasetError: no complete dataset, or no examples in the split.
         SpecMismatch: the dataset has another spec than expected.
+        TfpipeError: a URL or a data service that cannot be reached from here.
         UsageError: a batch smaller than the number of replicas, or augmentation
             without a seed or of settings that do not fit the spec.
     """
@@ -116,20 +125,20 @@ def make_dataset(
     if steps == 0:
         raise DatasetError(f"{folder}: no examples in split {split!r}; use a split that has some")
     records = _records(folder, manifest=manifest, split=split, seed=seed, epoch=position.epoch)
-    batches = records.skip(position.step * batch_size).batch(batch_size)
-    dataset = _own_part(batches, part).map(
-        lambda serialised: parse(serialised, manifest.spec), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    batches = _own_part(records.skip(position.step * batch_size).batch(batch_size), part)
+    finish = functools.partial(parse, spec=manifest.spec)
     if augment is not None and augment.on:
         if seed is None:
             raise UsageError(f"augmentation ({', '.join(augment.on)}) is for training: give make_dataset a seed")
         augment.check(manifest.spec)
-        dataset = dataset.map(
-            functools.partial(augment_tf.apply, config=augment, spec=manifest.spec, seed=seed, epoch=position.epoch),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        finish = functools.partial(
+            _parse_and_augment, spec=manifest.spec, augment=augment, seed=seed, epoch=position.epoch
         )
     left = max(0, steps - position.step) * part.replicas
+    if service:
+        dataset = data_service.spread(batches, finish, service=service, total=left)
+    else:
+        dataset = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.apply(tf.data.experimental.assert_cardinality(left)).prefetch(tf.data.AUTOTUNE)
 
 
@@ -140,18 +149,21 @@ def steps_per_epoch(manifest: Manifest, *, split: str, batch_size: int, replicas
 
 
 def salvage(
-    folder: Path, manifest: Manifest, *, split: str, on_shard: Callable[[], None] = lambda: None
+    folder: Folder, manifest: Manifest, *, split: str, on_shard: Callable[[], None] = lambda: None
 ) -> tuple[Manifest, list[str]]:
     """Reads a split once for what can be trained on of a damaged dataset: every shard up to its first damage.
 
     Returns:
         The manifest with the numbers of good examples, and a sentence for each shard that lost some.
+
+    Raises:
+        TfpipeError: a URL is out of reach, which is no damage.
     """
     shards, lost = [], []
     for shard in manifest.shards:
         good, problem = shard.examples, ""
         if shard.split == split:
-            good, problem = _good_examples(folder / shard.name, shard.examples)
+            good, problem = _good_examples(join(folder, shard.name), shard.examples)
             on_shard()
         if problem:
             lost.append(f"{problem}: {shard.examples - good} of its {shard.examples} examples are left out")
@@ -160,7 +172,7 @@ def salvage(
 
 
 @contextmanager
-def explained(folder: Path, manifest: Manifest, *, split: str, fingerprint: str = "") -> Iterator[None]:
+def explained(folder: Folder, manifest: Manifest, *, split: str, fingerprint: str = "") -> Iterator[None]:
     """Turns an error of the input pipeline in the block into one that says which shard, where, and the fix.
 
     Args:
@@ -177,19 +189,26 @@ def explained(folder: Path, manifest: Manifest, *, split: str, fingerprint: str 
     except (tf.errors.OpError, StopIteration) as error:
         require_unchanged(folder, fingerprint or manifest.fingerprint)
         for shard in manifest.split_shards(split):
-            good, problem = _good_examples(folder / shard.name, shard.examples)
+            path = join(folder, shard.name)
+            good, problem = _good_examples(path, shard.examples)
             if good < shard.examples:
-                raise DatasetError(
-                    f"{problem}; make the dataset again (`tfpipe preprocess` computes only what is lost), "
+                fix = (
+                    "the copy is damaged: run the same command again, which makes it anew"
+                    if is_copy(path)
+                    else "make the dataset again (`tfpipe preprocess` computes only what is lost), "
                     "or train with --on-corrupt skip"
-                ) from error
+                )
+                raise DatasetError(f"{problem}; {fix}") from error
         if isinstance(error, tf.errors.OpError):
-            words = error.message.splitlines()[0] if error.message else type(error).__name__
-            raise DatasetError(f"{folder}: split {split!r} cannot be read ({words})") from error
+            words = _OP.sub("", error.message.splitlines()[0]).strip(" :") if error.message else ""
+            raise DatasetError(
+                f"{folder}: split {split!r} cannot be read ({words or type(error).__name__}), "
+                "but its shards are whole: run the same command to go on"
+            ) from error
         raise
 
 
-def require_unchanged(folder: Path, fingerprint: str) -> None:
+def require_unchanged(folder: Folder, fingerprint: str) -> None:
     """Notices that a dataset was made anew, or removed, under a reader.
 
     Raises:
@@ -203,8 +222,12 @@ def require_unchanged(folder: Path, fingerprint: str) -> None:
         )
 
 
-def _good_examples(path: Path, wanted: int) -> tuple[int, str]:
-    """Returns how many examples of a shard come before any damage, and what the damage is, or nothing."""
+def _good_examples(path: str, wanted: int) -> tuple[int, str]:
+    """Returns how many examples of a shard come before any damage, and what the damage is, or nothing.
+
+    Raises:
+        TfpipeError: a URL is out of reach, which is no damage.
+    """
     good = 0
     try:
         for _ in read_records(path):
@@ -214,6 +237,8 @@ def _good_examples(path: Path, wanted: int) -> tuple[int, str]:
     except FileNotFoundError:
         return 0, f"{path}: the shard is gone"
     except OSError as error:
+        if is_remote(path):
+            raise TfpipeError(f"{explain(error, path)}; no damage is known: run the same command again") from error
         return min(good, wanted), explain(error, path)
     return min(good, wanted), "" if good >= wanted else f"{path}: ends after {good} examples"
 
@@ -231,19 +256,27 @@ def parse(serialised: tf.Tensor, spec: FeatureSpec) -> dict[str, tf.Tensor]:
     return {"mel": tf.reshape(codes, [-1, *spec.mel_shape, 1]), **batch}
 
 
-def _records(folder: Path, *, manifest: Manifest, split: str, seed: int | None, epoch: int) -> tf.data.Dataset:
+def _parse_and_augment(
+    serialised: tf.Tensor, *, spec: FeatureSpec, augment: AugmentConfig, seed: int, epoch: int
+) -> dict[str, tf.Tensor]:
+    return augment_tf.apply(parse(serialised, spec), config=augment, spec=spec, seed=seed, epoch=epoch)
+
+
+def _records(folder: Folder, *, manifest: Manifest, split: str, seed: int | None, epoch: int) -> tf.data.Dataset:
     """Serialised examples of a split: in key order, or shuffled as (seed, epoch) says."""
     shards = [shard for shard in manifest.split_shards(split) if shard.examples]
     if not shards:
         return tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
-    paths = [str(folder / shard.name) for shard in shards]
+    use_file_system(folder, shard=shards[0].name)
+    read = functools.partial(_shard, buffer=_REMOTE_BUFFER if is_remote(folder) else None)
+    paths = [join(folder, shard.name) for shard in shards]
     counts = np.array([shard.examples for shard in shards], np.int64)
     files = tf.data.Dataset.from_tensor_slices((paths, counts))
     if seed is None:
-        return files.flat_map(_shard)
+        return files.flat_map(read)
     files = files.shuffle(len(paths), seed=_seed(seed, epoch, "shards"), reshuffle_each_iteration=False)
     records = files.interleave(
-        _shard,
+        read,
         cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -252,9 +285,9 @@ def _records(folder: Path, *, manifest: Manifest, split: str, seed: int | None, 
     return records.shuffle(window, seed=_seed(seed, epoch, "examples"), reshuffle_each_iteration=False)
 
 
-def _shard(path: tf.Tensor, examples: tf.Tensor) -> tf.data.Dataset:
+def _shard(path: tf.Tensor, examples: tf.Tensor, *, buffer: int | None) -> tf.data.Dataset:
     """A shard's records; no more than are good, of one whose end is damaged."""
-    return tf.data.TFRecordDataset(path).take(examples)
+    return tf.data.TFRecordDataset(path, buffer_size=buffer).take(examples)
 
 
 def _seed(*parts: object) -> int:

@@ -22,7 +22,7 @@ from tfpipe.errors import DatasetError
 from tfpipe.records import Example, decode_example, read_records
 from tfpipe.remote import exists, is_remote, join, open_read, sizes, stamp
 from tfpipe.spec import FeatureSpec
-from tfpipe.storage import digest, read_json
+from tfpipe.storage import digest, explain_os_errors, read_json
 
 MANIFEST = "dataset.json"
 TRACKS = "tracks.jsonl"
@@ -175,13 +175,16 @@ def load_manifest(folder: Folder) -> Manifest:
 
     Raises:
         DatasetError: the folder is missing, incomplete, or its manifest damaged.
+        TfpipeError: it is out of reach.
     """
     path = join(folder, MANIFEST)
     if not is_remote(folder) and not Path(folder).is_dir():
         raise DatasetError(
             f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`"
         )
-    if not exists(path):
+    with explain_os_errors(path):
+        is_there = exists(path)
+    if not is_there:
         raise DatasetError(
             f"{folder}: no complete dataset here (no {MANIFEST}); run `tfpipe preprocess INPUT --output {folder}`"
         )

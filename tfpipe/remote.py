@@ -3,7 +3,8 @@
 URLs go through Beam's FileSystems, which is imported only for them. The
 environment variables of boto3 and of Google's libraries say who we are and
 where the store is; so do Beam's options, in its pipeline's processes and after
-`use_options`. Loads no TensorFlow.
+`use_options`. http:// and https:// can be read, through `tfpipe.web`. Loads no
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from tfpipe import web
 from tfpipe.errors import TfpipeError, UsageError
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -84,6 +86,8 @@ def open_read(path: str | os.PathLike[str]) -> BinaryIO:
     if not is_remote(path):
         return open(path, "rb")
     url = os.fspath(path)
+    if web.is_web(url):
+        return web.open_read(url)
     with explained(url):
         file = file_system(url).open(url, compression_type="uncompressed")
         # Beam's own buffer is 16 MiB, which a window of a few seconds would fill twice.
@@ -101,6 +105,10 @@ def exists(path: str | os.PathLike[str]) -> bool:
     if not is_remote(path):
         return os.path.isfile(path)
     url = os.fspath(path)
+    if web.is_web(url):
+        with contextlib.suppress(FileNotFoundError):
+            return bool(web.stamp(url))
+        return False
     with explained(url):
         return bool(file_system(url).exists(url))
 
@@ -116,6 +124,8 @@ def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns
     url = os.fspath(path)
+    if web.is_web(url):
+        return web.stamp(url)
     with explained(url):
         found = file_system(url).metadata(url)
     return found.size_in_bytes, round(found.last_updated_in_seconds * 1e9)
@@ -124,11 +134,15 @@ def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
 def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
     """Returns the size in bytes of each file that lies in a folder itself, by name; empty for no folder.
 
+    Empty too for http://, where folders cannot be listed.
+
     Raises:
         OSError: the folder is out of reach.
         TfpipeError: as `open_read`.
     """
     if is_remote(folder):
+        if web.is_web(os.fspath(folder)):
+            return {}
         return {path.rpartition("/")[2]: size for path, size in match(f"{glob.escape(join(folder, ''))}*")}
     try:
         with os.scandir(folder) as entries:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tfpipe import checkpoint
 from tfpipe.augment import AugmentConfig
+from tfpipe.data_service import addresses
 from tfpipe.errors import RunError, UsageError
 from tfpipe.manifest import Manifest, load_manifest
 from tfpipe.remote import require_local
@@ -40,7 +41,7 @@ class TrainConfig:
     """Everything that decides a training run.
 
     Attributes:
-        data: dataset folder.
+        data: dataset folder, local or a URL.
         run: run folder.
         preset: `standard`, `notebook`, `large` or `tiny`.
         latent: dimensions of z.
@@ -54,6 +55,8 @@ class TrainConfig:
         strategy: `auto`, `single`, `mirrored` or `multiworker`.
         checkpoint_every_s: s between checkpoints inside an epoch.
         on_corrupt: `error` ends with a damaged shard's name and place, `skip` leaves out what follows the damage.
+        cache: local folder that shards are copied to before they are read; none when empty.
+        data_service: addresses of data service processes with commas between them; none when empty.
         augment: what is done to training windows on their way to the model.
 
     Raises:
@@ -74,11 +77,14 @@ class TrainConfig:
     strategy: str = "auto"
     checkpoint_every_s: float = 60.0
     on_corrupt: str = "error"
+    cache: str = ""
+    data_service: str = ""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        require_local(self.data, what="the dataset to train on")
         require_local(self.run, what="the run folder")
+        require_local(self.cache, what="the cache")
+        addresses(self.data_service)
         names = {
             "preset": PRESET_NAMES,
             "precision": PRECISIONS,
@@ -114,7 +120,7 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
         values = self.to_dict()
-        for place in ("data", "run", "checkpoint_every_s", "strategy", "on_corrupt"):
+        for place in ("data", "run", "checkpoint_every_s", "strategy", "on_corrupt", "cache", "data_service"):
             del values[place]
         return values
 
@@ -228,7 +234,7 @@ def finished(config: TrainConfig) -> Run | None:
         DatasetError: no dataset.
         RunError: the folder holds a run of other settings.
     """
-    manifest, folder = load_manifest(Path(config.data)), Path(config.run)
+    manifest, folder = load_manifest(config.data), Path(config.run)
     if not (folder / CONFIG).exists():
         return None
     claim(folder, config, manifest)
@@ -271,7 +277,9 @@ def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
     loaded = load_run(run)
     saved = checkpoint.load(run / CHECKPOINTS, which)
     if saved is None:
-        raise RunError(f"{run}: holds no {which} checkpoint yet; run `tfpipe train --run {run}` until an epoch is done")
+        raise RunError(
+            f"{run}: holds no {which} checkpoint yet; run `tfpipe train --data DIR --run {run}` until an epoch is done"
+        )
     config = loaded.config
     models = model.build(config["preset"], loaded.spec, latent=config["latent"])
     for part in models:

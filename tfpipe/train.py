@@ -25,11 +25,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import checkpoint, model, precision
+from tfpipe.data_service import addresses, watched
 from tfpipe.errors import RunError
 from tfpipe.features import dequantise
 from tfpipe.features_tf import to_mel
 from tfpipe.input import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
-from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.manifest import Folder, Manifest, load_manifest
 from tfpipe.progress import Progress
 from tfpipe.runs import (
     CHECKPOINTS,
@@ -45,11 +46,14 @@ from tfpipe.runs import (
     read_history,
     selection_loss,
 )
+from tfpipe.sources import cached
 from tfpipe.storage import folder_lock, write_bytes
 from tfpipe.strategy import make_strategy, worker
 
 # A dimension that carries less than this many nats on average is dead.
 ACTIVE_NATS = 0.01
+# Waiting for input is worth a word above this share of an epoch, if it is not over in a moment.
+_MUCH_WAITING, _LONG_EPOCH_S = 0.1, 10.0
 # Enough for 16 stable components; 113 MB.
 _PCA_EXAMPLES = 1024
 
@@ -74,7 +78,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         Interrupted: stopped by SIGINT or SIGTERM after saving.
     """
     folder = Path(config.run)
-    manifest = load_manifest(Path(config.data))
+    manifest = load_manifest(config.data)
     strategy = make_strategy(config.strategy)
     is_chief = worker(strategy)[0] == 0
     with ExitStack() as stack:
@@ -106,10 +110,14 @@ class _Trainer:
     def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
         self.config, self.manifest, self.strategy = config, manifest, strategy
         self.folder, self.fingerprint = Path(config.run), manifest.fingerprint
+        self.service = addresses(config.data_service)
+        self.data: Folder = config.data
+        if config.cache:
+            self.data = cached(config.data, Path(config.cache), splits=("train", "validation"))
         self.lost: list[str] = []
         if config.on_corrupt == "skip":
             for split in ("train", "validation"):
-                self.manifest, lost = salvage(Path(config.data), self.manifest, split=split)
+                self.manifest, lost = salvage(self.data, self.manifest, split=split)
                 self.lost += lost
         manifest = self.manifest
         self.batch_size, self.epochs = int(config.batch_size or 0), int(config.epochs or 0)
@@ -169,7 +177,7 @@ class _Trainer:
         started = last_saved = time.monotonic()
         first_step = self.step
         waited = 0.0
-        require_unchanged(Path(self.config.data), self.fingerprint)
+        require_unchanged(self.data, self.fingerprint)
         batches = iter(self._batches("train", Position(epoch=self.epoch, step=self.step), seed=self.config.seed))
         while self.step < self.steps:
             asked = time.monotonic()
@@ -185,6 +193,7 @@ class _Trainer:
                 mse=f"{means[0]:.5f}",
                 kl=f"{means[1:].sum():.2f}",
                 active=f"{active_units(means[1:])}/{self.config.latent}",
+                wait=f"{waited / max(1e-9, time.monotonic() - started):.0%}",
             )
             if self.step == self.steps:
                 break  # the epoch's end saves
@@ -194,6 +203,11 @@ class _Trainer:
             if self._stopping:
                 raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
         seconds = time.monotonic() - started
+        if waited > _MUCH_WAITING * seconds > _MUCH_WAITING * _LONG_EPOCH_S:
+            bar.message(
+                f"train: {waited / seconds:.0%} of epoch {self.epoch + 1} went into waiting for input; "
+                "a local --cache, less augmentation, more cores or --data-service would help"
+            )
         self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
 
     def _advance(self, batch: Any, stop: threading.Event) -> None:
@@ -273,12 +287,12 @@ class _Trainer:
         return float(model.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
 
     def _explained(self, split: str) -> AbstractContextManager[None]:
-        return explained(Path(self.config.data), self.manifest, split=split, fingerprint=self.fingerprint)
+        return explained(self.data, self.manifest, split=split, fingerprint=self.fingerprint)
 
     def _batches(self, split: str, position: Position, *, seed: int | None) -> Any:
-        return self.strategy.distribute_datasets_from_function(
+        batches = self.strategy.distribute_datasets_from_function(
             lambda _: make_dataset(
-                Path(self.config.data),
+                self.data,
                 split=split,
                 batch_size=self.batch_size,
                 seed=seed,
@@ -286,8 +300,10 @@ class _Trainer:
                 part=self.part,
                 manifest=self.manifest,
                 augment=self.config.augment if split == "train" else None,
+                service=self.service,
             )
         )
+        return watched(batches, self.service)
 
     # One step ----------------------------------------------------------------
 
@@ -401,8 +417,7 @@ class _Trainer:
 
     def _sample(self) -> np.ndarray:
         """Log-mels `[n, n_mels, frames]` of a sample of the training examples."""
-        data = Path(self.config.data)
-        dataset = make_dataset(data, split="train", batch_size=16, seed=self.config.seed, manifest=self.manifest)
+        dataset = make_dataset(self.data, split="train", batch_size=16, seed=self.config.seed, manifest=self.manifest)
         with self._explained("train"):
             sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
         return dequantise(np.concatenate(sample))

@@ -7,6 +7,7 @@ from beam_jobs import bench
 from tfpipe.cli import main
 
 
+@pytest.mark.slow
 def test_preprocess_gives_ratios_of_one_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "_JOB_S", 0.5)  # the same steps with less work
     corpus = write_corpus(tmp_path / "corpus", tracks=2, seconds=6.0, rate=22_050)

@@ -87,7 +87,7 @@ def test_wheel_says_what_it_needs(wheel):
     metadata = archive.read(f"tfpipe-{__version__}.dist-info/METADATA").decode()
     assert re.search(r"^Requires-Python: .*>=3\.11", metadata, re.MULTILINE)
     assert {"gpu", "aws", "gcp", "dev"} == set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    assert "tfpipe = tfpipe.cli:main" in archive.read(f"tfpipe-{__version__}.dist-info/entry_points.txt").decode()
+    assert "tfpipe = tfpipe.cli:entry" in archive.read(f"tfpipe-{__version__}.dist-info/entry_points.txt").decode()
 
 
 def test_runs_in_an_empty_folder(installed, tmp_path, repo):

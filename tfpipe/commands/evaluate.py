@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfpipe.commands.train import add_cache_argument
+
 HELP = "measure a run on held-out tracks beside the mean and PCA baselines"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    parser.add_argument("--data", required=True, metavar="DIR", help="dataset folder, local or s3://, gs://, http://")
+    add_cache_argument(parser)
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
@@ -25,11 +28,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the figures."""
     from tfpipe.remote import require_local
 
-    require_local(args.data, what="the dataset to evaluate on")
+    require_local(args.cache or "", what="the cache")
     from tfpipe.evaluate import evaluate
 
-    plots = Path(args.plots) if args.plots else None
-    result = evaluate(Path(args.data), Path(args.run), split=args.split, which=args.which, plots=plots)
+    plots, cache = (Path(place) if place else None for place in (args.plots, args.cache))
+    result = evaluate(args.data, Path(args.run), split=args.split, which=args.which, plots=plots, cache=cache)
     print(json.dumps(result) if args.json else describe(result))
     return 0
 

@@ -23,11 +23,25 @@ _CHOICES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("--data", metavar="DIR", help="dataset folder, from `tfpipe preprocess`")
+    parser.add_argument(
+        "--data", metavar="DIR", help="dataset folder, from `tfpipe preprocess`, local or s3://, gs://, http://"
+    )
+    add_cache_argument(parser)
+    parser.add_argument(
+        "--data-service",
+        default="",
+        metavar="ADDRESS,...",
+        help="parse and augment in these processes: grpc://HOST:PORT, as `scripts/data_service start` prints them",
+    )
     parser.add_argument("--run", metavar="DIR", help="run folder; made, or gone on with")
     add_training_arguments(parser)
     parser.add_argument("--summary", action="store_true", help="print the model's layers and parameters, train nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of commands that read a dataset which may be far away."""
+    parser.add_argument("--cache", default="", metavar="DIR", help="copy shards there, checked, and read the copies")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("train needs --data DIR and --run DIR")
     from tfpipe.runs import TrainConfig, finished
 
-    config = TrainConfig(data=args.data, run=args.run, **training_settings(args))
+    places = {"data": args.data, "run": args.run, "cache": args.cache, "data_service": args.data_service}
+    config = TrainConfig(**places, **training_settings(args))
     if (result := finished(config)) is not None:
         print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
     else:
