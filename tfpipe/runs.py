@@ -25,6 +25,7 @@ from tfpipe.storage import read_json, write_json
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+SHARD_BY = ("record", "file")
 ON_CORRUPT = ("error", "skip")
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
 # What each preset trains with unless told: the notebook's own numbers, and ours.
@@ -57,6 +58,8 @@ class TrainConfig:
         on_corrupt: `error` ends with a damaged shard's name and place, `skip` leaves out what follows the damage.
         cache: local folder that shards are copied to before they are read; none when empty.
         data_service: addresses of data service processes with commas between them; none when empty.
+        shard_by: with several workers, `record` (each reads all; batches are those of one worker) or `file`
+            (each reads a share).
         augment: what is done to training windows on their way to the model.
 
     Raises:
@@ -79,6 +82,7 @@ class TrainConfig:
     on_corrupt: str = "error"
     cache: str = ""
     data_service: str = ""
+    shard_by: str = "record"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,7 @@ class TrainConfig:
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
             "on_corrupt": ON_CORRUPT,
+            "shard_by": SHARD_BY,
         }
         for name, known in names.items():
             if getattr(self, name) not in known:
@@ -120,7 +125,16 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result: a run folder goes on only under equal settings."""
         values = self.to_dict()
-        for place in ("data", "run", "checkpoint_every_s", "strategy", "on_corrupt", "cache", "data_service"):
+        for place in (
+            "data",
+            "run",
+            "checkpoint_every_s",
+            "strategy",
+            "on_corrupt",
+            "cache",
+            "data_service",
+            "shard_by",
+        ):
             del values[place]
         return values
 

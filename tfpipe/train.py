@@ -91,6 +91,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         if is_chief:
             machine = {"policy": trainer.policy, "replicas": trainer.part.total}
             machine |= {"left_out": trainer.lost} if trainer.lost else {}
+            machine |= {"shard_by": "file"} if config.shard_by == "file" and trainer.part.workers > 1 else {}
             claim(folder, config, manifest, machine=machine)
         trainer.restore()
         with _stop_signals() as stop:
@@ -301,6 +302,7 @@ class _Trainer:
                 manifest=self.manifest,
                 augment=self.config.augment if split == "train" else None,
                 service=self.service,
+                shard_by=self.config.shard_by,
             )
         )
         return watched(batches, self.service)

@@ -170,3 +170,58 @@ def test_a_dataset_that_changes_under_a_reader_is_noticed(dataset: Path, tmp_pat
         (copy / "dataset.json").write_text(json.dumps(other.to_dict()))
     with pytest.raises(DatasetError, match=words[change]), explained(copy, manifest, split="train"):
         keys(batches)
+
+
+@pytest.fixture(scope="module")
+def many_shards(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training examples in seven shards of unequal sizes."""
+    folder = tmp_path_factory.mktemp("many")
+    manifest = load_manifest(dataset)
+    records = [record for shard in manifest.split_shards("train") for record in read_records(dataset / shard.name)]
+    edges = [0, 1, 9, 20, 21, 40, 41, len(records)]
+    shards = []
+    for index in range(7):
+        name = f"train-{index:05d}-of-00007.tfrecord"
+        part = records[edges[index] : edges[index + 1]]
+        with open(folder / name, "wb") as file:
+            for record in part:
+                write_record(file, record)
+        shards.append(dataclasses.replace(manifest.shards[0], name=name, split="train", examples=len(part)))
+    (folder / "dataset.json").write_text(json.dumps(dataclasses.replace(manifest, shards=tuple(shards)).to_dict()))
+    return folder
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize(("workers", "replicas", "size"), [(2, 1, 4), (3, 2, 12), (5, 1, 5)])
+def test_workers_that_share_by_file_see_everything_once(
+    many_shards: Path, workers: int, replicas: int, size: int, seed: int | None
+) -> None:
+    def part_of(worker: int, step: int = 0) -> list[list[bytes]]:
+        part = Part(worker=worker, workers=workers, replicas=replicas)
+        position = Position(epoch=1, step=step)
+        elements = make_dataset(
+            many_shards, split="train", batch_size=size, seed=seed, part=part, position=position, shard_by="file"
+        )
+        return [list(element["key"]) for element in elements.as_numpy_iterator()]
+
+    manifest = load_manifest(many_shards)
+    examples, total = manifest.examples("train"), workers * replicas
+    steps = steps_per_epoch(manifest, split="train", batch_size=size, replicas=total)
+    parts = [part_of(worker) for worker in range(workers)]
+    assert {len(part) for part in parts} == {steps * replicas}
+    assert len({tuple(map(len, part)) for part in parts}) == 1
+    seen = [key for part in parts for element in part for key in element]
+    assert len(seen) == len(set(seen)) == examples // total * total
+    shards = [
+        {decode_example(data, manifest.spec.mel_shape).key.encode() for data in read_records(many_shards / shard.name)}
+        for shard in manifest.shards
+    ]
+    touched = [sum(bool(shard & {key for element in part for key in element}) for shard in shards) for part in parts]
+    assert sum(touched) <= len(shards) + workers - 1
+    for worker in range(workers):
+        assert part_of(worker, step=2) == parts[worker][2 * replicas :]
+
+
+def test_a_batch_that_cannot_be_shared_by_file_is_refused(many_shards: Path) -> None:
+    with pytest.raises(UsageError, match="cannot share it by file"):
+        make_dataset(many_shards, split="train", batch_size=5, part=Part(workers=2), shard_by="file")

@@ -60,6 +60,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--on-corrupt", choices=("error", "skip"), default="error", help="what to do with damaged shards (error)"
     )
+    group.add_argument(
+        "--shard-by", choices=("record", "file"), default="record", help="what several workers divide (record)"
+    )
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
     add_augment_arguments(parser)
@@ -93,7 +96,7 @@ def augment_settings(args: argparse.Namespace) -> AugmentConfig:
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
     names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
-    settings = {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt")}
+    settings = {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt", "shard_by")}
     return {**settings, "augment": augment_settings(args)}
 
 
