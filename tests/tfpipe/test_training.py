@@ -171,8 +171,8 @@ def test_load_models_gives_float32_models_that_reconstruct(finished: Path, datas
     assert len(result["kl_per_dimension"]) == result["latent"] == model.latent
 
 
-def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def train_together(data: Path, run: Path, *more: object) -> None:
+    """Trains with two worker processes on this machine."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -181,7 +181,7 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     workers = [
         subprocess.Popen(
-            train_command(dataset, run, "--strategy", "multiworker"),
+            train_command(data, run, "--strategy", "multiworker", *more),
             env=environment(TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})),
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -191,10 +191,27 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
     ]
     messages = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], messages
+
+
+def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_together(dataset, run)
     alone, together = load_run(finished).history, load_run(run).history
     # The training split divides by the workers, so both saw the same global batches.
     for name in ("loss", "mse", "kl"):
         np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_data_by_file(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_together(dataset, run, "--shard-by", "file")
+    alone, together = load_run(finished).history, load_run(run).history
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    # Other batches, the same data.
+    assert together[-1]["mse"] == pytest.approx(alone[-1]["mse"], rel=0.1)
+    assert together[-1]["mse"] != alone[-1]["mse"]
+    assert json.loads((run / "config.json").read_text())["shard_by"] == "file"
 
 
 @pytest.mark.parametrize(
