@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 
 # Before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
+
+# A shell starts background jobs deaf to SIGINT, and all that they start; tests send it to what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
 
