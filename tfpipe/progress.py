@@ -49,13 +49,6 @@ class Progress:
         """Like `update`, with the new count instead of the increment."""
         self.update(done - self._done, **notes)
 
-    def set_total(self, total: int) -> None:
-        """Sets the number of units once it is known."""
-        self._total = total
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.refresh()
-
     @property
     def done(self) -> int:
         """Units finished so far."""
