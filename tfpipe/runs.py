@@ -238,7 +238,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         TfpipeError: damaged.
     """
-    return {**dataclasses.asdict(AugmentConfig()), **read_json(path / CONFIG)}
+    return {**dataclasses.asdict(AugmentConfig()), "left_out": [], "shard_by": "record", **read_json(path / CONFIG)}
 
 
 def finished(config: TrainConfig) -> Run | None:

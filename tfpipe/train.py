@@ -89,10 +89,9 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         # The folder is claimed once the models stand: a size or device that is refused leaves it as it was.
         trainer = _Trainer(config, manifest, strategy)
         if is_chief:
-            machine = {"policy": trainer.policy, "replicas": trainer.part.total}
-            machine |= {"left_out": trainer.lost} if trainer.lost else {}
-            machine |= {"shard_by": "file"} if config.shard_by == "file" and trainer.part.workers > 1 else {}
-            claim(folder, config, manifest, machine=machine)
+            machine = {"policy": trainer.policy, "replicas": trainer.part.total, "left_out": trainer.lost}
+            shard_by = config.shard_by if trainer.part.workers > 1 else "record"
+            claim(folder, config, manifest, machine={**machine, "shard_by": shard_by})
         trainer.restore()
         with _stop_signals() as stop:
             trainer.run(stop, quiet=quiet or not is_chief)
