@@ -84,12 +84,12 @@ class Job:
     @property
     def scratch(self) -> str:
         """Folder for everything that is not yet the dataset."""
-        return f"{self.config.output.rstrip('/')}/.work"
+        return remote.join(self.config.output, ".work")
 
     @property
     def work(self) -> str:
         """The part of it for shards of these settings and tools."""
-        return f"{self.scratch}/{self.example_digest}"
+        return remote.join(self.scratch, self.example_digest)
 
     @functools.cached_property
     def example_digest(self) -> str:
@@ -133,12 +133,13 @@ def preprocess(
     started = time.monotonic()
     with _held(config.output):
         manifest = _standing(config)
-        if manifest is not None and _is_current(job, manifest, quiet=quiet):
+        recorded = recorded_scans(config) if manifest is not None else []
+        if manifest is not None and _is_current(job, manifest, recorded, quiet=quiet):
             if not quiet:
                 print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
             return manifest
         salvage(job)
-        counts = _supervise(with_earlier(job, manifest), quiet=quiet, verbose=verbose)
+        counts = _supervise(with_earlier(job, manifest, recorded), quiet=quiet, verbose=verbose)
         manifest = _existing(config)
     if manifest is None:
         raise TfpipeError(f"{config.output}: the job ended without a {MANIFEST}; run it again with --verbose")
@@ -192,11 +193,11 @@ def _standing(config: PreprocessConfig) -> Manifest | None:
     return manifest
 
 
-def _is_current(job: Job, manifest: Manifest, *, quiet: bool) -> bool:
+def _is_current(job: Job, manifest: Manifest, recorded: Sequence[Scan], *, quiet: bool) -> bool:
     """Tells whether a dataset is what the job would make."""
     if manifest.config.get("digest") != job.config.digest or not _is_whole(manifest, job.config):
         return False
-    return manifest.config.get("input") == _input_digest(job.corpus, _recorded(job.config), quiet=quiet)
+    return manifest.config.get("input") == _input_digest(job.corpus, recorded, quiet=quiet)
 
 
 def _is_whole(manifest: Manifest, config: PreprocessConfig) -> bool:
@@ -205,10 +206,10 @@ def _is_whole(manifest: Manifest, config: PreprocessConfig) -> bool:
     return {TRACKS, SKIPPED} <= set(found) and all(found.get(shard.name) == shard.bytes for shard in manifest.shards)
 
 
-def _recorded(config: PreprocessConfig) -> list[Scan]:
+def recorded_scans(config: PreprocessConfig) -> list[Scan]:
     """Returns what the dataset in the output folder knows of its files; nothing where that is lost."""
     try:
-        with io.TextIOWrapper(open_read(f"{config.output.rstrip('/')}/{SCANS}"), encoding="utf-8") as file:
+        with io.TextIOWrapper(open_read(remote.join(config.output, SCANS)), encoding="utf-8") as file:
             return list(read_scans(file))
     except OSError:
         return []
@@ -274,13 +275,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def with_earlier(job: Job, manifest: Manifest | None) -> Job:
+def with_earlier(job: Job, manifest: Manifest | None, recorded: Sequence[Scan]) -> Job:
     """Adds what the dataset in the output folder, and killed jobs, have already found and computed."""
     config, made = job.config, manifest.config if manifest else {}
     scans: list[Scan] = []
     sources: list[Source] = []
     if manifest and made.get("scan_digest") == job.scan_digest:
-        scans += _recorded(config)
+        scans += recorded
     if manifest and made.get("example_digest") == job.example_digest:
         sources += sources_of(manifest, config.output)
     if not config.is_remote:

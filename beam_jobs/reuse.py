@@ -21,7 +21,7 @@ from beam_jobs.tracks import Scan, file_stamp
 from tfpipe.errors import AudioError, DatasetError
 from tfpipe.manifest import Manifest, Skipped
 from tfpipe.records import Example, decode_example, read_records
-from tfpipe.remote import is_remote
+from tfpipe.remote import is_remote, join
 
 SCANS = ".scans.jsonl"
 PART = ".part"
@@ -71,7 +71,7 @@ class Earlier:
 def sources_of(manifest: Manifest, folder: str) -> list[Source]:
     """Returns a dataset's shards as sources."""
     return [
-        Source(path=f"{folder.rstrip('/')}/{shard.name}", first=shard.first, last=shard.last)
+        Source(path=join(folder, shard.name), first=shard.first, last=shard.last)
         for shard in manifest.shards
         if shard.first
     ]

@@ -26,7 +26,7 @@ from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import LogMel, quantise
 from tfpipe.manifest import Shard
 from tfpipe.records import Example, encode_example, write_record
-from tfpipe.remote import open_read
+from tfpipe.storage import sha256_file
 
 
 def write_shard(
@@ -96,11 +96,7 @@ def _finished(path: str) -> Shard | None:
         shard = Shard(**json.loads(files.read(f"{path}.json")))
     except (ValueError, TypeError):
         return None
-    sha256 = hashlib.sha256()
-    with open_read(path) as file:
-        while block := file.read(2**20):
-            sha256.update(block)
-    return shard if sha256.hexdigest() == shard.sha256 else None
+    return shard if sha256_file(path) == shard.sha256 else None
 
 
 def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter: Meter) -> Iterator[list[Example]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from dataclasses import dataclass
 
@@ -11,11 +10,11 @@ from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
 from beam_jobs.meter import Meter
 from tfpipe import remote
-from tfpipe.audio import TrackReader, window_starts
+from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features import is_silent
 from tfpipe.manifest import Skipped
-from tfpipe.storage import explain
+from tfpipe.storage import explain, sha256_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +87,7 @@ def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: t
     spec = config.spec
     with TrackReader(file.path) as reader:
         seconds = reader.info.seconds
-        starts = _plan(seconds, config)
-        if not starts:
-            needed = config.min_fill * spec.window_s
-            raise AudioError("too_short", f"{file.path}: {seconds:.3g} s long, a window needs {needed:g} s")
+        starts = reader.plan(spec=spec, hop_s=config.hop_s, min_fill=config.min_fill)
         kept = []
         for start in starts:
             audio = reader.read(start, spec.samples, rate=spec.sample_rate)
@@ -125,11 +121,9 @@ def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
     Raises:
         AudioError: the file cannot be read.
     """
-    return (
-        known.hash
-        if known is not None and known.hash and remote.is_remote(path) and known.stamp == stamp
-        else hash_file(path)
-    )
+    if known is not None and known.hash and remote.is_remote(path) and known.stamp == stamp:
+        return known.hash
+    return hash_file(path)
 
 
 def file_stamp(path: str) -> tuple[int, int]:
@@ -152,19 +146,10 @@ def hash_file(path: str) -> str:
     Raises:
         AudioError: the file cannot be read.
     """
-    sha256 = hashlib.sha256()
     try:
-        with remote.open_read(path) as file:
-            while block := file.read(2**20):
-                sha256.update(block)
+        return sha256_file(path)
     except OSError as error:
         raise AudioError("unreadable", explain(error, path)) from error
-    return sha256.hexdigest()
-
-
-def _plan(seconds: float, config: PreprocessConfig) -> list[int]:
-    starts = window_starts(seconds, spec=config.spec, hop_s=config.hop_s, min_fill=config.min_fill)
-    return [round(start * config.spec.sample_rate) for start in starts]
 
 
 def _one_line(error: Exception) -> str:

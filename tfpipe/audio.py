@@ -126,6 +126,18 @@ class TrackReader:
         last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
         return self._mono(first, min(last, info.frames) - first), skip
 
+    def plan(self, *, spec: FeatureSpec, hop_s: float | None = None, min_fill: float = 0.5) -> list[int]:
+        """Returns the first sample of each window, at the spec's rate; see `window_starts`.
+
+        Raises:
+            AudioError: the file is too short for one.
+        """
+        starts = window_starts(self.info.seconds, spec=spec, hop_s=hop_s, min_fill=min_fill)
+        if not starts:
+            needed = min_fill * spec.window_s
+            raise AudioError("too_short", f"{self.path}: {self.info.seconds:.3g} s long, a window needs {needed:g} s")
+        return [round(start * spec.sample_rate) for start in starts]
+
     def blocks(self, *, block_s: float = 30.0) -> Iterator[FloatArray]:
         """Yields the file as mono blocks at its own rate, for statistics over long files.
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import probes
-from tfpipe.audio import TrackReader, window_starts
+from tfpipe.audio import TrackReader
 from tfpipe.errors import AudioError, UsageError
 from tfpipe.lanes import installed_version, tensorflow_io_loads
 from tfpipe.remote import require_local
@@ -104,7 +104,9 @@ class RawAudio:
         tfio = self._tfio
         try:
             with TrackReader(self.paths[index], decoder=tfio.Track if tfio else None) as reader:
-                for start in self._plan(index, reader.info.seconds):
+                starts = reader.plan(spec=self.spec, hop_s=self._hop_s, min_fill=self._min_fill)
+                self.seconds[index], self.windows[index] = reader.info.seconds, len(starts)
+                for start in starts:
                     if tfio:
                         audio, skip = tfio.read(reader, start, samples, rate=rate)
                     else:
@@ -113,20 +115,6 @@ class RawAudio:
                     yield {"audio": audio.astype(np.float32), "rate": reader.info.sample_rate, "skip": skip, **place}
         except AudioError as error:
             self.failed[index] = error
-
-    def _plan(self, index: int, seconds: float) -> list[int]:
-        """Returns the first sample of each window.
-
-        Raises:
-            AudioError: the track is too short.
-        """
-        starts = window_starts(seconds, spec=self.spec, hop_s=self._hop_s, min_fill=self._min_fill)
-        if not starts:
-            needed = self._min_fill * self.spec.window_s
-            message = f"{self.paths[index]}: {seconds:.3g} s long, a window needs {needed:g} s"
-            raise AudioError("too_short", message)
-        self.seconds[index], self.windows[index] = seconds, len(starts)
-        return [round(start * self.spec.sample_rate) for start in starts]
 
     def _window(self, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         audio, rate, skip = (element.pop(name) for name in ("audio", "rate", "skip"))

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tfpipe.errors import TfpipeError
 from tfpipe.remote import open_read
@@ -130,7 +131,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def sha256_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's content as 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_file(path: Path | str) -> str:
+    """Returns the SHA-256 of a file's content as 64 hex digits; the file may be at a URL."""
+    with open_read(path) as file:
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()

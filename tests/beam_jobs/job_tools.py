@@ -8,7 +8,7 @@ import soundfile
 from beam_jobs import pipeline
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
-from beam_jobs.job import Job, salvage, with_earlier
+from beam_jobs.job import Job, recorded_scans, salvage, with_earlier
 from tfpipe.manifest import MANIFEST, load_manifest
 from tfpipe.remote import exists, join
 from tfpipe.spec import FeatureSpec
@@ -53,7 +53,7 @@ def count_here(config):
     job = Job(config=config, corpus=corpus)
     salvage(job)
     earlier = load_manifest(config.output) if exists(join(config.output, MANIFEST)) else None
-    return pipeline.run(with_earlier(job, earlier))
+    return pipeline.run(with_earlier(job, earlier, recorded_scans(config) if earlier else []))
 
 
 def shard_bytes(folder):
