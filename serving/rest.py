@@ -81,10 +81,18 @@ class RestServer:
             channel.requests or channel.total_outbufs_len for channel in list(server.active_channels.values())
         ):
             time.sleep(0.02)
-        # The loop ends when nothing is left to watch.
-        server.trigger.pull_trigger(lambda: waitress.server.wasyncore.close_all(server._map))
-        self._thread.join(timeout=10)
+        # Threads that answer wake the loop by the pipe which closing the loop closes, so they end first.
         server.task_dispatcher.shutdown()
+        woken = threading.Event()
+
+        def end() -> None:
+            # Another wake-up may run this before ours is written, and a closed pipe takes none.
+            woken.wait()
+            waitress.server.wasyncore.close_all(server._map)  # the loop ends when nothing is left to watch
+
+        server.trigger.pull_trigger(end)
+        woken.set()
+        self._thread.join(timeout=10)
 
 
 def application(api: Api) -> Callable[..., Iterable[bytes]]:

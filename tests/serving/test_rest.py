@@ -5,12 +5,14 @@ import http.client
 import json
 import math
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from serving import protos, rest
+from serving.api import Api
 from serving.models import Signature
 
 PREDICT = "/v1/models/vae:predict"
@@ -200,3 +202,20 @@ def test_concurrent_requests_get_their_own_answers(server, client):
 
     with ThreadPoolExecutor(8) as pool:
         assert max(pool.map(one, seeds)) < 1e-6
+
+
+def test_stops_whatever_wakes_its_loop_meanwhile(server, monkeypatch):
+    """A thread that has just answered may wake the loop between the steps of a stop."""
+    opened = rest.RestServer(Api(server._folder, server.config.limits), host="127.0.0.1", port=0, threads=2)
+    opened.start()
+    trigger = opened._server.trigger
+    wake = trigger._physical_pull
+
+    def wake_twice():
+        wake()
+        time.sleep(0.1)  # the loop wakes and does what it finds
+        wake()
+
+    monkeypatch.setattr(trigger, "_physical_pull", wake_twice)
+    opened.stop(grace_s=5)
+    assert not opened._thread.is_alive()
