@@ -36,6 +36,8 @@ from tfpipe.storage import explain
 # 4 096 examples of 27 KB are 113 MB: enough to mix dozens of tracks, small beside a model.
 _SHUFFLE_WINDOW = 4096
 _INTERLEAVED_SHARDS = 16
+# Records taken from a shard at a time: handing them on one by one costs a tenth of the speed.
+_BLOCK = 8
 _BATCHES_AHEAD = 4
 # Bytes asked for at a time: a request takes longer than what TensorFlow's 256 KiB would need on the way.
 _REMOTE_BUFFER = 4 * 2**20
@@ -315,13 +317,13 @@ def _records(folder: Folder, shares: Sequence[_Share], *, seed: int | None, epoc
         return files.flat_map(read)
     files = files.shuffle(len(paths), seed=_seed(seed, epoch, "shards"), reshuffle_each_iteration=False)
     records = files.interleave(
-        read,
+        lambda path, places: read(path, places).batch(_BLOCK),
         cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     window = min(_SHUFFLE_WINDOW, sum(share.take for share in shares))
-    return records.shuffle(window, seed=_seed(seed, epoch, "examples"), reshuffle_each_iteration=False)
+    return records.unbatch().shuffle(window, seed=_seed(seed, epoch, "examples"), reshuffle_each_iteration=False)
 
 
 def _read_share(path: tf.Tensor, places: tf.Tensor, *, buffer: int | None) -> tf.data.Dataset:
