@@ -29,11 +29,14 @@ class Result:
     ratio: float | None = None
 
 
-def rates(steps: Mapping[str, Callable[[], int]], *, rounds: int, what: str) -> dict[str, list[float]]:
+def rates(
+    steps: Mapping[str, Callable[[], int | tuple[int, float]]], *, rounds: int, what: str
+) -> dict[str, list[float]]:
     """Times all candidates in turn, round by round, so that a machine that slows down slows them all.
 
     Args:
-        steps: by name, what to time; each returns the number of things it did.
+        steps: by name, what to time; each returns the number of things it did, and the s that
+            they took where setting up and tidying up are not to count.
         rounds: how often, after one round that is not counted.
         what: for the progress bar.
 
@@ -45,9 +48,10 @@ def rates(steps: Mapping[str, Callable[[], int]], *, rounds: int, what: str) -> 
         for number in range(rounds + 1):
             for name, step in steps.items():
                 started = time.perf_counter()
-                count = step()
+                did = step()
+                count, seconds = did if isinstance(did, tuple) else (did, time.perf_counter() - started)
                 if number:
-                    found[name].append(count / (time.perf_counter() - started))
+                    found[name].append(count / seconds)
                 bar.update()
     return found
 

@@ -55,14 +55,14 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
         manifest = _repeated(data, folder, examples)
         floats = _as_floats(manifest, folder)
         ours = functools.partial(make_dataset, folder, split="train", batch_size=_BATCH)
-        steps = {
-            "float_list, parse one by one": _drained(
+        steps: dict[str, Callable[[], int | tuple[int, float]]] = {
+            "float_list, parse one by one": _steady(
                 lambda: _baseline(floats, manifest.spec), manifest.shards[0].examples
             ),
-            "raw read": _drained(lambda: _raw(manifest, folder).batch(_BATCH).prefetch(tf.data.AUTOTUNE), examples),
+            "raw read": _steady(lambda: _raw(manifest, folder).batch(_BATCH).prefetch(tf.data.AUTOTUNE), examples),
             "raw read, one by one": _counted(lambda: _raw(manifest, folder)),
-            "key order": _drained(ours, examples),
-            "shuffled": _drained(lambda: ours(seed=0), examples),
+            "key order": _steady(ours, examples),
+            "shuffled": _steady(lambda: ours(seed=0), examples),
         }
         found = rates(steps, rounds=rounds, what="input")
         baseline, limit = found["float_list, parse one by one"], found["raw read"]
@@ -84,13 +84,23 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
         ]
 
 
-def _drained(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], int]:
-    """A step that takes everything out of a dataset, one element at a time, as a training loop does."""
+def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], tuple[int, float]]:
+    """A step that takes batches one by one, as a training loop does, timed while as much comes in as goes out.
 
-    def run() -> int:
-        for _ in make():
-            pass
-        return examples
+    Not while the shuffle window and the buffers fill, nor while they drain; nor
+    while tf.data's tuning thread is waited for, which is up to a second at the end.
+    """
+    batches = examples // _BATCH
+    first, last = batches // 10, batches - batches // 5
+
+    def run() -> tuple[int, float]:
+        iterator = iter(make())
+        for _ in range(first):
+            next(iterator)
+        started = time.perf_counter()
+        for _ in range(first, last):
+            next(iterator)
+        return (last - first) * _BATCH, time.perf_counter() - started
 
     return run
 
@@ -172,7 +182,8 @@ def _memory(folder: Path, manifest: Manifest) -> list[Result]:
         part = dataclasses.replace(manifest, shards=manifest.shards[:shards])
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the kernel forgets the peak so far
-        _drained(functools.partial(make_dataset, folder, split="train", batch_size=_BATCH, seed=0, manifest=part), 0)()
+        for _ in make_dataset(folder, split="train", batch_size=_BATCH, seed=0, manifest=part):
+            pass
         peaks.append(_peak_mib())
     names = (
         f"peak memory, {manifest.shards[0].examples} examples",
