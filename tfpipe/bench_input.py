@@ -88,7 +88,7 @@ def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], 
     """A step that takes batches one by one, as a training loop does, timed while as much comes in as goes out.
 
     Not while the shuffle window and the buffers fill, nor while they drain; nor
-    while tf.data's tuning thread is waited for, which is up to a second at the end.
+    while the tuning thread of other datasets is waited for.
     """
     batches = examples // _BATCH
     first, last = batches // 10, batches - batches // 5

@@ -157,7 +157,8 @@ def make_dataset(
         dataset = data_service.spread(batches, finish, service=service, total=left)
     else:
         dataset = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.apply(tf.data.experimental.assert_cardinality(left)).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(left)).prefetch(_BATCHES_AHEAD)
+    return dataset.with_options(_untuned())
 
 
 def steps_per_epoch(manifest: Manifest, *, split: str, batch_size: int, replicas: int = 1) -> int:
@@ -329,6 +330,17 @@ def _records(folder: Folder, shares: Sequence[_Share], *, seed: int | None, epoc
 def _read_share(path: tf.Tensor, places: tf.Tensor, *, buffer: int | None) -> tf.data.Dataset:
     """A share's records; no more than are good, of a shard whose end is damaged."""
     return tf.data.TFRecordDataset(path, buffer_size=buffer).skip(places[0]).take(places[1])
+
+
+def _untuned() -> tf.data.Options:
+    """As many parallel calls as there are cores, from the start.
+
+    The thread that tunes them sleeps for up to a minute, and an epoch that ends
+    while it is at work waits until it has slept.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _seed(*parts: object) -> int:
