@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serving import protos, tensors
-from serving.windows import windows_of_file
+from serving.windows import interpolate, windows_of_file
 from tfpipe.errors import ServingError
 from tfpipe.spec import FeatureSpec, require_same_spec
 
@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float32]
 
 # Rows of one message: 32 windows of audio are 14 MB.
 _MAX_ROWS = 32
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
+_FIRST_WAIT_S, _MAX_WAIT_S, _QUIET_WAIT_S = 0.05, 2.0, 2.0
 _MAX_TENSOR_BYTES = 2**31
 
 
@@ -89,6 +89,22 @@ class EncodedWindows(NamedTuple):
     encoded: Encoded
 
 
+class RebuiltWindows(NamedTuple):
+    """Some windows of a file, encoded and decoded again.
+
+    Attributes:
+        start_s: `[n]` in s.
+        encoded: what they encode to.
+        mel: `[n, n_mels, frames]`, what that decodes to.
+        audio: `[n, samples]`, likewise.
+    """
+
+    start_s: NDArray[np.float64]
+    encoded: Encoded
+    mel: FloatArray
+    audio: FloatArray
+
+
 class Generated(NamedTuple):
     """What `generate` returns: `z` `[n, d]` and `mel` `[n, n_mels, frames]`."""
 
@@ -116,6 +132,7 @@ class Client:
         version: a fixed version, or None for the newest.
         timeout_s: deadline of a request with its retries, in s; each part of a split batch has its own.
         expected_spec: refuse a server whose model has another feature spec.
+        on_wait: told in a sentence, once, when a request has waited for a server for two seconds.
     """
 
     def __init__(
@@ -126,9 +143,10 @@ class Client:
         version: int | None = None,
         timeout_s: float = 30.0,
         expected_spec: FeatureSpec | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:
         self.target, self.model, self.version, self.timeout_s = target, model, version, timeout_s
-        self._expected = expected_spec
+        self._expected, self._on_wait = expected_spec, on_wait
         self._description: dict[str, Any] | None = None
         self._channel = grpc.insecure_channel(
             target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -181,6 +199,15 @@ class Client:
             starts = np.array([window.start_s for window in batch])
             yield EncodedWindows(starts, self.encode_audio(np.stack([window.audio for window in batch])))
 
+    def rebuild_file(self, path: str | os.PathLike[str], *, overlap_s: float = 0.0) -> Iterator[RebuiltWindows]:
+        """Encodes and decodes an audio file of any length, a batch of windows at a time; see `encode_file`.
+
+        `windows.stitch` joins the audio to one recording.
+        """
+        for start_s, encoded in self.encode_file(path, overlap_s=overlap_s):
+            audio = self.decode_audio(encoded.z_mean, encoded.ref_db)
+            yield RebuiltWindows(start_s, encoded, self.decode(encoded.z_mean), audio)
+
     def decode(self, z: ArrayLike) -> FloatArray:
         """Decodes latents `[n, d]` to log-mel `[n, n_mels, frames]` in [0, 1]."""
         return self._call("decode", z=_float32(z))["mel"]
@@ -203,6 +230,15 @@ class Client:
         seed = np.asarray(seeds, np.int64)
         answer = self._call("generate", seed=seed, temperature=np.broadcast_to(_float32(temperature), seed.shape))
         return Generated(answer["z"], answer["mel"])
+
+    def interpolate(self, first: ArrayLike, last: ArrayLike, *, steps: int) -> Generated:
+        """Decodes a spherical walk between two latents `[d]`, both ends included.
+
+        Raises:
+            UsageError: fewer than two steps.
+        """
+        z = interpolate(_float32(first), _float32(last), steps=steps)
+        return Generated(z, self.decode(z))
 
     def status(self) -> list[VersionState]:
         """Returns the state of every version that the server knows, newest first."""
@@ -266,8 +302,8 @@ class Client:
 
     def _try(self, method: Any, request: Any) -> Any:
         """Calls until it works, the error is not UNAVAILABLE, or the deadline would pass."""
-        deadline = time.monotonic() + self.timeout_s
-        wait = _FIRST_WAIT_S
+        started = time.monotonic()
+        deadline, wait, on_wait = started + self.timeout_s, _FIRST_WAIT_S, self._on_wait
         while True:
             try:
                 return method(request, timeout=max(0.001, deadline - time.monotonic()))
@@ -275,6 +311,9 @@ class Client:
                 pause = wait * random.uniform(0.5, 1.5)
                 if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:
                     raise self._explained(error) from error
+                if on_wait is not None and time.monotonic() + pause > started + _QUIET_WAIT_S:
+                    on_wait(f"{self.target}: no answer yet; trying for {self.timeout_s:g} s")
+                    on_wait = None
             time.sleep(pause)
             wait = min(2 * wait, _MAX_WAIT_S)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from tfpipe.errors import UsageError
 from tfpipe.spec import FeatureSpec
-
-# A last window with less of the recording than this is left to the padding before it.
-_MIN_TAIL_S = 0.05
 
 
 class Window(NamedTuple):
@@ -31,6 +28,9 @@ class Window(NamedTuple):
 def windows_of_file(path: str | os.PathLike[str], spec: FeatureSpec, *, overlap_s: float = 0.0) -> Iterator[Window]:
     """Cuts an audio file into windows that cover all of it, reading one at a time.
 
+    The last one ends with the recording and shares more with the one before, as
+    in training; only a recording shorter than a window is padded.
+
     Args:
         path: audio file of any rate and channel count.
         spec: gives rate and window length.
@@ -42,11 +42,9 @@ def windows_of_file(path: str | os.PathLike[str], spec: FeatureSpec, *, overlap_
     """
     from tfpipe.audio import TrackReader
 
-    overlap = overlap_samples(spec, overlap_s)
-    step = spec.samples - overlap
+    hop_s = spec.window_s - overlap_samples(spec, overlap_s) / spec.sample_rate
     with TrackReader(path) as reader:
-        total = max(1, round(reader.info.seconds * spec.sample_rate))
-        for start in range(0, max(1, total - overlap - round(_MIN_TAIL_S * spec.sample_rate)), step):
+        for start in reader.plan(spec=spec, hop_s=hop_s, min_fill=0.0):
             audio = reader.read(start, spec.samples, rate=spec.sample_rate)
             yield Window(start / spec.sample_rate, audio.astype(np.float32))
 
@@ -62,31 +60,31 @@ def overlap_samples(spec: FeatureSpec, overlap_s: float) -> int:
     return round(overlap_s * spec.sample_rate)
 
 
-def stitch(windows: NDArray[np.floating], *, overlap: int) -> NDArray[np.float32]:
+def stitch(windows: Iterable[tuple[int, NDArray[np.floating]]], *, overlap: int) -> Iterator[NDArray[np.float32]]:
     """Joins windows to one recording, neighbours cross-faded at equal power.
 
     Equal power, not equal gain: rebuilt phases of neighbours are unrelated, so
     a linear fade would dip by 3 dB in the middle.
 
     Args:
-        windows: `[n, samples]`, at least one.
-        overlap: samples that neighbours share, at most half a window.
+        windows: first sample and `[samples]` of each, in order, as `windows_of_file` gives them. What
+            a window shares with the one before beyond `overlap` is taken from that one.
+        overlap: samples that a cross-fade takes.
 
-    Returns:
-        `[n * (samples - overlap) + overlap]` float32.
+    Yields:
+        The recording, piece by piece, float32; no more than two windows are held.
     """
-    count, samples = windows.shape
-    step = samples - overlap
     angle = (np.arange(overlap) + 0.5) / max(1, overlap) * np.pi / 2
-    result = np.zeros(count * step + overlap, np.float32)
-    for index, window in enumerate(windows):
-        gain = np.ones(samples)
-        if index > 0:
-            gain[:overlap] = np.sin(angle)
-        if index < count - 1:
-            gain[step:] = np.cos(angle)
-        result[index * step : index * step + samples] += (window * gain).astype(np.float32)
-    return result
+    tail, end = np.zeros(0, np.float32), 0
+    for start, window in windows:
+        own = window.astype(np.float32)
+        if end:
+            own = own[end - overlap - start :]
+            own[:overlap] = own[:overlap] * np.sin(angle) + tail * np.cos(angle)
+        end = start + len(window)
+        yield own[: len(own) - overlap]
+        tail = own[len(own) - overlap :]
+    yield tail
 
 
 def interpolate(first: NDArray[np.floating], last: NDArray[np.floating], *, steps: int) -> NDArray[np.float32]:

@@ -22,7 +22,9 @@ from __future__ import annotations
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 # Without a margin the resampler's edges differ by up to 0.03; with it by 5e-5.
 _MARGIN_S = 0.1
+# Samples of a long wav that are scaled at a time.
+_WAV_BLOCK = 2**20
 _MAX_CHANNELS = 256
 _RATES = 1_000, 1_000_000
 _MAX_S = 7 * 86_400.0
@@ -251,17 +255,55 @@ def write_wav(path: Path, audio: NDArray[np.floating], sample_rate: int) -> None
     """Writes `[samples]` as 16-bit wav through a temporary name, scaled down if it would clip.
 
     Raises:
-        TfpipeError: the file cannot be written.
+        TfpipeError: the audio is not finite, or the file cannot be written.
     """
+    peak = _finite_peak(audio, path)
+    with _written_wav(path, sample_rate, frames=len(audio)) as file:
+        file.write(audio / peak if peak > 1.0 else audio)
+
+
+def write_long_wav(path: Path, pieces: Iterable[NDArray[np.floating]], sample_rate: int) -> int:
+    """Writes what `write_wav` would of the pieces joined, holding one at a time; returns the samples.
+
+    Raises:
+        TfpipeError: the audio is not finite, or the file cannot be written.
+    """
+    peak = 1.0
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Exact at first, as how much must be scaled shows at the end; RF64 ends at no 4 GB.
+        with tempfile.TemporaryFile(dir=path.parent) as exact:
+            try:
+                with soundfile.SoundFile(exact, "w", sample_rate, 1, "FLOAT", format="RF64") as file:
+                    for piece in pieces:
+                        peak = max(peak, _finite_peak(piece, path))
+                        file.write(piece)
+                    frames = file.frames
+            except soundfile.SoundFileError as error:
+                raise OSError(None, audio_sf.reason(error), str(path)) from error
+            exact.seek(0)
+            with soundfile.SoundFile(exact) as file, _written_wav(path, sample_rate, frames=frames) as scaled:
+                for block in file.blocks(_WAV_BLOCK):
+                    scaled.write(block / peak)
+    return frames
+
+
+def _finite_peak(audio: NDArray[np.floating], path: Path) -> float:
     if not np.isfinite(audio).all():
         raise TfpipeError(f"{path}: not written, the audio holds NaN or Inf")
-    peak = float(np.max(np.abs(audio))) if audio.size else 0.0
-    audio = audio / peak if peak > 1.0 else audio
+    return float(np.abs(audio).max(initial=0.0))
+
+
+@contextmanager
+def _written_wav(path: Path, sample_rate: int, *, frames: int) -> Iterator[soundfile.SoundFile]:
+    """A mono 16-bit wav that gets its name when the block ends well; RF64 where wav's 4 GB would not do."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    kind = "WAV" if frames < 2**31 - 2**10 else "RF64"
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            soundfile.write(temporary, audio, sample_rate, format="WAV", subtype="PCM_16")
+            with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=kind) as file:
+                yield file
             os.replace(temporary, path)
         except soundfile.SoundFileError as error:
             raise OSError(None, audio_sf.reason(error), str(path)) from error

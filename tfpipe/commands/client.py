@@ -8,13 +8,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import AudioError, TfpipeError, UsageError
+from tfpipe.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from serving.client import Client, Encoded
@@ -25,6 +30,10 @@ HELP = "encode, decode, reconstruct, generate and interpolate through a running 
 _REF_DB = 9.0
 _OVERLAP_S = 0.5
 _MAX_PANELS = 8
+# Windows that are asked for, and held, at a time.
+_ROWS = 32
+# What an npz says of the model that made it.
+_IDENTITY = {"fingerprint", "checkpoint"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs one action against the server."""
     from serving.client import Client
 
-    with Client(args.server, model=args.model_name, version=args.version, timeout_s=args.timeout_s) as client:
+    wanted = {"model": args.model_name, "version": args.version, "timeout_s": args.timeout_s}
+    with Client(args.server, **wanted, on_wait=_say) as client:
         result = _ACTIONS[args.action](client, args)
     if args.json:
         print(json.dumps(result))
@@ -78,36 +88,57 @@ def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     columns: dict[str, list[Any]] = {name: [] for name in ("z_mean", "z_log_var", "ref_db", "start_s", "path")}
     skipped = []
-    for path in args.files:
-        try:
-            # Batches are taken whole before they are kept, so a file that breaks off leaves no part behind.
-            batches = [(starts, e.z_mean, e.z_log_var, e.ref_db) for starts, e in client.encode_file(path)]
-        except AudioError as error:
-            _say(f"skipped: {error}")
-            skipped.append({"path": str(path), "reason": error.code})
-            continue
-        for starts, z_mean, z_log_var, ref_db in batches:
-            values = (z_mean, z_log_var, ref_db, starts, np.full(len(starts), str(path)))
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
+    with Progress("encode", unit="window") as bar:
+        for path in args.files:
+            batches = []
+            try:
+                # Kept once all are there, so that a file that breaks off leaves no part behind.
+                for starts, encoded in client.encode_file(path):
+                    batches.append((encoded.z_mean, encoded.z_log_var, encoded.ref_db, starts))
+                    bar.update(len(starts))
+            except AudioError as error:
+                bar.message(f"skipped: {error}")
+                skipped.append({"path": str(path), "reason": error.code})
+                continue
+            for values in batches:
+                for column, value in zip(columns.values(), (*values, np.full(len(values[0]), str(path))), strict=True):
+                    column.append(value)
     if not columns["path"]:
         raise TfpipeError(f"none of {len(args.files)} files could be encoded; the lines above say why")
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    _save_npz(args.out, arrays)
+    model = client.describe()
+    identity = {"fingerprint": np.array(model["fingerprint"]), "checkpoint": np.array(json.dumps(model["metadata"]))}
+    _save_npz(args.out, {**arrays, **identity})
     _say(f"{len(arrays['path'])} windows of {len(args.files) - len(skipped)} files in {args.out}")
     return {"out": str(args.out), "windows": len(arrays["path"]), "skipped": skipped}
 
 
 def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    import numpy as np
+
     from tfpipe.audio import write_wav
 
     latents = _load_npz(args.latents, ("z_mean", "ref_db"))
+    _require_same_model(latents, client, args.latents)
     z, ref_db, spec = latents["z_mean"], latents["ref_db"], client.spec()
-    mel = client.decode(z)
-    _save_npz(args.out / "mel.npz", {"mel": mel, "ref_db": ref_db})
-    _plot(args.out / "mel.png", [(f"window {index}", window) for index, window in enumerate(mel)], client)
-    for index, audio in enumerate(client.decode_audio(z, ref_db)):
-        write_wav(args.out / f"{index:05d}.wav", audio, spec.sample_rate)
+    if len(z) == 0 or not (np.isfinite(z).all() and np.isfinite(ref_db).all()):
+        raise UsageError(f"{args.latents}: holds no latents, or NaN or Inf; encode the recordings again")
+    panels: list[tuple[str, Any]] = []
+
+    def decoded(bar: Progress) -> Iterator[NDArray[Any]]:
+        for at in range(0, len(z), _ROWS):
+            rows = slice(at, at + _ROWS)
+            mel = client.decode(z[rows])
+            for index, audio in enumerate(client.decode_audio(z[rows], ref_db[rows]), start=at):
+                write_wav(args.out / f"{index:05d}.wav", audio, spec.sample_rate)
+            panels.extend((f"window {index}", window) for index, window in enumerate(mel, start=at))
+            del panels[_MAX_PANELS:]
+            bar.update(len(mel))
+            yield mel
+
+    with Progress("decode", total=len(z), unit="window") as bar:
+        _save_mels(args.out / "mel.npz", decoded(bar), shape=(len(z), *spec.mel_shape), ref_db=ref_db)
+    _plot(args.out / "mel.png", panels, client)
     return _done(args.out, windows=len(z))
 
 
@@ -115,26 +146,37 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from serving.windows import overlap_samples, stitch
-    from tfpipe.audio import probe, write_wav
+    from tfpipe.audio import probe, write_long_wav
 
     spec = client.spec()
     panels: list[tuple[str, Any]] = []
-    audio, errors = [], []
-    for starts, encoded in client.encode_file(args.file, overlap_s=args.overlap_s):
-        rebuilt = client.decode(encoded.z_mean)
-        audio.append(client.decode_audio(encoded.z_mean, encoded.ref_db))
-        errors += np.square(rebuilt - encoded.mel).mean(axis=(1, 2)).tolist()
-        for start, original, copy in zip(starts, encoded.mel, rebuilt, strict=True):
-            panels += [(f"original, {start:g} s", original), (f"reconstruction, {start:g} s", copy)]
-        del panels[_MAX_PANELS:]
-    whole = stitch(np.concatenate(audio), overlap=overlap_samples(spec, args.overlap_s))
-    write_wav(
-        args.out / f"{args.file.stem}-reconstruction.wav",
-        whole[: round(probe(args.file).seconds * spec.sample_rate)],
-        spec.sample_rate,
-    )
-    _plot(args.out / f"{args.file.stem}-reconstruction.png", panels, client, columns=2)
+    errors: list[float] = []
+    length = round(probe(args.file).seconds * spec.sample_rate)
+    overlap = overlap_samples(spec, args.overlap_s)
+    windows = 1 + max(0, math.ceil((length - spec.samples) / (spec.samples - overlap)))
+
+    def rebuilt(bar: Progress) -> Iterator[tuple[int, NDArray[Any]]]:
+        for starts, encoded, mels, audio in client.rebuild_file(args.file, overlap_s=args.overlap_s):
+            errors.extend(np.square(mels - encoded.mel).mean(axis=(1, 2)).tolist())
+            for start, original, copy in zip(starts, encoded.mel, mels, strict=True):
+                panels.extend([(f"original, {start:g} s", original), (f"reconstruction, {start:g} s", copy)])
+            del panels[_MAX_PANELS:]
+            bar.update(len(starts))
+            yield from ((round(start * spec.sample_rate), window) for start, window in zip(starts, audio, strict=True))
+
+    target = args.out / f"{args.file.stem}-reconstruction.wav"
+    with Progress("reconstruct", total=windows, unit="window") as bar:
+        pieces = _first(length, stitch(rebuilt(bar), overlap=overlap))
+        write_long_wav(target, pieces, spec.sample_rate)
+    _plot(target.with_suffix(".png"), panels, client, columns=2)
     return _done(args.out, windows=len(errors), mse=float(np.mean(errors)))
+
+
+def _first(count: int, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Yields the first `count` samples of `pieces`: a recording shorter than a window was padded."""
+    for piece in pieces:
+        yield piece[:count]
+        count -= min(count, len(piece))
 
 
 def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -157,20 +199,19 @@ def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _interpolate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from serving.windows import interpolate, overlap_samples, stitch
-    from tfpipe.audio import write_wav
+    from serving.windows import overlap_samples, stitch
+    from tfpipe.audio import write_long_wav
 
     ends = [_loudest(client, path) for path in (args.first, args.last)]
-    z = interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
+    walk = client.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
     ref_db = np.linspace(ends[0].ref_db[0], ends[1].ref_db[0], args.steps)
-    overlap = overlap_samples(client.spec(), args.overlap_s)
-    write_wav(
-        args.out / "interpolation.wav",
-        stitch(client.decode_audio(z, ref_db), overlap=overlap),
-        client.spec().sample_rate,
-    )
+    spec = client.spec()
+    overlap = overlap_samples(spec, args.overlap_s)
+    starts = range(0, args.steps * (spec.samples - overlap), spec.samples - overlap)
+    pieces = stitch(zip(starts, client.decode_audio(walk.z, ref_db), strict=True), overlap=overlap)
+    write_long_wav(args.out / "interpolation.wav", pieces, spec.sample_rate)
     titles = [f"step {index} of {args.steps}" for index in range(1, args.steps + 1)]
-    _plot(args.out / "interpolation.png", list(zip(titles, client.decode(z), strict=True)), client)
+    _plot(args.out / "interpolation.png", list(zip(titles, walk.mel, strict=True)), client)
     return _done(args.out, windows=args.steps)
 
 
@@ -219,6 +260,33 @@ def _save_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def _save_mels(
+    path: Path, mels: Iterable[NDArray[Any]], *, shape: tuple[int, ...], ref_db: NDArray[np.floating]
+) -> None:
+    """Writes npz of `mel`, whose rows come bit by bit, and `ref_db`; through a temporary name."""
+    import zipfile
+
+    import numpy as np
+
+    from tfpipe.storage import explain_os_errors
+
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(temporary, "w") as packed:
+                with packed.open("mel.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for rows in mels:
+                        file.write(rows.astype("<f4").tobytes())
+                with packed.open("ref_db.npy", "w") as file:
+                    np.lib.format.write_array(file, np.asarray(ref_db))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     import zipfile
 
@@ -228,9 +296,27 @@ def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
 
     try:
         with explain_os_errors(path), np.load(path) as arrays:
-            return {name: arrays[name] for name in names}
+            return {name: arrays[name] for name in (*names, *(_IDENTITY & set(arrays.files)))}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path}: is no npz of `tfpipe client encode` with {' and '.join(names)} ({error})") from error
+
+
+def _require_same_model(latents: dict[str, NDArray[Any]], client: Client, path: Path) -> None:
+    """Refuses latents that another model made: they would decode to nonsense. Those that do not say are taken."""
+    served = client.describe()
+    theirs = json.loads(str(latents.get("checkpoint", "{}")))
+    ours = {**served["metadata"], "fingerprint": served["fingerprint"]}
+    if "fingerprint" in latents:
+        theirs["fingerprint"] = str(latents["fingerprint"])
+    differing = [
+        f"{name} {theirs[name]} there, {ours[name]} served"
+        for name in ("fingerprint", "preset", "dataset", "epoch", "step")
+        if name in theirs and name in ours and theirs[name] != ours[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"{path}: made by another model ({'; '.join(differing)}); encode the recordings with {client.target}"
+        )
 
 
 def _done(out: Path, **facts: Any) -> dict[str, Any]:
@@ -266,6 +352,9 @@ def _overlap(parser: argparse.ArgumentParser) -> None:
 
 def _whole_numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
+    if any(not -(2**63) <= number < 2**63 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} has a seed of more than 64 bits; use -2^63 to 2^63 - 1")
+    return numbers
