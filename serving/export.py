@@ -7,7 +7,9 @@ checked, or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
@@ -16,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,12 @@ from numpy.typing import NDArray
 
 from serving import protos, tensors
 from serving.models import DEFAULT_SIGNATURE, WARMUP_FILE
+from serving.shrink import informative, with_dimensions
+from serving.tflite import write_tflite
 from tfpipe import children
-from tfpipe.errors import ServingError
+from tfpipe.errors import ServingError, UsageError
 from tfpipe.features_tf import griffin_lim, log_mel
+from tfpipe.manifest import Folder
 from tfpipe.records import write_record
 from tfpipe.runs import TrainedModel, load_models
 from tfpipe.spec import FeatureSpec
@@ -37,7 +43,11 @@ from tfpipe.storage import explain_os_errors, write_bytes, write_json
 # Largest difference allowed between the model in memory and the model read back.
 TOLERANCE = 1e-4
 _CHECK_ROWS = 2
-_LEFTOVER_AGE_S = 6 * 3600.0
+# An export that has just begun, or is just ending, holds no lock.
+_LEFTOVER_AGE_S = 60.0
+_LOCK = ".lock"
+# Rows of a full batch in the warm-up requests; windows of audio out take about 0.1 s each.
+_FULL_ROWS, _FULL_AUDIO_ROWS = 32, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,46 +67,79 @@ class Exported:
     difference: float
 
 
-def export(*, run: Path, output: Path, which: str = "best") -> Exported:
+def export(
+    *,
+    run: Path,
+    output: Path,
+    which: str = "best",
+    model_name: str = "vae",
+    keep: int | None = None,
+    data: Folder | None = None,
+    tflite: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> Exported:
     """Exports a run as the next version in `output`.
 
     Args:
         run: run folder of `tfpipe train`.
         output: model folder: what `--model_base_path` takes.
         which: checkpoint, `best` or `latest`.
+        model_name: name in the warm-up requests and the model card.
+        keep: latent dimensions of the exported model, those that carry most; all when None.
+        data: the run's dataset, which says how much each dimension carries; needed with `keep`.
+        tflite: also write encoder and decoder for TensorFlow Lite.
+        say: told what is being done, a line for each step that takes seconds.
 
     Raises:
         RunError: the run has no such checkpoint.
         ServingError: the written model does not agree with the run.
+        UsageError: `keep` without `data`, or out of range.
     """
-    return export_model(load_models(run, which=which), output)
+    model = load_models(run, which=which)
+    if keep is not None:
+        if data is None or not 1 <= keep <= model.latent:
+            raise UsageError(
+                f"keeping {keep} of {model.latent} latent dimensions: give 1 to all of them, and the run's dataset (--data)"
+            )
+        say(f"measuring what each of {model.latent} latent dimensions carries ...")
+        model = with_dimensions(model, informative(model, data)[:keep])
+    return export_model(model, output, model_name=model_name, tflite=tflite, say=say)
 
 
-def export_model(model: TrainedModel, output: Path, *, model_name: str = "vae") -> Exported:
-    """Exports a trained model as the next version in `output`.
-
-    Args:
-        model: the trained model, in float32.
-        output: model folder, made if missing.
-        model_name: name in the warm-up requests and the model card.
+def export_model(
+    model: TrainedModel,
+    output: Path,
+    *,
+    model_name: str = "vae",
+    tflite: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> Exported:
+    """Exports a trained model as the next version in `output`; see `export`.
 
     Raises:
         ServingError: the model is not float32, or what was written does not agree with it.
     """
     _require_float32(model)
-    with explain_os_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        _sweep(output)
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=output))
-    try:
+    with ExitStack() as stack:
         with explain_os_errors(output):
-            functions = build_signatures(model)
-            _save(model, functions, temporary)
-            _write_extras(model, temporary, model_name=model_name)
-            difference = _check_in_child(functions, _examples(model, rows=_CHECK_ROWS), temporary)
-            version = _publish(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            output.mkdir(parents=True, exist_ok=True)
+            _sweep(output)
+            temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=output))
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        stack.enter_context(explain_os_errors(output))
+        # Held while this process lives: what a killed one leaves can be told from work.
+        fcntl.flock(stack.enter_context(open(temporary / _LOCK, "w")), fcntl.LOCK_EX)
+        say("writing the SavedModel ...")
+        functions = build_signatures(model)
+        _save(model, functions, temporary)
+        _write_extras(model, temporary, model_name=model_name)
+        if tflite:
+            say("converting to TensorFlow Lite ...")
+            write_tflite(model, functions, temporary / "assets.extra")
+        say("reading it back in a process that knows TensorFlow alone ...")
+        difference = _check_in_child(functions, _examples(model, rows=_CHECK_ROWS), temporary)
+        (temporary / _LOCK).unlink()
+        version = _publish(temporary, output)
     return Exported(
         path=output / str(version), version=version, signatures=tuple(sorted(functions)), difference=difference
     )
@@ -249,10 +292,19 @@ def _examples(model: TrainedModel, *, rows: int) -> dict[str, dict[str, NDArray[
     }
 
 
+def _full_batches(model: TrainedModel) -> dict[str, dict[str, NDArray[Any]]]:
+    """Inputs of `_examples` in full batches; audio is short, as the graph pads it."""
+    full = _examples(model, rows=_FULL_ROWS)
+    full["encode_audio"] = {"audio": full["encode_audio"]["audio"][:, :100]}
+    full["decode_audio"] = {alias: array[:_FULL_AUDIO_ROWS] for alias, array in full["decode_audio"].items()}
+    return full
+
+
 def _write_extras(model: TrainedModel, path: Path, *, model_name: str) -> None:
     """Writes `assets.extra`: warm-up requests, feature spec, model description, model card."""
     warmup = io.BytesIO()
-    for signature, inputs in _examples(model, rows=1).items():
+    requests = [*_examples(model, rows=1).items(), *_full_batches(model).items()]
+    for signature, inputs in requests:
         log = protos.PredictionLog()
         request = log.predict_log.request
         request.model_spec.name = model_name
@@ -328,10 +380,22 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sweep(output: Path) -> None:
-    """Removes what exports that were killed left behind; one that still works is younger."""
+    """Removes what exports that were killed left behind: nobody holds its lock any more."""
     for leftover in output.glob(".tmp-*"):
-        if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # published or removed at this moment
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S and not _held(leftover / _LOCK):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _held(lock: Path) -> bool:
+    try:
+        with open(lock, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _publish(temporary: Path, output: Path) -> int:

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, metavar="MODEL_DIR", help="model folder: --model_base_path of a server"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint (default best)")
+    parser.add_argument("--model_name", default="vae", help="name in warm-up requests and model card (default vae)")
+    parser.add_argument(
+        "--latent-keep", type=int, metavar="N", help="keep the N latent dimensions that carry most; needs --data"
+    )
+    parser.add_argument("--data", metavar="DIR", help="the run's dataset folder, for --latent-keep")
+    parser.add_argument("--tflite", action="store_true", help="also write encode.tflite and decode.tflite")
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
 
 
@@ -24,10 +30,19 @@ def run(args: argparse.Namespace) -> int:
     """Exports and reports where the version is."""
     from serving.export import export
 
-    done = export(run=args.run, output=args.output, which=args.which)
+    done = export(
+        run=args.run,
+        output=args.output,
+        which=args.which,
+        model_name=args.model_name,
+        keep=args.latent_keep,
+        data=args.data,
+        tflite=args.tflite,
+        say=lambda text: print(f"export: {text}", file=sys.stderr, flush=True),
+    )
     print(
         f"version {done.version} in {done.path}, read back and equal within {done.difference:.1g}; serve it with\n"
-        f"  tfpipe serve --model_base_path {args.output} --model_name vae",
+        f"  tfpipe serve --model_base_path {args.output} --model_name {args.model_name}",
         file=sys.stderr,
     )
     if args.json:
