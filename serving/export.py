@@ -99,7 +99,7 @@ def export(
     if keep is not None:
         if data is None or not 1 <= keep <= model.latent:
             raise UsageError(
-                f"keeping {keep} of {model.latent} latent dimensions: give 1 to all of them, and the run's dataset (--data)"
+                f"keeping {keep} of {model.latent} latent dimensions: give 1 to all, and the run's dataset (--data)"
             )
         say(f"measuring what each of {model.latent} latent dimensions carries ...")
         model = with_dimensions(model, informative(model, data)[:keep])
