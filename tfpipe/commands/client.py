@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import AudioError, TfpipeError, UsageError
-from tfpipe.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from serving.client import Client, Encoded
+    from tfpipe.progress import Progress
 
 HELP = "encode, decode, reconstruct, generate and interpolate through a running server"
 
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
 def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
+    from tfpipe.progress import Progress
+
     columns: dict[str, list[Any]] = {name: [] for name in ("z_mean", "z_log_var", "ref_db", "start_s", "path")}
     skipped = []
     with Progress("encode", unit="window") as bar:
@@ -117,6 +119,7 @@ def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from tfpipe.audio import write_wav
+    from tfpipe.progress import Progress
 
     latents = _load_npz(args.latents, ("z_mean", "ref_db"))
     _require_same_model(latents, client, args.latents)
@@ -147,6 +150,7 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     from serving.windows import overlap_samples, stitch
     from tfpipe.audio import probe, write_long_wav
+    from tfpipe.progress import Progress
 
     spec = client.spec()
     panels: list[tuple[str, Any]] = []
