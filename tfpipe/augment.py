@@ -13,7 +13,9 @@ from tfpipe.spec import FeatureSpec
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to training windows on their way to the model, on top of the job's variants; all off by default.
+    """What is done to training windows on their way to the model, on top of the job's variants.
+
+    All is off by default here; a preset may turn some on (`tfpipe.runs.preset_augment`).
 
     Attributes:
         freq_mask: SpecAugment (Park et al., 2019): masks of 0 to `freq_mask` - 1 mel bands; 0 off.

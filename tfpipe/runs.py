@@ -32,7 +32,7 @@ STRATEGIES = ("auto", "single", "mirrored", "multiworker")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "notebook": {"batch_size": 10, "epochs": 50, "patience": 0, "schedule": "constant", "learning_rate": 1e-3},
     "large": {"batch_size": 64, "epochs": 100, "patience": 20, "schedule": "cosine", "learning_rate": 5e-4},
-    "standard": {"batch_size": 16, "epochs": 40, "patience": 20, "schedule": "cosine", "learning_rate": 5e-4},
+    "standard": {"batch_size": 16, "epochs": 40, "patience": 20, "schedule": "cosine", "learning_rate": 1e-3},
     "tiny": {"batch_size": 16, "epochs": 10, "patience": 0, "schedule": "cosine", "learning_rate": 5e-4},
 }
 # Measured in docs/MODEL.md; the notebook's own recipe has none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -16,10 +17,11 @@ from scipy import stats
 from tfpipe import augment_tf
 from tfpipe.augment import AugmentConfig
 from tfpipe.cli import main
+from tfpipe.commands.train import add_training_arguments, training_settings
 from tfpipe.errors import RunError, UsageError
 from tfpipe.input import Part, Position, make_dataset
 from tfpipe.manifest import load_manifest
-from tfpipe.runs import TrainConfig, claim
+from tfpipe.runs import TrainConfig, claim, preset_augment
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import read_json, write_json
 
@@ -243,6 +245,36 @@ def test_tensorflow_io_masks_by_the_stateful_generator() -> None:
 def test_bad_settings_name_the_value_and_the_fix(values: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         AugmentConfig(**values).check(SPEC)
+
+
+def test_a_roll_beyond_half_a_window_is_any_roll() -> None:
+    batch = windows(200)
+    rolled = augmented(batch, AugmentConfig(roll_s=60.0))
+    shifts = set()
+    for row, window in zip(batch["mel"].numpy()[..., 0], rolled, strict=True):
+        (shift,) = [s for s in range(SPEC.frames) if np.array_equal(window, np.roll(row, s, axis=1))]
+        shifts.add(shift)
+    assert max(shifts) > 0.9 * SPEC.frames
+    assert len(shifts) > SPEC.frames / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", AugmentConfig(roll_s=2.5)),
+        ("--mixup 0.2 --roll-s 0", AugmentConfig(mixup=0.2)),
+        ("--freq-mask 8", AugmentConfig(freq_mask=8, roll_s=2.5)),
+        ("--preset notebook", AugmentConfig()),
+        ("--preset tiny --roll-s 1", AugmentConfig(roll_s=1.0)),
+    ],
+)
+def test_what_a_preset_turns_on_stays_unless_told(options: str, expected: AugmentConfig) -> None:
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    config = TrainConfig(data="data", run="run", **training_settings(parser.parse_args(options.split())))
+    assert config.augment == expected
+    assert TrainConfig(data="data", run="run", preset=config.preset).augment == preset_augment(config.preset)
+    assert config.to_dict()["roll_s"] == expected.roll_s
 
 
 # In the pipeline --------------------------------------------------------------

@@ -47,10 +47,10 @@ def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half_dead: Path, notebook: Path) -> None:
-    result = evaluate(dataset, half_dead, split="train", against=notebook, quiet=True)
+    result = evaluate(dataset, half_dead, split="validation", against=notebook, quiet=True)
     assert (result["active_units"], result["dead"]) == (2, [1, 3])
     assert [value > 0.01 for value in result["kl_per_dimension"]] == [True, False, True, False]
-    other = evaluate(dataset, notebook, split="train", quiet=True)
+    other = evaluate(dataset, notebook, split="validation", quiet=True)
     assert (other["kl"], other["dead"]) == (0.0, [0, 1, 2, 3])
     assert result["baselines"]["notebook"] == {
         "mse": other["mse"],
