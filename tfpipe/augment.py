@@ -13,13 +13,16 @@ from tfpipe.spec import FeatureSpec
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to training windows on their way to the model, on top of the job's variants; all off by default.
+    """What is done to training windows on their way to the model, on top of the job's variants.
+
+    All is off by default here; a preset may turn some on (`tfpipe.runs.preset_augment`).
 
     Attributes:
         freq_mask: SpecAugment (Park et al., 2019): masks of 0 to `freq_mask` - 1 mel bands; 0 off.
         time_mask: masks of 0 to `time_mask` - 1 frames; 0 off.
         masks: masks of each kind that is on; they may overlap.
         roll_s: rolls the window in time, circularly, by up to this many s either way; 0 off.
+            Half a window or more is any roll at all.
         gain_db: turns the window down by up to this many dB of the mel's own scale, saturating
             at its floor; 0 off. It leaves `ref_db`: the model sees the mel alone, which is
             relative to the window's maximum, so that another `ref_db` would teach it nothing.
@@ -59,14 +62,14 @@ class AugmentConfig:
         Raises:
             UsageError: a value is out of range; the message names it and the fix.
         """
-        frame_s, half_s = spec.hop / spec.sample_rate, spec.window_s / 2
+        frame_s = spec.hop / spec.sample_rate
         self._require(
             (self.freq_mask <= spec.n_mels, "freq_mask", f"at most the {spec.n_mels} bands of a window"),
             (self.time_mask <= spec.frames, "time_mask", f"at most the {spec.frames} frames of a window"),
             (
-                not self.roll_s or frame_s <= self.roll_s <= half_s,
+                not self.roll_s or self.roll_s >= frame_s,
                 "roll_s",
-                f"0 (off), or one frame ({frame_s:.3f} s) to half a window ({half_s:g} s)",
+                f"0 (off), or one frame ({frame_s:.3f} s) or more",
             ),
             (self.gain_db <= spec.top_db, "gain_db", f"at most the mel's range of {spec.top_db:g} dB"),
         )

@@ -58,7 +58,8 @@ def apply(
     if config.mixup:
         mel, ref_db = _mix(mel, ref_db, config.mixup, draw)
     if config.roll_s or config.time_mask:
-        frames = _roll(spec.frames, round(config.roll_s * spec.sample_rate / spec.hop), draw)
+        most = min(round(config.roll_s * spec.sample_rate / spec.hop), spec.frames // 2)
+        frames = _roll(spec.frames, most, draw)
         frames = _mask(frames, "time_mask", param=config.time_mask, count=config.masks, draw=draw)
         # Gathered as whole columns: single cells of a row are four times as slow.
         mel = tf.transpose(_gather(tf.transpose(mel, [0, 2, 1, 3]), frames), [0, 2, 1, 3])

@@ -24,7 +24,7 @@ from tfpipe.progress import Progress
 from tfpipe.runs import TrainedModel, load_models
 from tfpipe.sources import cached
 from tfpipe.spec import require_same_spec
-from tfpipe.train import active_units
+from tfpipe.train import ACTIVE_NATS, active_units
 
 # The Gram matrix of this many examples is 32 MB, the examples themselves 220 MB.
 _PCA_EXAMPLES = 2000
@@ -39,6 +39,7 @@ def evaluate(
     *,
     split: str = "test",
     which: str = "best",
+    against: Path | None = None,
     plots: Path | None = None,
     cache: Path | None = None,
     quiet: bool = False,
@@ -48,6 +49,8 @@ def evaluate(
     Args:
         data: dataset folder, local or a URL.
         run: run folder.
+        against: another run folder, measured on the same windows as one more
+            baseline under its preset's name, such as `notebook`.
         split: `test`, `validation` or `train`.
         which: `best` or `latest` checkpoint.
         plots: folder for `reconstructions.png` and `samples.png`, made if missing.
@@ -57,7 +60,7 @@ def evaluate(
     Returns:
         The object of `tfpipe evaluate --json`: split, windows, mse (z at the
         posterior mean), kl (nats, summed over dimensions), kl_per_dimension,
-        active_units, latent, baselines.
+        active_units, dead (dimensions that carry nothing), latent, baselines.
 
     Raises:
         DatasetError: the split is empty.
@@ -68,24 +71,31 @@ def evaluate(
     if not manifest.examples(split):
         filled = [name for name in SPLITS if manifest.examples(name)]
         raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
-    model = load_models(run, which=which)
-    require_same_spec(model.spec, manifest.spec, expected_from=str(run), actual_from=str(data))
+    model = _load(run, which, manifest, data)
+    other = _load(against, which, manifest, data) if against is not None else None
     if cache is not None:
         data = cached(data, cache, splits={split, "train"})
-    mse, kl = _reconstruction(model, data, split=split, total=manifest.examples(split), quiet=quiet)
+    total = manifest.examples(split)
+    mse, kl = _reconstruction(model, data, split=split, total=total, quiet=quiet)
+    baselines = _baselines(manifest, data, split=split, components=model.latent)
+    if other is not None:
+        other_mse, other_kl = _reconstruction(other, data, split=split, total=total, quiet=quiet)
+        figures = {"mse": other_mse, "kl": float(other_kl.sum()), "active_units": active_units(other_kl)}
+        baselines[other.metadata["preset"]] = {**figures, "latent": other.latent, "run": str(against)}
     if plots is not None:
         plot_reconstructions(model, data, split=split, path=plots / "reconstructions.png")
         plot_samples(model, path=plots / "samples.png")
     return {
         "split": split,
-        "windows": manifest.examples(split),
+        "windows": total,
         "mse": mse,
         "kl": float(kl.sum()),
         "kl_per_dimension": [round(float(value), 4) for value in kl],
         "active_units": active_units(kl),
+        "dead": np.flatnonzero(kl <= ACTIVE_NATS).tolist(),
         "latent": model.latent,
         "checkpoint": {"which": which, "epoch": model.metadata["epoch"], "step": model.metadata["step"]},
-        "baselines": _baselines(manifest, data, split=split, components=model.latent),
+        "baselines": baselines,
     }
 
 
@@ -107,6 +117,13 @@ def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int =
     z = np.random.default_rng(seed).standard_normal((count, model.latent), dtype=np.float32)
     mels = np.asarray(model.decoder(z, training=False))[..., 0]
     spectrograms(path, [(f"sample {index + 1}", mel) for index, mel in enumerate(mels)], model.spec, columns=2)
+
+
+def _load(run: Path, which: str, manifest: Manifest, data: Folder) -> TrainedModel:
+    """Loads a run's models, which must take the dataset's features."""
+    model = load_models(run, which=which)
+    require_same_spec(model.spec, manifest.spec, expected_from=str(run), actual_from=str(data))
+    return model
 
 
 def _reconstruction(

@@ -38,9 +38,9 @@ class Preset:
     Attributes:
         encoder: adds the layers between input and flattening.
         decoder: turns the latent input into logits `[n, height, width, 1]`.
-        stride: product of the strides; the input is padded to a multiple of it
-            and the output cropped, where `pads` allows it.
-        pads: whether sizes that the stride does not divide are padded.
+        strides: products of the strides along bands and frames; the input is padded
+            to multiples of them and the output cropped, where `pads` allows it.
+        pads: whether sizes that the strides do not divide are padded.
         objective: `notebook` (mse + mean KL) or `gaussian` (Gaussian
             likelihood with its best variance, per pixel).
         linear: adds a linear path beside the convolutions, so that the model
@@ -49,7 +49,7 @@ class Preset:
 
     encoder: Callable[[Any, str], Any]
     decoder: Callable[[Any, tuple[int, int], str], Any]
-    stride: int
+    strides: tuple[int, int]
     pads: bool
     objective: str
     linear: bool
@@ -192,10 +192,10 @@ class BandBias(layers.Layer):
 
 
 def _padded(spec: FeatureSpec, chosen: Preset, name: str) -> tuple[int, int]:
-    height, width = (math.ceil(n / chosen.stride) * chosen.stride for n in spec.mel_shape)
+    height, width = (math.ceil(n / stride) * stride for n, stride in zip(spec.mel_shape, chosen.strides, strict=True))
     if not chosen.pads and (height, width) != spec.mel_shape:
         raise SpecError(
-            f"preset {name!r} needs sizes that {chosen.stride} divides, the spec gives {spec.n_mels}x{spec.frames}; "
+            f"preset {name!r} cannot take {spec.n_mels}x{spec.frames}, as the spec gives; "
             f"use n_mels={height} and {width} frames (window_s={width * spec.hop / spec.sample_rate:.3f} "
             "with this hop), or preset standard, which pads"
         )
@@ -222,7 +222,7 @@ def _encoder(chosen: Preset, spec: FeatureSpec, size: tuple[int, int], latent: i
 
 def _decoder(chosen: Preset, spec: FeatureSpec, size: tuple[int, int], latent: int, policy: str) -> keras.Model:
     z = keras.Input((latent,), name="z")
-    logits = chosen.decoder(z, (size[0] // chosen.stride, size[1] // chosen.stride), policy)
+    logits = chosen.decoder(z, (size[0] // chosen.strides[0], size[1] // chosen.strides[1]), policy)
     if size != spec.mel_shape:
         cropping = ((0, size[0] - spec.n_mels), (0, size[1] - spec.frames))
         logits = layers.Cropping2D(cropping, dtype=policy)(logits)
@@ -248,36 +248,48 @@ def _notebook_decoder(z: Any, size: tuple[int, int], policy: str) -> Any:
     return layers.Conv2DTranspose(1, 3, padding="same", dtype=policy)(x)
 
 
-def _strided_encoder(filters: tuple[int, ...]) -> Callable[[Any, str], Any]:
+def _timewise_encoder(width: int) -> Callable[[Any, str], Any]:
+    """Convolves along time alone, the bands as channels: a band means the same everywhere, a moment does not."""
+
     def encode(x: Any, policy: str) -> Any:
-        for index, count in enumerate(filters):
-            kernel = 5 if index == 0 else 3
-            x = layers.Conv2D(count, kernel, strides=2, padding="same", activation="silu", dtype=policy)(x)
+        bands, frames = x.shape[1:3]
+        x = layers.Permute((2, 1), dtype=policy)(layers.Reshape((bands, frames), dtype=policy)(x))
+        x = layers.Dense(width, activation="silu", dtype=policy)(x)
+        for filters in _widths(width):
+            x = layers.Conv1D(filters, 5, strides=2, padding="same", activation="silu", dtype=policy)(x)
         # Narrow before the dense layer: Adam moves every weight alike, so a wide fan-in moves z by leaps.
-        x = layers.Conv2D(32, 1, activation="silu", dtype=policy)(x)
-        return layers.Dense(128, activation="silu", dtype=policy)(layers.Flatten(dtype=policy)(x))
+        x = layers.Dense(width // 2, activation="silu", dtype=policy)(x)
+        return layers.Dense(4 * width, activation="silu", dtype=policy)(layers.Flatten(dtype=policy)(x))
 
     return encode
 
 
-def _strided_decoder(filters: tuple[int, ...]) -> Callable[[Any, tuple[int, int], str], Any]:
-    """Mirrors `_strided_encoder`; a kernel of 4 at stride 2 overlaps evenly, so no checkerboard."""
+def _timewise_decoder(width: int) -> Callable[[Any, tuple[int, int], str], Any]:
+    """Mirrors `_timewise_encoder`; a kernel of 4 at stride 2 overlaps evenly, so nothing repeats with the stride."""
 
     def decode(z: Any, size: tuple[int, int], policy: str) -> Any:
-        x = layers.Dense(size[0] * size[1] * filters[-1], activation="silu", dtype=policy)(z)
-        x = layers.Reshape((*size, filters[-1]), dtype=policy)(x)
-        for count in reversed(filters[:-1]):
-            x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", activation="silu", dtype=policy)(x)
-        return layers.Conv2DTranspose(1, 4, strides=2, padding="same", kernel_initializer="zeros", dtype=policy)(x)
+        bands, steps = size
+        x = layers.Dense(4 * width, activation="silu", dtype=policy)(z)
+        x = layers.Dense(steps * 2 * width, activation="silu", dtype=policy)(x)
+        x = layers.Reshape((steps, 2 * width), dtype=policy)(x)
+        for filters in reversed(_widths(width)):
+            x = layers.Conv1DTranspose(filters, 4, strides=2, padding="same", activation="silu", dtype=policy)(x)
+        x = layers.Dense(bands, kernel_initializer="zeros", dtype=policy)(x)
+        return layers.Reshape((bands, x.shape[1], 1), dtype=policy)(layers.Permute((2, 1), dtype=policy)(x))
 
     return decode
 
 
-def _strided(filters: tuple[int, ...]) -> Preset:
+def _widths(width: int) -> tuple[int, int, int]:
+    """Channels after each halving of the frames."""
+    return 3 * width // 2, 2 * width, 2 * width
+
+
+def _timewise(width: int) -> Preset:
     return Preset(
-        encoder=_strided_encoder(filters),
-        decoder=_strided_decoder(filters),
-        stride=2 ** len(filters),
+        encoder=_timewise_encoder(width),
+        decoder=_timewise_decoder(width),
+        strides=(1, 2 ** len(_widths(width))),
         pads=True,
         objective="gaussian",
         linear=True,
@@ -285,15 +297,15 @@ def _strided(filters: tuple[int, ...]) -> Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "standard": _strided((32, 64, 96, 128)),
+    "standard": _timewise(64),
     "notebook": Preset(
         encoder=_notebook_encoder,
         decoder=_notebook_decoder,
-        stride=8,
+        strides=(8, 8),
         pads=False,
         objective="notebook",
         linear=False,
     ),
-    "large": _strided((64, 128, 192, 256, 384)),
-    "tiny": _strided((8, 16, 24, 32)),
+    "large": _timewise(256),
+    "tiny": _timewise(8),
 }

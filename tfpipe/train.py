@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import checkpoint, model, precision
+from tfpipe.augment import AugmentConfig
 from tfpipe.data_service import addresses, watched
 from tfpipe.errors import RunError
 from tfpipe.features import dequantise
@@ -125,7 +126,8 @@ class _Trainer:
         self.is_chief = index == 0
         self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
         self.steps = steps_per_epoch(manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
-        config.augment.check(manifest.spec)
+        self.augment = config.augment or AugmentConfig()
+        self.augment.check(manifest.spec)
         self.objective = model.preset(config.preset).objective
         self.pixels = math.prod(manifest.spec.mel_shape)
         self.epoch = self.step = 0
@@ -299,7 +301,7 @@ class _Trainer:
                 position=position,
                 part=self.part,
                 manifest=self.manifest,
-                augment=self.config.augment if split == "train" else None,
+                augment=self.augment if split == "train" else None,
                 service=self.service,
                 shard_by=self.config.shard_by,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -16,10 +17,11 @@ from scipy import stats
 from tfpipe import augment_tf
 from tfpipe.augment import AugmentConfig
 from tfpipe.cli import main
+from tfpipe.commands.train import add_training_arguments, training_settings
 from tfpipe.errors import RunError, UsageError
 from tfpipe.input import Part, Position, make_dataset
 from tfpipe.manifest import load_manifest
-from tfpipe.runs import TrainConfig, claim
+from tfpipe.runs import TrainConfig, claim, preset_augment
 from tfpipe.spec import FeatureSpec
 from tfpipe.storage import read_json, write_json
 
@@ -236,13 +238,43 @@ def test_tensorflow_io_masks_by_the_stateful_generator() -> None:
         ({"freq_mask": 41}, "freq_mask=41 .* at most the 40 bands"),
         ({"time_mask": 45}, "time_mask=45 .* at most the 44 frames"),
         ({"roll_s": 0.001}, "roll_s=0.001 .* one frame .0.023 s"),
-        ({"roll_s": 0.6}, "roll_s=0.6 .* half a window .0.5 s"),
+        ({"roll_s": float("nan")}, "roll_s=nan"),
         ({"gain_db": 81.0}, "gain_db=81.0 .* range of 80 dB"),
     ],
 )
 def test_bad_settings_name_the_value_and_the_fix(values: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         AugmentConfig(**values).check(SPEC)
+
+
+def test_a_roll_beyond_half_a_window_is_any_roll() -> None:
+    batch = windows(200)
+    rolled = augmented(batch, AugmentConfig(roll_s=60.0))
+    shifts = set()
+    for row, window in zip(batch["mel"].numpy()[..., 0], rolled, strict=True):
+        (shift,) = [s for s in range(SPEC.frames) if np.array_equal(window, np.roll(row, s, axis=1))]
+        shifts.add(shift)
+    assert max(shifts) > 0.9 * SPEC.frames
+    assert len(shifts) > SPEC.frames / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", AugmentConfig(roll_s=2.5)),
+        ("--mixup 0.2 --roll-s 0", AugmentConfig(mixup=0.2)),
+        ("--freq-mask 8", AugmentConfig(freq_mask=8, roll_s=2.5)),
+        ("--preset notebook", AugmentConfig()),
+        ("--preset tiny --roll-s 1", AugmentConfig(roll_s=1.0)),
+    ],
+)
+def test_what_a_preset_turns_on_stays_unless_told(options: str, expected: AugmentConfig) -> None:
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    config = TrainConfig(data="data", run="run", **training_settings(parser.parse_args(options.split())))
+    assert config.augment == expected
+    assert TrainConfig(data="data", run="run", preset=config.preset).augment == preset_augment(config.preset)
+    assert config.to_dict()["roll_s"] == expected.roll_s
 
 
 # In the pipeline --------------------------------------------------------------
@@ -290,7 +322,7 @@ def test_pipeline_refuses_augmentation_without_a_seed_and_what_does_not_fit(data
 
 def test_a_run_older_than_augmentation_goes_on_where_all_is_off(dataset: Path, tmp_path: Path) -> None:
     manifest, run = load_manifest(dataset), tmp_path / "run"
-    off = TrainConfig(data=str(dataset), run=str(run))
+    off = TrainConfig(data=str(dataset), run=str(run), augment=AugmentConfig())
     claim(run, off, manifest)
     older = [
         "data",

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    parser.add_argument(
+        "--against", metavar="DIR", help="another run to compare with on the same windows, say of the notebook preset"
+    )
     parser.add_argument("--plots", metavar="DIR", help="write reconstructions.png and samples.png there")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
@@ -31,25 +34,32 @@ def run(args: argparse.Namespace) -> int:
     require_local(args.cache or "", what="the cache")
     from tfpipe.evaluate import evaluate
 
-    plots, cache = (Path(place) if place else None for place in (args.plots, args.cache))
-    result = evaluate(args.data, Path(args.run), split=args.split, which=args.which, plots=plots, cache=cache)
+    against, plots, cache = (Path(place) if place else None for place in (args.against, args.plots, args.cache))
+    result = evaluate(
+        args.data, Path(args.run), split=args.split, which=args.which, against=against, plots=plots, cache=cache
+    )
     print(json.dumps(result) if args.json else describe(result))
     return 0
 
 
 def describe(result: Mapping[str, Any]) -> str:
     """Returns an evaluation as a few lines for people."""
-    pca, mean = result["baselines"]["pca"], result["baselines"]["mean"]
 
-    def share(baseline: Mapping[str, Any]) -> str:
-        return f"({result['mse'] / baseline['mse']:.2f} of it)" if baseline["mse"] else "(nothing is left)"
+    def row(name: str, baseline: Mapping[str, Any]) -> str:
+        share = f"{result['mse'] / baseline['mse']:.2f} of it" if baseline["mse"] else "nothing is left"
+        return f"  {name:<24}  {baseline['mse']:.5f}  ({share})"
 
+    baselines = dict(result["baselines"])
+    mean, pca = baselines.pop("mean"), baselines.pop("pca")
+    carries = f"KL {result['kl']:.2f} nats, {result['active_units']} of {result['latent']} dimensions active"
+    dead = ", ".join(map(str, result["dead"]))
     return "\n".join(
         [
             f"{result['split']}: {result['windows']} windows",
-            f"reconstruction error (mse)  {result['mse']:.5f}",
-            f"  mean spectrogram          {mean['mse']:.5f}  {share(mean)}",
-            f"  PCA, {pca['components']:>4} components     {pca['mse']:.5f}  {share(pca)}",
-            f"KL {result['kl']:.2f} nats, {result['active_units']} of {result['latent']} dimensions active",
+            f"{'reconstruction error (mse)':<26}  {result['mse']:.5f}",
+            row("mean spectrogram", mean),
+            row(f"PCA, {pca['components']} components", pca),
+            *(row(f"{name}, {other['run']}", other) for name, other in baselines.items()),
+            f"{carries}; dead: {dead}" if dead else carries,
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -65,39 +66,40 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
-    add_augment_arguments(parser)
+    add_augment_arguments(parser, unless_told="--roll-s 2.5 with standard and large")
 
 
-def add_augment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the augmentation in the input pipeline, all off by default."""
-    group = parser.add_argument_group("augmentation while training, on top of the dataset's variants; 0 is off")
-    group.add_argument("--freq-mask", type=int, default=0, metavar="N", help="mask fewer than N mel bands, say 16")
-    group.add_argument("--time-mask", type=int, default=0, metavar="N", help="mask fewer than N frames, say 24")
-    group.add_argument("--masks", type=int, default=1, metavar="N", help="masks of each of these kinds (1)")
-    group.add_argument("--roll-s", type=float, default=0.0, metavar="S", help="roll in time by up to S s, say 0.5")
-    group.add_argument("--gain-db", type=float, default=0.0, metavar="DB", help="turn down by up to DB dB, say 6")
+def add_augment_arguments(parser: argparse.ArgumentParser, *, unless_told: str = "all off") -> None:
+    """Adds the options of the augmentation in the input pipeline; `unless_told` says what comes without them."""
+    group = parser.add_argument_group(
+        f"augmentation while training, on top of the dataset's variants; 0 is off (unless told: {unless_told})"
+    )
+    group.add_argument("--freq-mask", type=int, metavar="N", help="mask fewer than N mel bands, say 16")
+    group.add_argument("--time-mask", type=int, metavar="N", help="mask fewer than N frames, say 24")
+    group.add_argument("--masks", type=int, metavar="N", help="masks of each of these kinds (1)")
+    group.add_argument("--roll-s", type=float, metavar="S", help="roll in time by up to S s, say 0.5")
+    group.add_argument("--gain-db", type=float, metavar="DB", help="turn down by up to DB dB, say 6")
     group.add_argument(
-        "--mixup",
-        type=float,
-        default=0.0,
-        metavar="A",
-        help="mix with another window, its share of Beta(A, A), say 0.2",
+        "--mixup", type=float, metavar="A", help="mix with another window, its share of Beta(A, A), say 0.2"
     )
 
 
-def augment_settings(args: argparse.Namespace) -> AugmentConfig:
-    """Returns what `add_augment_arguments` read."""
+def augment_settings(args: argparse.Namespace, *, unless_told: AugmentConfig | None = None) -> AugmentConfig:
+    """Returns what `add_augment_arguments` read; what was not given stays as in `unless_told`, or off."""
     from tfpipe.augment import AugmentConfig
 
-    names = ("freq_mask", "time_mask", "masks", "roll_s", "gain_db", "mixup")
-    return AugmentConfig(**{name: getattr(args, name) for name in names})
+    names = (field.name for field in dataclasses.fields(AugmentConfig))
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(unless_told or AugmentConfig(), **given)
 
 
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
+    from tfpipe.runs import preset_augment
+
     names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
     settings = {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt", "shard_by")}
-    return {**settings, "augment": augment_settings(args)}
+    return {**settings, "augment": augment_settings(args, unless_told=preset_augment(args.preset))}
 
 
 def run(args: argparse.Namespace) -> int:
