@@ -63,7 +63,7 @@ def export(*, run: Path, output: Path, which: str = "best") -> Exported:
     Args:
         run: run folder of `tfpipe train`.
         output: model folder: what `--model_base_path` takes.
-        which: checkpoint, `best` or `latest`.
+        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
 
     Raises:
         RunError: the run has no such checkpoint.

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="MODEL_DIR", help="model folder: --model_base_path of a server"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint (default best)")
+    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
 
 
