@@ -55,4 +55,5 @@ def warnings(history: Sequence[Mapping[str, Any]], *, preset: str, latent: int) 
 def _figures(row: Mapping[str, Any]) -> tuple[int, float]:
     """Active dimensions and KL of an epoch."""
     prefix = "" if row.get("val_kl") is None else "val_"
-    return int(row[f"{prefix}active_units"]), float(row[f"{prefix}kl"])
+    # Rounding can leave a KL of nothing below zero.
+    return int(row[f"{prefix}active_units"]), max(0.0, float(row[f"{prefix}kl"]))

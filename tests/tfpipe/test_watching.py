@@ -55,11 +55,11 @@ def plain(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_the_notebook_preset_collapses_and_is_told_so(small: Path, tmp_path: Path, capsys) -> None:
     settings = {"preset": "notebook", "average": 0.0, "keep_every": 0, "latent": 16}
-    run = train(config(small, tmp_path / "run", epochs=9, batch_size=4, learning_rate=2e-3, **settings))
+    run = train(config(small, tmp_path / "run", epochs=4, batch_size=4, learning_rate=3e-3, **settings))
     assert run.history[-1]["val_active_units"] == 0
     (sentence,) = run.warnings
     assert "the latent has collapsed: KL 0.0" in sentence
-    assert "0 of 16 dimensions active after 9 epochs" in sentence
+    assert "0 of 16 dimensions active after 4 epochs" in sentence
     assert "--preset standard" in sentence
     # Once when it is seen, once at the end.
     said = [line for line in capsys.readouterr().err.splitlines() if "has collapsed" in line]
