@@ -83,7 +83,7 @@ def export(
     Args:
         run: run folder of `tfpipe train`.
         output: model folder: what `--model_base_path` takes.
-        which: checkpoint, `best` or `latest`.
+        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
         model_name: name in the warm-up requests and the model card.
         keep: latent dimensions of the exported model, those that carry most; all when None.
         data: the run's dataset, which says how much each dimension carries; needed with `keep`.

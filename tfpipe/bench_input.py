@@ -52,7 +52,7 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
         )
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as name:
         folder = Path(name)
-        manifest = _repeated(data, folder, examples)
+        manifest = repeated(data, folder, examples)
         floats = _as_floats(manifest, folder)
         ours = functools.partial(make_dataset, folder, split="train", batch_size=_BATCH)
         steps: dict[str, Callable[[], int | tuple[int, float]]] = {
@@ -125,8 +125,8 @@ def _baseline(path: Path, spec: FeatureSpec) -> tf.data.Dataset:
     return parsed.batch(_BATCH).prefetch(tf.data.AUTOTUNE)
 
 
-def _repeated(data: Path | None, folder: Path, count: int) -> Manifest:
-    """Writes a dataset of `count` training examples, each of `data`'s as often as it takes."""
+def repeated(data: Path | None, folder: Path, count: int) -> Manifest:
+    """Writes a dataset of `count` training examples, each of `data`'s as often as it takes; noise when None."""
     spec = load_manifest(data).spec if data else FeatureSpec()
     sources = itertools.cycle(_training_examples(data) if data else _noise(spec))
     per_shard = count // _SHARDS

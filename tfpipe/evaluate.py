@@ -19,12 +19,12 @@ from tfpipe.features import dequantise
 from tfpipe.input import explained, make_dataset
 from tfpipe.manifest import SPLITS, Folder, Manifest, load_manifest
 from tfpipe.model import principal_components
+from tfpipe.monitor import ACTIVE_NATS, active_units
 from tfpipe.plots import spectrograms
 from tfpipe.progress import Progress
 from tfpipe.runs import TrainedModel, load_models
 from tfpipe.sources import cached
 from tfpipe.spec import require_same_spec
-from tfpipe.train import ACTIVE_NATS, active_units
 
 # The Gram matrix of this many examples is 32 MB, the examples themselves 220 MB.
 _PCA_EXAMPLES = 2000
@@ -52,7 +52,7 @@ def evaluate(
         against: another run folder, measured on the same windows as one more
             baseline under its preset's name, such as `notebook`.
         split: `test`, `validation` or `train`.
-        which: `best` or `latest` checkpoint.
+        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
         plots: folder for `reconstructions.png` and `samples.png`, made if missing.
         cache: local folder that shards are copied to before they are read.
         quiet: show no progress.

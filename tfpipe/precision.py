@@ -1,4 +1,4 @@
-"""Which mixed-precision policy this machine should train with (needs TensorFlow)."""
+"""How this machine should compute: mixed-precision policy, XLA (needs TensorFlow)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ def resolve(precision: str) -> str:
     if capability >= (8, 0):
         return "mixed_bfloat16"
     return "mixed_float16" if capability >= (7, 0) else "float32"
+
+
+def compiled(jit_compile: str, *, replicas: int) -> bool:
+    """Tells whether XLA should compile the step; `auto` is where it was measured to pay (docs/BENCHMARKS.md): nowhere.
+
+    Raises:
+        UsageError: asked for with several replicas, whose exchange of gradients XLA does not compile.
+    """
+    if jit_compile == "on" and replicas > 1:
+        raise UsageError(f"--jit-compile on works on one device, these are {replicas}; use auto or off")
+    return jit_compile == "on"
 
 
 def _cpu_has(flag: str) -> bool:

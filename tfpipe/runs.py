@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfpipe import checkpoint
+from tfpipe import checkpoint, monitor
 from tfpipe.augment import AugmentConfig
 from tfpipe.data_service import addresses
 from tfpipe.errors import RunError, UsageError
@@ -25,6 +26,7 @@ from tfpipe.storage import read_json, write_json
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+JIT_COMPILE = ("auto", "on", "off")
 SHARD_BY = ("record", "file")
 ON_CORRUPT = ("error", "skip")
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
@@ -56,6 +58,10 @@ class TrainConfig:
         seed: initial weights, order and noise all follow from it.
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
         strategy: `auto`, `single`, `mirrored` or `multiworker`.
+        jit_compile: XLA: `auto`, `on` or `off`.
+        average: decay of the moving average of the weights that is validated, saved and exported
+            instead of the weights themselves, such as 0.99; 0 is off.
+        keep_every: keep the checkpoint of every so many epochs besides latest and best; 0 keeps none.
         checkpoint_every_s: s between checkpoints inside an epoch.
         on_corrupt: `error` ends with a damaged shard's name and place, `skip` leaves out what follows the damage.
         cache: local folder that shards are copied to before they are read; none when empty.
@@ -80,6 +86,9 @@ class TrainConfig:
     seed: int = 0
     precision: str = "auto"
     strategy: str = "auto"
+    jit_compile: str = "auto"
+    average: float = 0.0
+    keep_every: int = 0
     checkpoint_every_s: float = 60.0
     on_corrupt: str = "error"
     cache: str = ""
@@ -88,6 +97,8 @@ class TrainConfig:
     augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
+        for name in ("data", "run", "cache"):  # a Path is welcome
+            object.__setattr__(self, name, os.fspath(getattr(self, name)))
         require_local(self.run, what="the run folder")
         require_local(self.cache, what="the cache")
         addresses(self.data_service)
@@ -95,6 +106,7 @@ class TrainConfig:
             "preset": PRESET_NAMES,
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
+            "jit_compile": JIT_COMPILE,
             "on_corrupt": ON_CORRUPT,
             "shard_by": SHARD_BY,
         }
@@ -112,6 +124,8 @@ class TrainConfig:
             (self.schedule in ("cosine", "constant"), "schedule", "cosine or constant"),
             ((self.patience or 0) >= 0, "patience", "0 (never stop early) or more"),
             (0 <= self.seed < 2**31, "seed", "0 to 2147483647"),
+            (0.0 <= self.average < 1.0, "average", "0 (off) or a decay below 1"),
+            (self.keep_every >= 0, "keep_every", "0 (none) or a number of epochs"),
             (self.checkpoint_every_s > 0.0, "checkpoint_every_s", "above 0 s"),
         ]
         for ok, name, allowed in rules:
@@ -130,6 +144,8 @@ class TrainConfig:
         for place in (
             "data",
             "run",
+            "jit_compile",
+            "keep_every",
             "checkpoint_every_s",
             "strategy",
             "on_corrupt",
@@ -168,6 +184,22 @@ class Run:
     def best(self) -> Mapping[str, Any]:
         """The epoch with the best validation loss (training loss without a validation split)."""
         return min(self.history, key=selection_loss)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the latent and what to change, a sentence each; empty when all is well."""
+        return tuple(
+            monitor.warnings(self.history, preset=self.config["preset"], latent=self.config["latent"]).values()
+        )
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints there are, such as `step-00000120`, oldest first."""
+        return tuple(sorted(path.name for path in (self.path / CHECKPOINTS).glob("step-*")))
+
+    def load(self, which: str = checkpoint.BEST) -> TrainedModel:
+        """Returns the trained models of a checkpoint; see `load_models`."""
+        return load_models(self.path, which=which)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +277,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         TfpipeError: damaged.
     """
-    return {**dataclasses.asdict(AugmentConfig()), "left_out": [], "shard_by": "record", **read_json(path / CONFIG)}
+    young = {"left_out": [], "shard_by": "record", "average": 0.0, "xla": False}
+    return {**dataclasses.asdict(AugmentConfig()), **young, **read_json(path / CONFIG)}
 
 
 def finished(config: TrainConfig) -> Run | None:
@@ -288,7 +321,7 @@ def load_models(run: Path, *, which: str = checkpoint.BEST) -> TrainedModel:
 
     Args:
         run: run folder.
-        which: `best` or `latest`.
+        which: `best`, `latest`, or a checkpoint's own name such as `step-00000120`.
 
     Raises:
         RunError: no run, no checkpoint yet, or weights of another model.

@@ -73,7 +73,7 @@ def score(
         run: run folder.
         recordings: audio files.
         skipped: what was found and is no file to read, to be listed with those that cannot be used.
-        which: `best` or `latest` checkpoint.
+        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
         batch_size: windows in a batch.
         hop_s: s between window starts; the window length when None.
         min_fill: share of a window that a left-over end or a short track must fill.

@@ -1,7 +1,5 @@
 """Training: one loop for every strategy and precision (needs TensorFlow).
 
-Keras `fit` fails under MultiWorkerMirroredStrategy, so a step is
-`tf.function` + `strategy.run` + all-reduced gradients + `optimizer.apply`.
 Order and noise are functions of (seed, step): a killed run goes on from its
 checkpoint to the same weights, bit for bit, on CPU in float32.
 """
@@ -16,22 +14,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import checkpoint, model, precision
-from tfpipe.augment import AugmentConfig
-from tfpipe.data_service import addresses, watched
+from tfpipe import checkpoint, model, monitor
 from tfpipe.errors import RunError
-from tfpipe.features import dequantise
-from tfpipe.features_tf import to_mel
-from tfpipe.input import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
-from tfpipe.manifest import Folder, Manifest, load_manifest
+from tfpipe.feed import Feed
+from tfpipe.input import Position
+from tfpipe.manifest import Manifest, load_manifest
+from tfpipe.monitor import active_units
 from tfpipe.progress import Progress
 from tfpipe.runs import (
     CHECKPOINTS,
@@ -47,16 +42,18 @@ from tfpipe.runs import (
     read_history,
     selection_loss,
 )
-from tfpipe.sources import cached
-from tfpipe.storage import folder_lock, write_bytes
+from tfpipe.step import Stepper
+from tfpipe.storage import folder_lock, write_bytes, write_json
 from tfpipe.strategy import make_strategy, worker
+from tfpipe.summaries import SHOWN, Summaries
 
-# A dimension that carries less than this many nats on average is dead.
-ACTIVE_NATS = 0.01
+NONFINITE = "nonfinite.json"
 # Waiting for input is worth a word above this share of an epoch, if it is not over in a moment.
 _MUCH_WAITING, _LONG_EPOCH_S = 0.1, 10.0
-# Enough for 16 stable components; 113 MB.
-_PCA_EXAMPLES = 1024
+# Posterior means that TensorBoard's histograms are made of.
+_LATENTS_SHOWN = 4096
+# Keys that a message names; the file has all.
+_KEYS_NAMED = 3
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,11 +85,17 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         if (run := finished(config)) is not None:
             return run
         # The folder is claimed once the models stand: a size or device that is refused leaves it as it was.
-        trainer = _Trainer(config, manifest, strategy)
+        trainer = Trainer(config, manifest, strategy)
         if is_chief:
-            machine = {"policy": trainer.policy, "replicas": trainer.part.total, "left_out": trainer.lost}
-            shard_by = config.shard_by if trainer.part.workers > 1 else "record"
-            claim(folder, config, manifest, machine={**machine, "shard_by": shard_by})
+            part = trainer.feed.part
+            machine = {
+                "policy": trainer.stepper.policy,
+                "xla": trainer.stepper.jit,
+                "replicas": part.total,
+                "left_out": trainer.feed.lost,
+                "shard_by": config.shard_by if part.workers > 1 else "record",
+            }
+            claim(folder, config, manifest, machine=machine)
         trainer.restore()
         with _stop_signals() as stop:
             trainer.run(stop, quiet=quiet or not is_chief)
@@ -100,67 +103,65 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         return dataclasses.replace(load_run(folder), history=tuple(trainer.history), done=True)
 
 
-def active_units(kl: np.ndarray) -> int:
-    """Counts the dimensions of mean KL `[latent]` that carry information."""
-    return int((kl > ACTIVE_NATS).sum())
+class _Launched(NamedTuple):
+    """A step that the device may still be at: its place, its batch, and what will come of it."""
+
+    epoch: int
+    step: int
+    examples: int
+    keys: Any
+    means: tf.Tensor
 
 
-class _Trainer:
-    """Models, optimizer and the position in the run."""
+class Trainer:
+    """A run in memory: what it reads, what it steps, and where it is.
+
+    Attributes:
+        feed: the examples.
+        stepper: models, optimizer and the compiled steps.
+        epoch: finished epochs.
+        step: finished steps of the epoch that is under way.
+        history: a row of figures per finished epoch.
+    """
 
     def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
-        self.config, self.manifest, self.strategy = config, manifest, strategy
-        self.folder, self.fingerprint = Path(config.run), manifest.fingerprint
-        self.service = addresses(config.data_service)
-        self.data: Folder = config.data
-        if config.cache:
-            self.data = cached(config.data, Path(config.cache), splits=("train", "validation"))
-        self.lost: list[str] = []
-        if config.on_corrupt == "skip":
-            for split in ("train", "validation"):
-                self.manifest, lost = salvage(self.data, self.manifest, split=split)
-                self.lost += lost
-        manifest = self.manifest
-        self.batch_size, self.epochs = int(config.batch_size or 0), int(config.epochs or 0)
-        index, workers = worker(strategy)
-        self.is_chief = index == 0
-        self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
-        self.steps = steps_per_epoch(manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
-        self.augment = config.augment or AugmentConfig()
-        self.augment.check(manifest.spec)
-        self.objective = model.preset(config.preset).objective
-        self.pixels = math.prod(manifest.spec.mel_shape)
+        self.config, self.strategy, self.folder = config, strategy, Path(config.run)
+        self.epochs, self.spec = int(config.epochs or 0), manifest.spec
+        self.feed = Feed(config, manifest, strategy)
+        self.is_chief = self.feed.part.worker == 0
+        self.stepper = Stepper(
+            config, self.spec, strategy=strategy, part=self.feed.part, total_steps=self.epochs * self.feed.steps
+        )
         self.epoch = self.step = 0
         # Sums over the epoch so far: examples, mse, KL per dimension.
         self.sums = np.zeros(2 + config.latent)
         self.best_loss = math.inf
         self.history: list[dict[str, Any]] = []
-        self._stopping = False
-        self._writer: Any = None
-        self.policy = precision.resolve(config.precision)
-        keras.utils.set_random_seed(config.seed)
-        with strategy.scope():
-            self.models = model.build(config.preset, manifest.spec, latent=config.latent, policy=self.policy)
-            self.variables = [*self.models.encoder.trainable_variables, *self.models.decoder.trainable_variables]
-            self.optimizer = self._make_optimizer()
-            self.optimizer.build(self.variables)
-        self._train_step = tf.function(self._distributed_step, reduce_retracing=True)
-        self._eval_step = tf.function(self._distributed_evaluation, reduce_retracing=True)
+        self._launched: _Launched | None = None
+        self._settled: _Launched | None = None
+        self._asked_to_stop = self._stopping = False
+        self._said: set[str] = set()
+        self._summaries: Summaries | None = None
+        # Of the last validation: posterior means [n, latent], mean KL per dimension [latent].
+        self._latents = np.zeros((0, config.latent), np.float32), np.zeros(config.latent)
 
     # The run -----------------------------------------------------------------
 
     def run(self, stop: threading.Event, *, quiet: bool) -> None:
         """Trains from the current position to the end."""
-        if self.steps == 0:
+        if self.feed.steps == 0:
             raise RunError(f"{self.config.data}: no training examples; preprocess more audio")
-        with Progress("train", total=self.epochs * self.steps, unit="step", done=self._global_step, quiet=quiet) as bar:
+        with Progress(
+            "train", total=self.epochs * self.feed.steps, unit="step", done=self._global_step, quiet=quiet
+        ) as bar:
             if not quiet:
+                parameters = sum(math.prod(variable.shape) for variable in self.stepper.variables)
                 bar.message(
-                    f"train: {self.manifest.examples('train')} examples, {self.steps} steps an epoch, "
-                    f"{self.epochs} epochs, {sum(math.prod(v.shape) for v in self.variables):,} parameters, "
-                    f"{self.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
+                    f"train: {self.feed.manifest.examples('train')} examples, {self.feed.steps} steps an epoch, "
+                    f"{self.epochs} epochs, {parameters:,} parameters, "
+                    f"{self.stepper.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
                 )
-            for sentence in self.lost:
+            for sentence in self.feed.lost:
                 bar.message(f"train: {sentence}")
             # Asked before each epoch: a run killed right after its last one must not train another.
             while self.epoch < self.epochs and not self._without_progress():
@@ -171,23 +172,47 @@ class _Trainer:
                 bar.message(
                     f"train: no better validation loss for {self.config.patience} epochs, stopped after {self.epoch}"
                 )
+            self._summarise(last=True)
+            self._said.clear()  # what still holds is said once more
+            self._warn(bar)
         if self.is_chief:
             write_bytes(self.folder / DONE, b"")
 
     def _epoch(self, stop: threading.Event, bar: Progress) -> None:
         """Finishes the current epoch and saves."""
+        started, first_step = time.monotonic(), self.step
+        self.feed.require_unchanged()
+        batches = self.feed.training(Position(epoch=self.epoch, step=self.step))
+        waited = self.advance(batches, stop=stop, bar=bar)
+        seconds = time.monotonic() - started
+        if waited > _MUCH_WAITING * seconds > _MUCH_WAITING * _LONG_EPOCH_S:
+            bar.message(
+                f"train: {waited / seconds:.0%} of epoch {self.epoch + 1} went into waiting for input; "
+                "a local --cache, less augmentation, more cores or --data-service would help"
+            )
+        self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
+        self._warn(bar)
+
+    def advance(self, batches: Iterator[Any], *, stop: threading.Event, bar: Progress) -> float:
+        """Takes the steps that are left of the epoch, saving now and then.
+
+        Returns:
+            s spent waiting for `batches`.
+
+        Raises:
+            Interrupted: asked to stop, and saved.
+            RunError: the loss is not finite.
+            DatasetError: the batches cannot be read.
+        """
         started = last_saved = time.monotonic()
-        first_step = self.step
         waited = 0.0
-        require_unchanged(self.data, self.fingerprint)
-        batches = iter(self._batches("train", Position(epoch=self.epoch, step=self.step), seed=self.config.seed))
-        while self.step < self.steps:
+        while self.step < self.feed.steps:
             asked = time.monotonic()
-            with self._explained("train"):
+            with self.feed.explained("train"):
                 batch = next(batches)
             waited += time.monotonic() - asked
-            self._advance(batch, stop)
-            means = self.sums[1:] / self.sums[0]
+            self._launch(batch, stop)
+            means = self.sums[1:] / max(1.0, self.sums[0])
             bar.update(
                 1,
                 epoch=f"{self.epoch + 1}/{self.epochs}",
@@ -197,39 +222,68 @@ class _Trainer:
                 active=f"{active_units(means[1:])}/{self.config.latent}",
                 wait=f"{waited / max(1e-9, time.monotonic() - started):.0%}",
             )
-            if self.step == self.steps:
+            if self.step == self.feed.steps:
                 break  # the epoch's end saves
             if self._stopping or time.monotonic() - last_saved > self.config.checkpoint_every_s:
+                self._settle()
                 self._save()
                 last_saved = time.monotonic()
             if self._stopping:
                 raise Interrupted(f"stopped at epoch {self.epoch + 1}, step {self.step}; run the same command to go on")
-        seconds = time.monotonic() - started
-        if waited > _MUCH_WAITING * seconds > _MUCH_WAITING * _LONG_EPOCH_S:
-            bar.message(
-                f"train: {waited / seconds:.0%} of epoch {self.epoch + 1} went into waiting for input; "
-                "a local --cache, less augmentation, more cores or --data-service would help"
-            )
-        self._end_epoch(seconds=seconds, waited=waited, steps=self.step - first_step)
+        self._settle()
+        self._stopping = self._asked_to_stop
+        return waited
 
-    def _advance(self, batch: Any, stop: threading.Event) -> None:
-        """Takes one step; all workers learn in it whether one of them was asked to stop."""
-        count = min(self.batch_size, self.manifest.examples("train") - self.step * self.batch_size)
-        count -= count % self.part.total
-        scalars = [tf.constant(value, tf.float32) for value in (count, float(stop.is_set()))]
-        reduced = np.asarray(self._train_step(batch, *scalars, tf.constant(self._global_step, tf.int32)), np.float64)
-        means, self._stopping = reduced[:-1], bool(reduced[-1] > 0.0)
-        if not np.isfinite(means).all():
-            raise RunError(
-                f"{self.folder}: the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1} "
-                f"(mse {means[0]:g}, KL {means[1:].sum():g}); the last checkpoint is good: "
-                "train into another run folder with a smaller --learning-rate or --precision float32"
-            )
-        self.sums += np.concatenate([[count], means * count])
+    def _launch(self, batch: Any, stop: threading.Event) -> None:
+        """Starts a step, then reads what came of the one before: the device need not wait for Python."""
+        count = self.feed.count(self.step)
+        means = self.stepper.train(batch["mel"], count=count, stop=stop.is_set(), step=self._global_step)
+        self._settle()
+        # Only here and at the epoch's end, where all workers have settled the same steps, never after a save.
+        self._stopping = self._asked_to_stop
+        self._launched = _Launched(self.epoch, self.step, count, batch["key"], means)
         self.step += 1
+
+    def _settle(self) -> None:
+        """Adds the launched step's figures, which say too whether one of the workers was asked to stop."""
+        if self._launched is None:
+            return
+        launched, self._launched = self._launched, None
+        reduced = self.stepper.read(launched.means)
+        means = reduced[:-1]
+        if not np.isfinite(means).all():
+            figures = f" (mse {means[0]:g}, KL {means[1:].sum():g})"
+            raise self._not_finite("the loss is not finite", launched, figures)
+        self._asked_to_stop = self._asked_to_stop or bool(reduced[-1] > 0.0)
+        self.sums += np.concatenate([[launched.examples], means * launched.examples])
+        self._settled = launched
+
+    def _not_finite(self, what: str, step: _Launched, figures: str = "") -> RunError:
+        """Writes down which batches it was, and returns the sentence."""
+        keys = self._readable(step)
+        # The batch before can be the cause: its loss was finite, its gradient not.
+        before = self._readable(self._settled) if self._settled else []
+        if self.is_chief:
+            place = {"epoch": step.epoch + 1, "step": step.step + 1}
+            write_json(
+                self.folder / NONFINITE, {**place, "problem": what + figures, "keys": keys, "keys_before": before}
+            )
+        more = f" and {len(keys) - _KEYS_NAMED} more" if len(keys) > _KEYS_NAMED else ""
+        last = checkpoint.pointed(self.folder / CHECKPOINTS)
+        return RunError(
+            f"{self.folder}: {what} at epoch {step.epoch + 1}, step {step.step + 1}{figures}, in the batch of "
+            f"{', '.join(keys[:_KEYS_NAMED])}{more} (all in {NONFINITE}); the last finite checkpoint is "
+            f"{last or 'none yet'}: train into another run folder with a smaller --learning-rate or --precision float32"
+        )
+
+    def _readable(self, step: _Launched) -> list[str]:
+        """The keys of this worker's part of a batch."""
+        local = self.strategy.experimental_local_results(step.keys)
+        return [key.decode() for part in local for key in np.asarray(part).tolist()]
 
     def _end_epoch(self, *, seconds: float, waited: float, steps: int) -> None:
         means = self.sums[1:] / self.sums[0]
+        examples, pixels = steps * self.feed.batch_size, math.prod(self.spec.mel_shape)
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self._global_step,
@@ -238,10 +292,10 @@ class _Trainer:
             "kl": float(means[1:].sum()),
             "active_units": active_units(means[1:]),
             **self._validate(),
-            "learning_rate": float(np.asarray(self.optimizer.learning_rate)),
-            "examples_per_s": round(steps * self.batch_size / max(seconds, 1e-9), 2),
+            "learning_rate": float(np.asarray(self.stepper.optimizer.learning_rate)),
+            "examples_per_s": round(examples / max(seconds, 1e-9), 2),
             "input_wait": round(waited / max(seconds, 1e-9), 4),
-            "input_mb_per_s": round(steps * self.batch_size * self.pixels / 1e6 / max(seconds, 1e-9), 2),
+            "input_mb_per_s": round(examples * pixels / 1e6 / max(seconds, 1e-9), 2),
             "seconds": round(seconds, 3),
         }
         is_best = not self.history or selection_loss(row) < self.best_loss
@@ -252,18 +306,22 @@ class _Trainer:
         if self.is_chief:
             # First the metrics, then the checkpoint: resuming drops rows that no checkpoint vouches for.
             _write_history(self.folder, self.history)
-            self._write_summaries(row)
-        self._save(best=is_best)
+        self._save(best=is_best, keep=self.config.keep_every > 0 and self.epoch % self.config.keep_every == 0)
+        self._summarise()
 
     def _validate(self) -> dict[str, Any]:
         """Returns the validation split's metrics, with z at the posterior mean; empty without such a split."""
-        if not steps_per_epoch(self.manifest, split="validation", batch_size=self.batch_size, replicas=self.part.total):
+        if not self.feed.validates:
+            self._latents = self._latents[0], self.sums[2:] / self.sums[0]
             return {}
-        sums = np.zeros(2 + self.config.latent)
-        with self._explained("validation"):
-            for batch in self._batches("validation", Position(), seed=None):
-                sums += np.asarray(self._eval_step(batch), np.float64)
+        sums, z_means = np.zeros(2 + self.config.latent), []
+        with self.feed.explained("validation"):
+            for batch in self.feed.validation():
+                added, z_mean = self.stepper.evaluate(batch["mel"])
+                sums += np.asarray(added, np.float64)
+                z_means.append(np.asarray(z_mean))
         means = sums[1:] / sums[0]
+        self._latents = np.concatenate(z_means)[:_LATENTS_SHOWN], means[1:]
         return {
             "val_loss": self._loss(means),
             "val_mse": float(means[0]),
@@ -280,97 +338,35 @@ class _Trainer:
         best = min(range(len(self.history)), key=lambda index: selection_loss(self.history[index]))
         return len(self.history) - 1 - best >= patience
 
+    def _warn(self, bar: Progress) -> None:
+        """Says what is wrong with the latent, each thing once."""
+        found = monitor.warnings(self.history, preset=self.config.preset, latent=self.config.latent)
+        for cause, sentence in found.items():
+            if cause not in self._said:
+                self._said.add(cause)
+                bar.message(f"train: {sentence}")
+
+    def _summarise(self, *, last: bool = False) -> None:
+        """Writes for TensorBoard: figures, and pictures where they are cheap beside the training, and at the end."""
+        if not self.is_chief or not self.history:
+            return
+        if self._summaries is None:
+            mels, ref_db = self.feed.shown(SHOWN)
+            self._summaries = Summaries(self.folder, self.spec, latent=self.config.latent, mels=mels, ref_db=ref_db)
+        if not last:
+            self._summaries.scalars(self.history[-1])
+        if last or self._summaries.due:
+            z_mean, kl = self._latents
+            self._summaries.draw(self.stepper.judged, epoch=self.epoch, z_mean=z_mean, kl=kl)
+
     @property
     def _global_step(self) -> int:
-        return self.epoch * self.steps + self.step
+        return self.epoch * self.feed.steps + self.step
 
     def _loss(self, means: np.ndarray) -> float:
         mse, kl = float(means[0]), float(means[1:].sum())
-        return float(model.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
-
-    def _explained(self, split: str) -> AbstractContextManager[None]:
-        return explained(self.data, self.manifest, split=split, fingerprint=self.fingerprint)
-
-    def _batches(self, split: str, position: Position, *, seed: int | None) -> Any:
-        batches = self.strategy.distribute_datasets_from_function(
-            lambda _: make_dataset(
-                self.data,
-                split=split,
-                batch_size=self.batch_size,
-                seed=seed,
-                position=position,
-                part=self.part,
-                manifest=self.manifest,
-                augment=self.augment if split == "train" else None,
-                service=self.service,
-                shard_by=self.config.shard_by,
-            )
-        )
-        return watched(batches, self.service)
-
-    # One step ----------------------------------------------------------------
-
-    def _distributed_step(self, batch: Any, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Returns mse and KL per dimension, means over the global batch, and the stop requests: `[2 + latent]`."""
-        means = self.strategy.run(self._replica_step, args=(batch, count, stop, step))
-        return self.strategy.experimental_local_results(means)[0]
-
-    def _replica_step(
-        self, batch: dict[str, tf.Tensor], count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor
-    ) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        mel = to_mel(batch["mel"])
-        with tf.GradientTape() as tape:
-            z_mean, z_log_var = self.models.encoder(mel, training=True)
-            reconstruction = self.models.decoder(
-                model.sample(z_mean, z_log_var, self._noise(z_mean, step)), training=True
-            )
-            terms = model.losses(mel, reconstruction, z_mean, z_log_var)
-            mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
-            means = context.all_reduce(
-                tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl, stop[None]], 0))
-            )
-            kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
-            loss = mse * model.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
-            loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, self.variables)
-        # Keras' optimizer sums over the replicas too, after clipping: reducing first lets it clip the whole
-        # gradient as a single worker would, the mean keeps its sum right.
-        self.optimizer.apply(context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients), self.variables)
-        return means
-
-    def _noise(self, like: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """This replica's rows of the global batch's noise: the same for one worker or many."""
-        rows = tf.shape(like)[0]
-        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        shape = [rows * self.part.total, self.config.latent]
-        noise = tf.random.stateless_normal(shape, seed=tf.stack([self.config.seed, step]))
-        return noise[replica * rows : (replica + 1) * rows]
-
-    def _distributed_evaluation(self, batch: Any) -> tf.Tensor:
-        sums = self.strategy.run(self._replica_evaluation, args=(batch,))
-        return self.strategy.experimental_local_results(sums)[0]
-
-    def _replica_evaluation(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        mel = to_mel(batch["mel"])
-        z_mean, z_log_var = self.models.encoder(mel, training=False)
-        terms = model.losses(mel, self.models.decoder(z_mean, training=False), z_mean, z_log_var)
-        count = tf.cast(tf.shape(mel)[0], tf.float32)
-        sums = tf.concat([[count, tf.reduce_sum(terms.mse)], tf.reduce_sum(terms.kl, axis=0)], 0)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
-
-    def _make_optimizer(self) -> Any:
-        rate: Any = float(self.config.learning_rate or 0.0)
-        clip = None
-        if self.config.schedule == "cosine":
-            total = max(2, self.epochs * self.steps)
-            warm_up = max(1, min(100, total // 20))
-            rate = keras.optimizers.schedules.CosineDecay(
-                rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
-            )
-            clip = 1.0 / self.part.total  # of the mean over replicas, see _replica_step
-        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
-        return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
+        pixels, latent = math.prod(self.spec.mel_shape), self.config.latent
+        return float(model.objective(self.stepper.objective, mse, kl, pixels=pixels, latent=latent))
 
     # State -------------------------------------------------------------------
 
@@ -378,10 +374,9 @@ class _Trainer:
         """Loads the latest checkpoint, or starts the linear path from PCA of the training split."""
         saved = checkpoint.load(self.folder / CHECKPOINTS)
         if saved is None:
-            model.start_from_pca(self.models, self._sample())
-            self._agree()
+            self.stepper.start(self.feed.sample())
         else:
-            for name, variables in self._parts().items():
+            for name, variables in self.stepper.parts().items():
                 assign(variables, saved.arrays, prefix=name, where=str(self.folder))
             state = saved.state
             self.epoch, self.step = state["next_epoch"], state["next_step"]
@@ -392,14 +387,16 @@ class _Trainer:
         if self.is_chief:
             _write_history(self.folder, self.history)
 
-    def _save(self, *, best: bool = False) -> None:
+    def _save(self, *, best: bool = False, keep: bool = False) -> None:
         if not self.is_chief:
             return
         arrays = {
             name: np.asarray(variable)
-            for prefix, variables in self._parts().items()
+            for prefix, variables in self.stepper.parts().items()
             for name, variable in named(variables, prefix).items()
         }
+        if self._settled and not all(np.isfinite(array).all() for array in arrays.values()):
+            raise self._not_finite("the weights are not finite", self._settled)
         state = {
             "epoch": self.epoch,
             "step": self._global_step,
@@ -409,46 +406,7 @@ class _Trainer:
             "sums": self.sums.tolist(),
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
         }
-        checkpoint.save(self.folder / CHECKPOINTS, arrays, state, step=self._global_step, best=best)
-
-    def _parts(self) -> dict[str, list[Any]]:
-        return {
-            "encoder": self.models.encoder.weights,
-            "decoder": self.models.decoder.weights,
-            "optimizer": self.optimizer.variables,
-        }
-
-    def _sample(self) -> np.ndarray:
-        """Log-mels `[n, n_mels, frames]` of a sample of the training examples."""
-        dataset = make_dataset(self.data, split="train", batch_size=16, seed=self.config.seed, manifest=self.manifest)
-        with self._explained("train"):
-            sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
-        return dequantise(np.concatenate(sample))
-
-    def _agree(self) -> None:
-        """Gives every replica the chief's fresh weights: other machines round, and turn, PCA differently."""
-        if self.part.total == 1:
-            return
-        weights = [*self.models.encoder.weights, *self.models.decoder.weights]
-
-        def broadcast() -> list[tf.Tensor]:
-            context = tf.distribute.get_replica_context()
-            is_first = tf.equal(tf.cast(context.replica_id_in_sync_group, tf.int32), 0)
-            values = [tf.identity(weight.value) for weight in weights]
-            own = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-        for weight, value in zip(weights, tf.function(lambda: self.strategy.run(broadcast))(), strict=True):
-            weight.assign(self.strategy.experimental_local_results(value)[0])
-
-    def _write_summaries(self, row: dict[str, Any]) -> None:
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
-        with self._writer.as_default(step=row["epoch"]):
-            for name, value in row.items():
-                if name not in ("epoch", "step") and value is not None:
-                    tf.summary.scalar(name, value)
-        self._writer.flush()
+        checkpoint.save(self.folder / CHECKPOINTS, arrays, state, step=self._global_step, best=best, keep=keep)
 
 
 def _write_history(folder: Path, rows: list[dict[str, Any]]) -> None:

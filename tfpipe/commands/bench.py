@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="recordings (preprocess) or dataset folder (input) to use; some are made",
+        help="recordings (preprocess) or dataset folder (input, train) to use; some are made",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed (3)")
+    parser.add_argument("--rounds", type=int, help="how often everything is timed (3; train: 10)")
     parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
@@ -57,15 +57,29 @@ def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
         if not args.inputs:
             synthesise(Path(folder))
-        return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
+        return bench_preprocess(args.inputs or [folder], rounds=_rounds(args, 3), workers=args.workers)
 
 
 def _input(args: argparse.Namespace) -> Sequence[Result]:
     from tfpipe.bench_input import bench_input
 
+    return bench_input(_dataset(args), rounds=_rounds(args, 3))
+
+
+def _train(args: argparse.Namespace) -> Sequence[Result]:
+    from tfpipe.bench_train import bench_train
+
+    return bench_train(_dataset(args), rounds=_rounds(args, 10))
+
+
+def _dataset(args: argparse.Namespace) -> Path | None:
     if len(args.inputs) > 1:
-        raise UsageError(f"bench input: give one dataset folder, not {len(args.inputs)}")
-    return bench_input(Path(args.inputs[0]) if args.inputs else None, rounds=args.rounds)
+        raise UsageError(f"bench {args.name}: give one dataset folder, not {len(args.inputs)}")
+    return Path(args.inputs[0]) if args.inputs else None
+
+
+def _rounds(args: argparse.Namespace, usual: int) -> int:
+    return usual if args.rounds is None else int(args.rounds)
 
 
 def _table(results: Sequence[Result]) -> str:
@@ -76,4 +90,8 @@ def _table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {"preprocess": _preprocess, "input": _input}
+BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
+    "preprocess": _preprocess,
+    "input": _input,
+    "train": _train,
+}

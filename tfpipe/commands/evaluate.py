@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache_argument(parser)
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument(
         "--against", metavar="DIR", help="another run to compare with on the same windows, say of the notebook preset"
     )

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="MODEL_DIR", help="model folder: --model_base_path of a server"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint (default best)")
+    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument("--model_name", default="vae", help="name in warm-up requests and model card (default vae)")
     parser.add_argument(
         "--latent-keep", type=int, metavar="N", help="keep the N latent dimensions that carry most; needs --data"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "folder, audio file, glob, or .csv/.jsonl list of path and label; also s3:// or gs://"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=text)
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument(
         "--latents",
         metavar="OUT.npz",

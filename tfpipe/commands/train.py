@@ -19,6 +19,7 @@ _CHOICES = {
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "strategy": ("auto", "single", "mirrored", "multiworker"),
     "schedule": ("cosine", "constant"),
+    "jit_compile": ("auto", "on", "off"),
 }
 
 
@@ -57,6 +58,16 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--patience", type=int, metavar="N", help="epochs without a better validation loss; 0 never stops"
     )
+    group.add_argument(
+        "--average",
+        type=float,
+        default=0.0,
+        metavar="DECAY",
+        help="judge, save and export the moving average of the weights, say 0.99; 0 is off (0)",
+    )
+    group.add_argument(
+        "--keep-every", type=int, default=0, metavar="N", help="keep every N-th epoch's checkpoint; 0 only latest, best"
+    )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="decides weights, order and noise (0)")
     group.add_argument(
         "--on-corrupt", choices=("error", "skip"), default="error", help="what to do with damaged shards (error)"
@@ -65,6 +76,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-by", choices=("record", "file"), default="record", help="what several workers divide (record)"
     )
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
+    group.add_argument("--jit-compile", choices=_CHOICES["jit_compile"], default="auto", help="compile the step by XLA")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
     add_augment_arguments(parser, unless_told="--roll-s 2.5 with standard and large")
 
@@ -97,8 +109,11 @@ def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
     from tfpipe.runs import preset_augment
 
-    names = ("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed")
-    settings = {name: getattr(args, name) for name in (*names, "precision", "strategy", "on_corrupt", "shard_by")}
+    names = (
+        *("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "average", "seed"),
+        *("precision", "jit_compile", "strategy", "keep_every", "on_corrupt", "shard_by"),
+    )
+    settings = {name: getattr(args, name) for name in names}
     return {**settings, "augment": augment_settings(args, unless_told=preset_augment(args.preset))}
 
 

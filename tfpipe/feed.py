@@ -1,0 +1,123 @@
+"""What a training run reads: its part of each batch, windows to start from and to show (needs TensorFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfpipe.augment import AugmentConfig
+from tfpipe.data_service import addresses, watched
+from tfpipe.features import dequantise
+from tfpipe.input import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
+from tfpipe.manifest import Folder, Manifest
+from tfpipe.runs import TrainConfig
+from tfpipe.sources import cached
+from tfpipe.strategy import worker
+
+# Enough for 16 stable components; 113 MB.
+_PCA_EXAMPLES = 1024
+
+
+class Feed:
+    """The examples of one run.
+
+    Attributes:
+        manifest: the dataset's, less what is damaged and left out.
+        lost: a sentence for each shard that is left out in part.
+        part: this worker's part of each global batch.
+        batch_size: examples in a global batch.
+        steps: global batches in an epoch of training.
+    """
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
+        self._config, self._strategy = config, strategy
+        self.manifest, self._fingerprint = manifest, manifest.fingerprint
+        self._service = addresses(config.data_service)
+        self._folder: Folder = config.data
+        if config.cache:
+            self._folder = cached(config.data, Path(config.cache), splits=("train", "validation"))
+        self.lost: list[str] = []
+        if config.on_corrupt == "skip":
+            for split in ("train", "validation"):
+                self.manifest, lost = salvage(self._folder, self.manifest, split=split)
+                self.lost += lost
+        index, workers = worker(strategy)
+        self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
+        self.batch_size = int(config.batch_size or 0)
+        self.steps = self._steps("train")
+        self._augment = config.augment or AugmentConfig()
+        self._augment.check(manifest.spec)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split."""
+        return self._steps("validation") > 0
+
+    def count(self, step: int) -> int:
+        """Returns the examples in the global batch of a step of training."""
+        count = min(self.batch_size, self.manifest.examples("train") - step * self.batch_size)
+        return count - count % self.part.total
+
+    def training(self, position: Position) -> Iterator[Any]:
+        """Yields an epoch's batches from `position` on, augmented, one element per replica in each."""
+        return self._batches("train", position, seed=self._config.seed)
+
+    def validation(self) -> Iterator[Any]:
+        """Yields the validation split's batches in key order."""
+        return self._batches("validation", Position(), seed=None)
+
+    def explained(self, split: str) -> AbstractContextManager[None]:
+        """Turns errors of reading in the block into sentences; see `tfpipe.input.explained`."""
+        return explained(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
+
+    def require_unchanged(self) -> None:
+        """Notices that the dataset was made anew under the run.
+
+        Raises:
+            DatasetError: it was.
+        """
+        require_unchanged(self._folder, self._fingerprint)
+
+    def sample(self) -> NDArray[np.float32]:
+        """Returns log-mels `[n, n_mels, frames]` of a sample of the training examples."""
+        dataset = self._plain("train", batch_size=16, seed=self._config.seed)
+        with self.explained("train"):
+            sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
+        return dequantise(np.concatenate(sample))
+
+    def shown(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns up to `count` held-out windows, the same for all runs: mel `[k, n_mels, frames]` and ref_db `[k]`."""
+        split = "validation" if self.validates else "train"
+        # Shuffled, so that they are not all of one track.
+        with self.explained(split):
+            batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
+        return dequantise(batch["mel"][..., 0]), batch["ref_db"]
+
+    def _steps(self, split: str) -> int:
+        return steps_per_epoch(self.manifest, split=split, batch_size=self.batch_size, replicas=self.part.total)
+
+    def _plain(self, split: str, *, batch_size: int, seed: int) -> tf.data.Dataset:
+        return make_dataset(self._folder, split=split, batch_size=batch_size, seed=seed, manifest=self.manifest)
+
+    def _batches(self, split: str, position: Position, *, seed: int | None) -> Iterator[Any]:
+        batches = self._strategy.distribute_datasets_from_function(
+            lambda _: make_dataset(
+                self._folder,
+                split=split,
+                batch_size=self.batch_size,
+                seed=seed,
+                position=position,
+                part=self.part,
+                manifest=self.manifest,
+                augment=self._augment if split == "train" else None,
+                service=self._service,
+                shard_by=self._config.shard_by,
+            )
+        )
+        return watched(batches, self._service)
