@@ -8,7 +8,6 @@ checkpoint to the same weights, bit for bit, on CPU in float32.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import signal
@@ -48,7 +47,7 @@ from tfpipe.runs import (
 )
 from tfpipe.sources import cached
 from tfpipe.storage import folder_lock, write_bytes
-from tfpipe.strategy import make_strategy, worker
+from tfpipe.strategy import from_chief, make_strategy, require_equal, together, worker
 
 # A dimension that carries less than this many nats on average is dead.
 ACTIVE_NATS = 0.01
@@ -75,6 +74,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     Raises:
         DatasetError: no usable dataset.
         RunError: the folder holds a run of other settings, or the loss is not finite.
+        TfpipeError: another worker was lost, or was started with other settings.
         Interrupted: stopped by SIGINT or SIGTERM after saving.
     """
     folder = Path(config.run)
@@ -82,6 +82,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     strategy = make_strategy(config.strategy)
     is_chief = worker(strategy)[0] == 0
     with ExitStack() as stack:
+        stack.enter_context(together(strategy))
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
         if (run := finished(config)) is not None:
@@ -95,8 +96,11 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         trainer.restore()
         with _stop_signals() as stop:
             trainer.run(stop, quiet=quiet or not is_chief)
-        # From memory: other workers may be here before the chief has written its last row.
-        return dataclasses.replace(load_run(folder), history=tuple(trainer.history), done=True)
+        if is_chief:
+            return load_run(folder)
+        # Others need no run folder, and may be here before the chief has written its last row.
+        history = tuple(trainer.history)
+        return Run(path=folder, config=config.to_dict(), spec=manifest.spec, history=history, done=True)
 
 
 def active_units(kl: np.ndarray) -> int:
@@ -136,6 +140,8 @@ class _Trainer:
         self._stopping = False
         self._writer: Any = None
         self.policy = precision.resolve(config.precision)
+        here = {"policy": self.policy, "shard_by": config.shard_by, "dataset": self.fingerprint, "left_out": self.lost}
+        require_equal(strategy, {**config.settings(), **here})
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
             self.models = model.build(config.preset, manifest.spec, latent=config.latent, policy=self.policy)
@@ -260,7 +266,8 @@ class _Trainer:
         sums = np.zeros(2 + self.config.latent)
         with self._explained("validation"):
             for batch in self._batches("validation", Position(), seed=None):
-                sums += np.asarray(self._eval_step(batch), np.float64)
+                with together(self.strategy):  # a lost worker is no fault of the data
+                    sums += np.asarray(self._eval_step(batch), np.float64)
         means = sums[1:] / sums[0]
         return {
             "val_loss": self._loss(means),
@@ -374,19 +381,26 @@ class _Trainer:
 
     def restore(self) -> None:
         """Loads the latest checkpoint, or starts the linear path from PCA of the training split."""
-        saved = checkpoint.load(self.folder / CHECKPOINTS)
-        if saved is None:
-            model.start_from_pca(self.models, self._sample())
-            self._agree()
-        else:
+        # The chief alone reads: the others need no run folder, nor one that is up to date.
+        saved = checkpoint.load(self.folder / CHECKPOINTS) if self.is_chief else None
+        position: dict[str, Any] = {"epoch": 0, "step": 0, "best_loss": None, "sums": self.sums.tolist(), "history": []}
+        if saved is not None:
             for name, variables in self._parts().items():
                 assign(variables, saved.arrays, prefix=name, where=str(self.folder))
             state = saved.state
-            self.epoch, self.step = state["next_epoch"], state["next_step"]
-            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-            self.sums = np.asarray(state["sums"])
-        # An epoch counts once its checkpoint stands.
-        self.history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
+            # An epoch counts once its checkpoint stands.
+            history = [row for row in read_history(self.folder) if row["epoch"] <= state["next_epoch"]]
+            position = {name: state[name] for name in ("best_loss", "sums")}
+            position |= {"epoch": state["next_epoch"], "step": state["next_step"], "history": history}
+        elif self.is_chief:
+            model.start_from_pca(self.models, self._sample())
+        variables = [variable for part in self._parts().values() for variable in part]
+        position, values = from_chief(self.strategy, position, [np.asarray(variable) for variable in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.epoch, self.step, self.history = position["epoch"], position["step"], position["history"]
+        self.best_loss = math.inf if position["best_loss"] is None else position["best_loss"]
+        self.sums = np.asarray(position["sums"])
         if self.is_chief:
             _write_history(self.folder, self.history)
 
@@ -422,22 +436,6 @@ class _Trainer:
         with self._explained("train"):
             sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
         return dequantise(np.concatenate(sample))
-
-    def _agree(self) -> None:
-        """Gives every replica the chief's fresh weights: other machines round, and turn, PCA differently."""
-        if self.part.total == 1:
-            return
-        weights = [*self.models.encoder.weights, *self.models.decoder.weights]
-
-        def broadcast() -> list[tf.Tensor]:
-            context = tf.distribute.get_replica_context()
-            is_first = tf.equal(tf.cast(context.replica_id_in_sync_group, tf.int32), 0)
-            values = [tf.identity(weight.value) for weight in weights]
-            own = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-        for weight, value in zip(weights, tf.function(lambda: self.strategy.run(broadcast))(), strict=True):
-            weight.assign(self.strategy.experimental_local_results(value)[0])
 
     def _write_summaries(self, row: dict[str, Any]) -> None:
         if self._writer is None:
