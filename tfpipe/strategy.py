@@ -115,8 +115,9 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if not lost:  # it hangs, or has begun anew
             named = {int(task) for task in re.findall(r"/task:(\d+)", error.message)} - {index}
             lost = [f"{task} ({addresses[task]})" for task in sorted(named) if task < count]
+        who = f"worker {' and '.join(lost)}" if lost else "another worker"
         raise TfpipeError(
-            f"worker {index}: training stopped, since worker {' and '.join(lost) or 'of another number'} is lost; "
+            f"worker {index}: training stopped, since {who} is lost; "
             "its own output says why; run the same command on all workers to go on from the last checkpoint"
         ) from error
 
