@@ -66,12 +66,15 @@ setup(
         "dev": [
             "apache-beam[aws]",
             "build",
+            "check-jsonschema",  # has the schema of Compose files
             "hypothesis",
+            "kubernetes-validate",  # has the schemas of Kubernetes
             "moto[server]",  # S3 on loopback
             "mypy",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
+            "pyyaml",
             "ruff",
             "types-tqdm",
             "wheel",

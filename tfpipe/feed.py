@@ -118,6 +118,8 @@ class Feed:
                 augment=self._augment if split == "train" else None,
                 service=self._service,
                 shard_by=self._config.shard_by,
-            )
+            ),
+            # Nothing to fetch to on CPUs, where the iterator that would do it may take minutes to be dropped.
+            tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),
         )
         return watched(batches, self._service)

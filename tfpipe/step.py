@@ -83,9 +83,8 @@ class Stepper:
         return self._evaluate(mel)
 
     def start(self, mels: np.ndarray) -> None:
-        """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`, alike on all replicas."""
+        """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`."""
         model.start_from_pca(self.models, mels)
-        self._agree()
         if self.judged is not self.models:
             for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
                 average.assign(weight)
@@ -178,22 +177,6 @@ class Stepper:
             clip = 1.0 / self.part.total  # of the mean over replicas, see _replica_step
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
-
-    def _agree(self) -> None:
-        """Gives every replica the chief's fresh weights: other machines round, and turn, PCA differently."""
-        if self.part.total == 1:
-            return
-        weights = _weights(self.models)
-
-        def broadcast() -> list[tf.Tensor]:
-            context = tf.distribute.get_replica_context()
-            is_first = tf.equal(tf.cast(context.replica_id_in_sync_group, tf.int32), 0)
-            values = [tf.identity(weight.value) for weight in weights]
-            own = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-        for weight, value in zip(weights, tf.function(lambda: self.strategy.run(broadcast))(), strict=True):
-            weight.assign(self.strategy.experimental_local_results(value)[0])
 
 
 def _weights(models: model.Models) -> list[Any]:

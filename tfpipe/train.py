@@ -6,7 +6,6 @@ checkpoint to the same weights, bit for bit, on CPU in float32.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import signal
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import checkpoint, model, monitor
+from tfpipe import checkpoint, model, monitor, precision
 from tfpipe.errors import RunError
 from tfpipe.feed import Feed
 from tfpipe.input import Position
@@ -44,7 +43,7 @@ from tfpipe.runs import (
 )
 from tfpipe.step import Stepper
 from tfpipe.storage import folder_lock, write_bytes, write_json
-from tfpipe.strategy import make_strategy, worker
+from tfpipe.strategy import from_chief, make_strategy, require_equal, together, worker
 from tfpipe.summaries import SHOWN, Summaries
 
 NONFINITE = "nonfinite.json"
@@ -73,6 +72,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     Raises:
         DatasetError: no usable dataset.
         RunError: the folder holds a run of other settings, or the loss is not finite.
+        TfpipeError: another worker was lost, or was started with other settings.
         Interrupted: stopped by SIGINT or SIGTERM after saving.
     """
     folder = Path(config.run)
@@ -80,6 +80,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
     strategy = make_strategy(config.strategy)
     is_chief = worker(strategy)[0] == 0
     with ExitStack() as stack:
+        stack.enter_context(together(strategy))
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
         if (run := finished(config)) is not None:
@@ -99,8 +100,11 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         trainer.restore()
         with _stop_signals() as stop:
             trainer.run(stop, quiet=quiet or not is_chief)
-        # From memory: other workers may be here before the chief has written its last row.
-        return dataclasses.replace(load_run(folder), history=tuple(trainer.history), done=True)
+        if is_chief:
+            return load_run(folder)
+        # Others need no run folder, and may be here before the chief has written its last row.
+        history = tuple(trainer.history)
+        return Run(path=folder, config=config.to_dict(), spec=manifest.spec, history=history, done=True)
 
 
 class _Launched(NamedTuple):
@@ -128,6 +132,9 @@ class Trainer:
         self.config, self.strategy, self.folder = config, strategy, Path(config.run)
         self.epochs, self.spec = int(config.epochs or 0), manifest.spec
         self.feed = Feed(config, manifest, strategy)
+        here: dict[str, Any] = {"policy": precision.resolve(config.precision), "shard_by": config.shard_by}
+        here |= {"dataset": manifest.fingerprint, "left_out": self.feed.lost}
+        require_equal(strategy, {**config.settings(), **here})
         self.is_chief = self.feed.part.worker == 0
         self.stepper = Stepper(
             config, self.spec, strategy=strategy, part=self.feed.part, total_steps=self.epochs * self.feed.steps
@@ -317,9 +324,10 @@ class Trainer:
         sums, z_means = np.zeros(2 + self.config.latent), []
         with self.feed.explained("validation"):
             for batch in self.feed.validation():
-                added, z_mean = self.stepper.evaluate(batch["mel"])
-                sums += np.asarray(added, np.float64)
-                z_means.append(np.asarray(z_mean))
+                with together(self.strategy):  # a lost worker is no fault of the data
+                    added, z_mean = self.stepper.evaluate(batch["mel"])
+                    sums += np.asarray(added, np.float64)
+                    z_means.append(np.asarray(z_mean))
         means = sums[1:] / sums[0]
         self._latents = np.concatenate(z_means)[:_LATENTS_SHOWN], means[1:]
         return {
@@ -372,18 +380,26 @@ class Trainer:
 
     def restore(self) -> None:
         """Loads the latest checkpoint, or starts the linear path from PCA of the training split."""
-        saved = checkpoint.load(self.folder / CHECKPOINTS)
-        if saved is None:
-            self.stepper.start(self.feed.sample())
-        else:
+        # The chief alone reads: the others need no run folder, nor one that is up to date.
+        saved = checkpoint.load(self.folder / CHECKPOINTS) if self.is_chief else None
+        position: dict[str, Any] = {"epoch": 0, "step": 0, "best_loss": None, "sums": self.sums.tolist(), "history": []}
+        if saved is not None:
             for name, variables in self.stepper.parts().items():
                 assign(variables, saved.arrays, prefix=name, where=str(self.folder))
             state = saved.state
-            self.epoch, self.step = state["next_epoch"], state["next_step"]
-            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-            self.sums = np.asarray(state["sums"])
-        # An epoch counts once its checkpoint stands.
-        self.history = [row for row in read_history(self.folder) if row["epoch"] <= self.epoch]
+            # An epoch counts once its checkpoint stands.
+            history = [row for row in read_history(self.folder) if row["epoch"] <= state["next_epoch"]]
+            position = {name: state[name] for name in ("best_loss", "sums")}
+            position |= {"epoch": state["next_epoch"], "step": state["next_step"], "history": history}
+        elif self.is_chief:
+            self.stepper.start(self.feed.sample())
+        variables = [variable for part in self.stepper.parts().values() for variable in part]
+        position, values = from_chief(self.strategy, position, [np.asarray(variable) for variable in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.epoch, self.step, self.history = position["epoch"], position["step"], position["history"]
+        self.best_loss = math.inf if position["best_loss"] is None else position["best_loss"]
+        self.sums = np.asarray(position["sums"])
         if self.is_chief:
             _write_history(self.folder, self.history)
 

@@ -1,6 +1,7 @@
-"""A dataset of windows so small that every preset trains on it in a moment."""
+"""A dataset of windows so small that every preset trains on it in a moment; a Slurm cluster that is this machine."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,21 @@ from tfpipe.manifest import MANIFEST, Manifest, Shard
 from tfpipe.records import Example, encode_example, write_record
 from tfpipe.spec import FeatureSpec
 
+_SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostnames" ] || exit 1
+case $3 in
+  "gpu[01-03]") printf "gpu01\\ngpu02\\ngpu03\\n" ;;
+  here) echo 127.0.0.1 ;;
+  *) exit 1 ;;
+esac
+"""
+# Two tasks, as srun starts them; options are left to the real one.
+_SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_STEP_NODELIST=here SLURM_STEP_TASKS_PER_NODE=2
+SLURM_PROCID=1 "$@" >/dev/null &
+SLURM_PROCID=0 "$@" && wait -n
+"""
 # 16 bands, 16 frames.
 SMALL_SPEC = FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050)
 
@@ -42,3 +58,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = Manifest(spec=SMALL_SPEC, labels=("any",), shards=tuple(shards))
     (folder / MANIFEST).write_text(json.dumps(manifest.to_dict()))
     return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts `scontrol` and `srun` first in PATH."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, text in (("scontrol", _SCONTROL), ("srun", _SRUN)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import environment, last_json, tfpipe
+from helpers import ROOT, environment, last_json, tfpipe
 
 from tfpipe import checkpoint
 from tfpipe.errors import RunError, UsageError
@@ -173,24 +172,11 @@ def test_load_models_gives_float32_models_that_reconstruct(finished: Path, datas
 
 def train_together(data: Path, run: Path, *more: object) -> None:
     """Trains with two worker processes on this machine."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    workers = [
-        subprocess.Popen(
-            train_command(data, run, "--strategy", "multiworker", *more),
-            env=environment(TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    messages = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], messages
+    launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
+    command = [*launcher, *train_command(data, run, *more)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "2 replica(s)" in done.stderr
 
 
 def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
@@ -200,6 +186,24 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
     # The training split divides by the workers, so both saw the same global batches.
     for name in ("loss", "mse", "kl"):
         np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
+
+
+def test_two_devices_of_a_process_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = (
+        "import sys, tensorflow as tf; from tfpipe.cli import main\n"
+        "(cpu,) = tf.config.list_physical_devices('CPU')\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = train_command(dataset, run, "--strategy", "mirrored")[3:]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "2 replica(s)" in done.stderr
+    alone, mirrored = load_run(finished).history, load_run(run).history
+    for name in ("loss", "mse", "kl"):
+        np.testing.assert_allclose([row[name] for row in mirrored], [row[name] for row in alone], rtol=2e-3)
 
 
 @pytest.mark.slow
