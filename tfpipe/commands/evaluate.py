@@ -10,7 +10,7 @@ from typing import Any
 
 from tfpipe.commands.train import add_cache_argument
 
-HELP = "measure a run on held-out tracks beside the mean and PCA baselines"
+HELP = "measure a run on held-out tracks beside the mean, PCA and, if asked, another run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
