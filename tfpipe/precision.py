@@ -33,7 +33,7 @@ def resolve(precision: str) -> str:
 
 
 def compiled(jit_compile: str, *, replicas: int) -> bool:
-    """Tells whether XLA should compile the step; `auto` is where it was measured to pay (docs/BENCHMARKS.md): nowhere.
+    """Tells whether XLA should compile the step; `auto` is where it was measured to pay: nowhere yet.
 
     Raises:
         UsageError: asked for with several replicas, whose exchange of gradients XLA does not compile.
