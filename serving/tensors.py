@@ -65,17 +65,27 @@ def to_proto(array: NDArray[Any]) -> Any:
     Raises:
         TensorError: no TensorFlow type for the array's.
     """
+    proto = protos.TensorProto()
+    write(proto, array)
+    return proto
+
+
+def write(proto: Any, array: NDArray[Any]) -> None:
+    """Fills an empty TensorProto, such as one inside another message.
+
+    Raises:
+        TensorError: no TensorFlow type for the array's.
+    """
     number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
-    proto = protos.TensorProto(dtype=number)
+    proto.dtype = number
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if number == _STRING:
         proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
     else:
         proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[number]).tobytes()
-    return proto
 
 
 def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:

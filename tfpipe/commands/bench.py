@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="recordings (preprocess) or dataset folder (input) to use; some are made",
+        help="recordings (preprocess) or dataset folder (input) to use, or some are made; model folder (serve)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed (3)")
     parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
@@ -68,6 +68,14 @@ def _input(args: argparse.Namespace) -> Sequence[Result]:
     return bench_input(Path(args.inputs[0]) if args.inputs else None, rounds=args.rounds)
 
 
+def _serve(args: argparse.Namespace) -> Sequence[Result]:
+    from serving.bench import bench_serve
+
+    if len(args.inputs) != 1:
+        raise UsageError("bench serve: give the folder of an exported model")
+    return bench_serve(Path(args.inputs[0]), rounds=args.rounds)
+
+
 def _table(results: Sequence[Result]) -> str:
     rows, width = [], max(len(result.name) for result in results)
     for result in results:
@@ -76,4 +84,8 @@ def _table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {"preprocess": _preprocess, "input": _input}
+BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
+    "preprocess": _preprocess,
+    "input": _input,
+    "serve": _serve,
+}
