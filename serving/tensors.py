@@ -101,7 +101,8 @@ def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
     dtype = dtype_of(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
-    if count * dtype.itemsize > max_bytes:
+    # Sizes beside a zero count too: NumPy has no array of [0, 2**40, 2**40].
+    if math.prod(size or 1 for size in shape) * dtype.itemsize > max_bytes:
         raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
     if proto.tensor_content:
         return _from_content(proto, dtype, shape, count)

@@ -57,6 +57,7 @@ def _proto(*, dtype=1, dims=(2,), **fields):
     ("proto", "says"),
     [
         (_proto(dims=(1 << 40, 1 << 40)), "would take more than"),
+        (_proto(dims=(0, 1 << 40, 1 << 40)), "would take more than"),
         (_proto(dims=(-1,)), "not fully known"),
         (_proto(dims=(1,) * 40), "40 dimensions"),
         (_proto(tensor_content=b"123"), "holds 3 bytes"),
