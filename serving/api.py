@@ -27,8 +27,8 @@ class Api:
         self.catalog = catalog
         self.limits = limits
 
-    def predict(self, request: Any, call: Call) -> Any:
-        """Answers `PredictionService.Predict`."""
+    def predict(self, request: Any, call: Call) -> bytes:
+        """Answers `PredictionService.Predict`, with the bytes of the response."""
         name, version = self._resolve(request)
         with self.catalog.use(name, version) as model:
             return model.predict(request, call)

@@ -52,7 +52,7 @@ class Limits:
     message_bytes: int = 256 << 20
     json_bytes: int = 64 << 20
     rows: int = 1024
-    step_rows: int = 32
+    step_rows: int = 64
     running: int = 2
     in_hand: int = 128
 
@@ -212,8 +212,8 @@ class LoadedModel:
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
         return model
 
-    def predict(self, request: Any, call: Call) -> Any:
-        """Answers a PredictRequest whose model spec has been resolved to this version.
+    def predict(self, request: Any, call: Call) -> bytes:
+        """Returns the bytes of the PredictResponse to a request whose model spec has been resolved to this version.
 
         The order of the checks is TensorFlow Serving's (servables/tensorflow/predict_util.cc).
 
@@ -231,9 +231,7 @@ class LoadedModel:
         response.model_spec.name = request.model_spec.name
         response.model_spec.signature_name = name
         response.model_spec.version.value = self.version
-        for alias in wanted:
-            tensors.write(response.outputs[alias], outputs[alias])
-        return response
+        return tensors.serialised(response, {alias: outputs[alias] for alias in wanted})
 
     def run(self, signature: Signature, inputs: Arrays, call: Call) -> Arrays:
         """Runs one of the signatures; see `Signature.run`."""

@@ -122,7 +122,7 @@ def _method(answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(
         functools.partial(_answer, answer),
         request_deserializer=parse,
-        response_serializer=lambda message: message.SerializeToString(),
+        response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
     )
 
 
