@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Limits:
     """What requests may ask for.
 
     Attributes:
-        message_bytes: largest gRPC message, and largest tensor, in bytes.
+        message_bytes: largest gRPC message, and largest tensor in a request or an answer, in bytes.
         json_bytes: largest REST body, in bytes.
         rows: largest batch of one request.
         step_rows: rows of an unbatched request that go through the model at a time.
@@ -49,8 +50,8 @@ class Limits:
         in_hand: requests that compute or wait, of each of gRPC and REST; more are refused.
     """
 
-    message_bytes: int = 256 << 20
-    json_bytes: int = 64 << 20
+    message_bytes: int = 128 << 20
+    json_bytes: int = 32 << 20
     rows: int = 1024
     step_rows: int = 64
     running: int = 2
@@ -73,6 +74,7 @@ class Signature:
         self.definition = definition
         self._alone, self._batched = alone, batched
         self.has_rows = _has_rows(definition)
+        self._row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
         batching = batching or Batching()
         self._batch_rows = batching.max_batch_size
         # Requests wait here, where they can still leave, and not in the batch op: it takes what computes and one more.
@@ -139,10 +141,11 @@ class Signature:
                     Code.INVALID_ARGUMENT,
                     f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
                 )
-            if self.has_rows and len(array) > limits.rows:
+            most = min(limits.rows, limits.message_bytes // max(1, self._row_bytes))
+            if self.has_rows and len(array) > most:
                 raise StatusError(
                     Code.INVALID_ARGUMENT,
-                    f"a batch of {len(array)} rows is larger than this server's {limits.rows}; split it",
+                    f"a batch of {len(array)} rows is larger than this server's {most}; split it",
                 )
 
 
@@ -362,6 +365,12 @@ def _has_rows(definition: Any) -> bool:
     """Tells whether every input and output has the batch as dimension 0."""
     infos = [*definition.inputs.values(), *definition.outputs.values()]
     return all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
+
+
+def _row_bytes(info: Any) -> int:
+    """Returns the size of one row of an output, as far as its shape tells."""
+    sizes = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
+    return math.prod(sizes) * tensors.dtype_of(info.dtype).itemsize
 
 
 def _is_batchable(definition: Any) -> bool:

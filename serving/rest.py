@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from serving import protos, tensors
 from serving.api import Api
-from serving.models import DEFAULT_SIGNATURE, Arrays, Signature
+from serving.models import DEFAULT_SIGNATURE, Arrays, LoadedModel, Signature
 from serving.monitor import Monitor
 from serving.status import Code, StatusError
 from serving.turns import Call, Line
@@ -72,7 +72,7 @@ class RestServer:
             threads=threads,
             ident=None,
             max_request_body_size=api.limits.json_bytes,
-            inbuf_overflow=api.limits.json_bytes,
+            inbuf_overflow=1 << 20,  # larger bodies wait in a file
             channel_timeout=30,
             connection_limit=1000,
             channel_request_lookahead=1,  # so that a client's leaving is seen
@@ -118,6 +118,8 @@ class _Application:
     def __init__(self, api: Api, monitor: Monitor, places: Line, *, timeout_s: float, metrics_path: str | None) -> None:
         self._api, self._monitor, self._places = api, monitor, places
         self._timeout_s, self._metrics_path = timeout_s, metrics_path
+        # Bytes of JSON being read at the same time: as objects they take up to thirty times as much.
+        self._memory = Line(inside=api.limits.json_bytes, waiting=api.limits.in_hand * api.limits.json_bytes)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
@@ -153,7 +155,14 @@ class _Application:
             self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
             self._places.turn(call),
         ):
-            return _predict(self._api, match, environ, call) if method == "Predict" else _refuse(self._api, match, call)
+            return self._predict(match, environ, call) if method == "Predict" else _refuse(self._api, match, call)
+
+    def _predict(self, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> Any:
+        with self._api.catalog.use(match["name"], _version(self._api, match)) as model:
+            with self._memory.turn(call, int(environ.get("CONTENT_LENGTH") or 0)):
+                signature, by_row, inputs = _read(model, environ["wsgi.input"].read())
+            outputs = model.run(signature, inputs, call)
+        return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
 
 
 def _status(api: Api, match: re.Match[str]) -> Any:
@@ -209,19 +218,17 @@ def _refuse(api: Api, match: re.Match[str], call: Call) -> Any:
     return (api.classify if classify else api.regress)(request, call)
 
 
-def _predict(api: Api, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> Any:
-    with api.catalog.use(match["name"], _version(api, match)) as model:
-        body = _json(environ["wsgi.input"].read())
-        if not isinstance(body, dict):
-            raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
-        name = body.get("signature_name") or DEFAULT_SIGNATURE
-        signature = model.signatures.get(name) if isinstance(name, str) else None
-        if signature is None:
-            raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
-        by_row = _is_by_row(body)
-        inputs = _rows(signature, body["instances"]) if by_row else _columns(signature, body["inputs"])
-        outputs = model.run(signature, inputs, call)
-    return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
+def _read(model: LoadedModel, data: bytes) -> tuple[Signature, bool, Arrays]:
+    """Reads a body: what to run, whether it came by row, and on what."""
+    body = _json(data)
+    if not isinstance(body, dict):
+        raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
+    name = body.get("signature_name") or DEFAULT_SIGNATURE
+    signature = model.signatures.get(name) if isinstance(name, str) else None
+    if signature is None:
+        raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+    by_row = _is_by_row(body)
+    return signature, by_row, _rows(signature, body["instances"]) if by_row else _columns(signature, body["inputs"])
 
 
 def _version(api: Api, match: re.Match[str]) -> int | None:

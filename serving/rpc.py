@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -27,7 +28,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 # Threads that say no, and answer questions of status and health, while all others are busy.
 SPARE_THREADS = 8
-_NOT_A_MESSAGE = object()
+# Messages of more bytes than this are read one after another once two of the largest are in hand: parsed,
+# a hostile one takes twenty times its size.
+_LARGE = 1 << 20
 
 
 class RpcServer:
@@ -58,6 +61,7 @@ class RpcServer:
         tls: Tls | None = None,
     ) -> None:
         self._monitor = monitor
+        self._memory = Line(inside=2 * api.limits.message_bytes, waiting=4 * api.limits.message_bytes)
         self._places = Line(inside=max(1, threads - SPARE_THREADS), waiting=0)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
@@ -69,16 +73,16 @@ class RpcServer:
         )
         prediction = {
             "Predict": self._counted("Predict", api.predict, protos.PredictRequest),
-            "GetModelMetadata": _method(api.metadata, protos.GetModelMetadataRequest),
+            "GetModelMetadata": self._method(api.metadata, protos.GetModelMetadataRequest),
             "Classify": self._counted("Classify", api.classify, protos.ClassificationRequest),
             "Regress": self._counted("Regress", api.regress, protos.RegressionRequest),
             "MultiInference": self._counted("MultiInference", api.multi_inference, protos.MultiInferenceRequest),
         }
         model = {
-            "GetModelStatus": _method(api.status, protos.GetModelStatusRequest),
-            "HandleReloadConfigRequest": _method(api.reload, protos.ReloadConfigRequest),
+            "GetModelStatus": self._method(api.status, protos.GetModelStatusRequest),
+            "HandleReloadConfigRequest": self._method(api.reload, protos.ReloadConfigRequest),
         }
-        health = {"Check": _method(functools.partial(_check, is_serving), protos.HealthCheckRequest)}
+        health = {"Check": self._method(functools.partial(_check, is_serving), protos.HealthCheckRequest)}
         self._server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(service, methods)
@@ -107,39 +111,35 @@ class RpcServer:
             with self._monitor.watch(name, entrypoint="GRPC", model=model, call=call), self._places.turn(call):
                 return answer(request, call)
 
-        return _method(counted, request_class)
+        return self._method(counted, request_class)
 
+    def _method(self, answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
+        """Wraps a method of `Api` for gRPC."""
+        return grpc.unary_unary_rpc_method_handler(
+            functools.partial(self._answer, answer, request_class),
+            response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
+        )
 
-def _method(answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
-    """Wraps a method of `Api` for gRPC; bytes that are no such message are refused."""
-
-    def parse(data: bytes) -> Any:
+    def _answer(self, answer: Callable[[Any, Call], Any], request_class: Any, data: bytes, context: Any) -> Any:
+        call = Call(context.time_remaining())
+        if not context.add_callback(call.end):
+            call.end()
         try:
-            return request_class.FromString(data)
-        except Exception:  # DecodeError has another base on each protobuf generation
-            return _NOT_A_MESSAGE
+            with self._memory.turn(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
+                return answer(_parsed(request_class, data), call)
+        except StatusError as error:
+            code, message = error.code, error.message
+        except Exception:  # a bug must neither end the server nor show its stack
+            _LOG.exception("a gRPC request failed")
+            code, message = Code.INTERNAL, "the server failed; its log says why"
+        return context.abort(_CODES[int(code)], message)
 
-    return grpc.unary_unary_rpc_method_handler(
-        functools.partial(_answer, answer),
-        request_deserializer=parse,
-        response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
-    )
 
-
-def _answer(answer: Callable[[Any, Call], Any], request: Any, context: Any) -> Any:
-    call = Call(context.time_remaining())
-    if not context.add_callback(call.end):
-        call.end()
+def _parsed(request_class: Any, data: bytes) -> Any:
     try:
-        if request is _NOT_A_MESSAGE:
-            raise StatusError(Code.INTERNAL, "The request is not a message of this method.")
-        return answer(request, call)
-    except StatusError as error:
-        code, message = error.code, error.message
-    except Exception:  # a bug must neither end the server nor show its stack
-        _LOG.exception("a gRPC request failed")
-        code, message = Code.INTERNAL, "the server failed; its log says why"
-    return context.abort(_CODES[int(code)], message)
+        return request_class.FromString(data)
+    except Exception:  # DecodeError has another base on each protobuf generation
+        raise StatusError(Code.INTERNAL, "The request is not a message of this method.") from None
 
 
 def _model_name(request: Any) -> str:

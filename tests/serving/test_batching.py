@@ -7,6 +7,7 @@ import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -231,3 +232,60 @@ def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_pa
 def threading_count():
     """Returns the threads of this process, TensorFlow's included."""
     return len(os.listdir("/proc/self/task"))
+
+
+def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy):
+    """Small pieces of a message grow when it is read: twenty-fold in protobuf, thirty-fold in JSON."""
+    limits = Limits(message_bytes=4 << 20, json_bytes=2 << 20, in_hand=64)
+    with serving(toy, limits=limits) as (server, caller), ThreadPoolExecutor(32) as pool:
+        name = b"\n\x03vae"
+        dims = b"\x12\x00" * (1_900_000)  # empty dimensions of a shape
+        messages = [
+            b"\n" + _varint(len(name)) + name + _field(2, _field(1, b"x") + _field(2, _field(2, dims))),
+            caller.request("double", x=np.zeros((1 << 19, 3), np.float32)[: 1 << 18]).SerializeToString(),
+            bytes(5 << 20),
+        ]
+        bodies = [b"[" * (2 << 20), b'{"instances": [' + b"{}," * 600_000 + b"{}]}", b"9" * (2 << 20), b" " * (3 << 20)]
+        raw = caller.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+        def over_grpc(number):
+            try:
+                raw(messages[number % len(messages)], timeout=120)
+            except grpc.RpcError as error:
+                return error.code().name
+            return "OK"
+
+        def over_rest(number):
+            connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=120)
+            with contextlib.suppress(ConnectionError):  # what is too long is refused while it is being sent
+                connection.request("POST", "/v1/models/vae:predict", bodies[number % len(bodies)])
+                return str(connection.getresponse().status)
+            return "413"
+
+        before = _peak_mib(reset=True)
+        codes = Counter([*pool.map(over_grpc, range(48)), *pool.map(over_rest, range(48))])
+        grown = _peak_mib() - before
+        assert set(codes) <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "400", "413", "503"}, codes
+        assert {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "400", "413"} <= set(codes), codes
+        np.testing.assert_array_equal(caller.predict("double", x=steps(1))["y"], 2 * steps(1))
+    assert grown < 700, f"{grown} MiB"
+
+
+def _varint(number):
+    data = b""
+    while number > 127:
+        data += bytes([number & 127 | 128])
+        number >>= 7
+    return data + bytes([number])
+
+
+def _field(number, data):
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _peak_mib(*, reset=False):
+    """Returns the most memory that this process has held since the last reset, in MiB."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) >> 10
