@@ -28,8 +28,8 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 # Threads that say no, and answer questions of status and health, while all others are busy.
 SPARE_THREADS = 8
-# Messages of more bytes than this are read one after another once two of the largest are in hand: parsed,
-# a hostile one takes twenty times its size.
+# Messages of more bytes than this are read only while there is room for them: parsed, a hostile one takes
+# twenty times its size. They do not wait for it, since that would take the threads that say no.
 _LARGE = 1 << 20
 
 
@@ -61,7 +61,7 @@ class RpcServer:
         tls: Tls | None = None,
     ) -> None:
         self._monitor = monitor
-        self._memory = Line(inside=2 * api.limits.message_bytes, waiting=4 * api.limits.message_bytes)
+        self._memory = Line(inside=4 * api.limits.message_bytes, waiting=0)
         self._places = Line(inside=max(1, threads - SPARE_THREADS), waiting=0)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
