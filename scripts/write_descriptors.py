@@ -2,8 +2,9 @@
 
 Run once, by hand, where tensorflow-serving-api is installed; the result is
 committed. Messages that cannot be reached from `_ROOTS` are left out, so that
-a client reads 15 kB instead of importing TensorFlow. The health messages
-(grpc.health.v1) are written here, since they come with another package.
+a client reads 20 kB instead of importing TensorFlow. The health messages
+(grpc.health.v1) and three kinds of configuration file are written here, since
+they come with other packages or with none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, wrappers_pb2
 
 _MODULES = (
     "predict",
@@ -22,6 +23,7 @@ _MODULES = (
     "regression",
     "inference",
     "prediction_log",
+    "model_management",
 )
 _ROOTS = (
     "tensorflow.serving.PredictRequest",
@@ -35,6 +37,10 @@ _ROOTS = (
     "tensorflow.serving.RegressionRequest",
     "tensorflow.serving.MultiInferenceRequest",
     "tensorflow.serving.PredictionLog",
+    "tensorflow.serving.ReloadConfigRequest",
+    "tensorflow.serving.ReloadConfigResponse",
+    "google.protobuf.Int64Value",
+    "google.protobuf.StringValue",
 )
 # Large, and reached only through fields that a VAE's signatures and warm-up never use.
 _LEFT_OUT = ("tensorflow.serving.SessionRunLog", "tensorflow.StructuredValue", "tensorflow.TypeSpecProto")
@@ -45,9 +51,10 @@ def main() -> None:
     messages: dict[str, Any] = {}
     for name in _MODULES:
         _collect(importlib.import_module(f"tensorflow_serving.apis.{name}_pb2").DESCRIPTOR, messages)
+    _collect(wrappers_pb2.DESCRIPTOR, messages)
     kept = _reachable(messages)
     files = [_reduced(file, kept) for file in _files_of(messages, kept)]
-    result = descriptor_pb2.FileDescriptorSet(file=[*files, _health()])
+    result = descriptor_pb2.FileDescriptorSet(file=[*files, _health(), _configuration()])
     target = Path(__file__).resolve().parent.parent / "serving" / "descriptors.pb"
     target.write_bytes(result.SerializeToString(deterministic=True))
     print(f"{target.name}: {len(kept)} types, {target.stat().st_size} bytes")
@@ -155,22 +162,59 @@ def _health() -> descriptor_pb2.FileDescriptorProto:
     """Returns grpc.health.v1 (https://github.com/grpc/grpc/blob/master/doc/health-checking.md)."""
     file = descriptor_pb2.FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1")
     file.syntax = "proto3"
-    field = descriptor_pb2.FieldDescriptorProto
-    file.message_type.add(name="HealthCheckRequest").field.add(
-        name="service", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
-    )
-    response = file.message_type.add(name="HealthCheckResponse")
-    status = response.enum_type.add(name="ServingStatus")
+    _message(file, "HealthCheckRequest", "service: string = 1")
+    status = ".grpc.health.v1.HealthCheckResponse.ServingStatus"
+    values = _message(file, "HealthCheckResponse", f"status: {status} = 1").enum_type.add(name="ServingStatus")
     for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
-        status.value.add(name=name, number=number)
-    response.field.add(
-        name="status",
-        number=1,
-        type=field.TYPE_ENUM,
-        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
-        label=field.LABEL_OPTIONAL,
-    )
+        values.value.add(name=name, number=number)
     return file
+
+
+def _configuration() -> descriptor_pb2.FileDescriptorProto:
+    """Returns the server's configuration files (`session_bundle_config`, `ssl_config`, `monitoring_config`)."""
+    file = descriptor_pb2.FileDescriptorProto(name="tensorflow_serving/config/files.proto")
+    file.package, file.syntax = "tensorflow.serving", "proto3"
+    file.dependency.append("google/protobuf/wrappers.proto")
+    whole, text = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
+    _message(
+        file,
+        "BatchingParameters",
+        f"max_batch_size: {whole} = 1",
+        f"batch_timeout_micros: {whole} = 2",
+        f"max_enqueued_batches: {whole} = 3",
+        f"num_batch_threads: {whole} = 4",
+        f"thread_pool_name: {text} = 5",
+        "allowed_batch_sizes: repeated int64 = 6",
+        "pad_variable_length_inputs: bool = 7",
+    )
+    _message(
+        file,
+        "SSLConfig",
+        "server_key: string = 1",
+        "server_cert: string = 2",
+        "custom_ca: string = 3",
+        "client_verify: bool = 4",
+    )
+    _message(file, "PrometheusConfig", "enable: bool = 1", "path: string = 2")
+    _message(file, "MonitoringConfig", "prometheus_config: .tensorflow.serving.PrometheusConfig = 1")
+    return file
+
+
+def _message(file: descriptor_pb2.FileDescriptorProto, name: str, *fields: str) -> descriptor_pb2.DescriptorProto:
+    """Adds a message of fields written as `NAME: [repeated] TYPE = NUMBER`; a TYPE with a dot is a message or enum."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    message = file.message_type.add(name=name)
+    for text in fields:
+        field_name, _, rest = text.partition(": ")
+        *repeated, kind, _, number = rest.split()
+        field = message.field.add(name=field_name, number=int(number))
+        field.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+        if not kind.startswith("."):
+            field.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
+        else:
+            field.type_name = kind
+            field.type = kinds.TYPE_ENUM if kind.endswith("Status") else kinds.TYPE_MESSAGE
+    return message
 
 
 if __name__ == "__main__":

@@ -1,49 +1,39 @@
-"""What the server answers, whatever the transport: predict, metadata, status, and polite refusals.
+"""What the server answers, whatever the transport: predict, metadata, status, reload, and polite refusals.
 
 Semantics and texts are TensorFlow Serving's; every refusal is a `StatusError`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from serving import protos
-from serving.models import DEFAULT_SIGNATURE, Gate, Limits, LoadedModel, ModelFolder
+from serving.catalog import Catalog
+from serving.models import DEFAULT_SIGNATURE, Limits, LoadedModel
+from serving.settings import models_of
 from serving.status import Code, StatusError
+from serving.turns import Call
 
 
 class Api:
     """The service behind gRPC and REST.
 
     Args:
-        folder: the model being served.
+        catalog: the models being served.
         limits: what requests may ask for.
     """
 
-    def __init__(self, folder: ModelFolder, limits: Limits) -> None:
-        self.folder = folder
+    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+        self.catalog = catalog
         self.limits = limits
-        self._gate = Gate(limits)
 
-    @contextlib.contextmanager
-    def turn(self, name: str, version: int | None = None, timeout_s: float | None = None) -> Iterator[LoadedModel]:
-        """Holds a version of the model and a turn to compute on it.
+    def predict(self, request: Any, call: Call) -> bytes:
+        """Answers `PredictionService.Predict`, with the bytes of the response."""
+        name, version = self._resolve(request)
+        with self.catalog.use(name, version) as model:
+            return model.predict(request, call)
 
-        Raises:
-            StatusError: NOT_FOUND, UNAVAILABLE (too much waits) or DEADLINE_EXCEEDED.
-        """
-        with self.folder.use(name, version) as model, self._gate.turn(timeout_s):
-            yield model
-
-    def predict(self, request: Any, timeout_s: float | None = None) -> Any:
-        """Answers `PredictionService.Predict`."""
-        name, version = _resolve(request)
-        with self.turn(name, version, timeout_s) as model:
-            return model.predict(request)
-
-    def metadata(self, request: Any, timeout_s: float | None = None) -> Any:
+    def metadata(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.GetModelMetadata`."""
         if not request.HasField("model_spec"):
             raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -52,37 +42,46 @@ class Api:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
-        name, version = _resolve(request)
+        name, version = self._resolve(request)
         response = protos.GetModelMetadataResponse()
-        with self.folder.use(name, version) as model:
+        with self.catalog.use(name, version) as model:
             response.model_spec.name = name
             response.model_spec.version.value = model.version
             response.metadata["signature_def"].Pack(self.signature_defs(model))
         return response
 
-    def status(self, request: Any, timeout_s: float | None = None) -> Any:
-        """Answers `ModelService.GetModelStatus`."""
+    def status(self, request: Any, call: Call) -> Any:
+        """Answers `ModelService.GetModelStatus`; as in TensorFlow Serving, a label is ignored."""
         if not request.HasField("model_spec"):
             raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         spec = request.model_spec
         version = spec.version.value if spec.HasField("version") else None
         response = protos.GetModelStatusResponse()
-        for known in self.folder.statuses(spec.name, version):
+        for known in self.catalog.statuses(spec.name, version):
             entry = response.model_version_status.add(version=known.version)
             entry.state = entry.State.Value(known.state)
             entry.status.error_code = known.error.code if known.error else Code.OK
             entry.status.error_message = known.error.message if known.error else ""
         return response
 
-    def classify(self, request: Any, timeout_s: float | None = None) -> Any:
+    def reload(self, request: Any, call: Call) -> Any:
+        """Answers `ModelService.HandleReloadConfigRequest`: the models listed replace all that are served."""
+        kind = request.config.WhichOneof("config")
+        if kind is not None:  # TensorFlow Serving takes no action for an empty configuration
+            self.catalog.replace(models_of(request.config))
+        response = protos.ReloadConfigResponse()
+        response.status.error_code = Code.OK
+        return response
+
+    def classify(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.Classify`: the model has no such signature."""
         raise self._no_example_signature(request, "classification", "tensorflow/serving/classify")
 
-    def regress(self, request: Any, timeout_s: float | None = None) -> Any:
+    def regress(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.Regress`: the model has no such signature."""
         raise self._no_example_signature(request, "regression", "tensorflow/serving/regress")
 
-    def multi_inference(self, request: Any, timeout_s: float | None = None) -> Any:
+    def multi_inference(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
@@ -103,9 +102,9 @@ class Api:
 
     def _no_example_signature(self, request: Any, kind: str, method: str) -> StatusError:
         """Returns the error for a call that needs a signature over tf.Example."""
-        name, version = _resolve(request)
+        name, version = self._resolve(request)
         signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        with self.folder.use(name, version) as model:
+        with self.catalog.use(name, version) as model:
             signature = model.signatures.get(signature_name)
         if signature is None:
             return StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {signature_name}")
@@ -114,14 +113,13 @@ class Api:
             f"Expected {kind} signature method_name to be {method}. Was: {signature.definition.method_name}",
         )
 
-
-def _resolve(request: Any) -> tuple[str, int | None]:
-    """Returns the model name and version a request asks for (None: the newest)."""
-    if not request.HasField("model_spec"):
-        raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    spec = request.model_spec
-    if not spec.name:
-        raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-    if spec.version_label:
-        raise StatusError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
-    return spec.name, spec.version.value if spec.HasField("version") else None
+    def _resolve(self, request: Any) -> tuple[str, int | None]:
+        """Returns the model name and version a request asks for (None: the newest)."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        spec = request.model_spec
+        if not spec.name:
+            raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+        if spec.version_label:
+            return spec.name, self.catalog.label(spec.name, spec.version_label)
+        return spec.name, spec.version.value if spec.HasField("version") else None

@@ -51,7 +51,8 @@ def serve_check(
     """
     held_out = out / "held_out.wav"
     write_wav(held_out, audio, sample_rate)
-    with _server(model_base_path, model_name) as port:
+    command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
+    with server_process([*command, "--rest_api_port", "0"]) as port:
         ask = ["--server", f"127.0.0.1:{port}", "--model_name", model_name, "--version", str(version)]
         _client("encode", str(held_out), "--out", str(out / "held_out.npz"), *ask)
         _client("decode", str(out / "held_out.npz"), "--out", str(out / "decoded"), *ask)
@@ -77,11 +78,19 @@ def listen(path: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
-    """Runs `tfpipe serve` on free ports; yields the gRPC port once the model answers."""
-    command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
+def server_process(arguments: list[str], *, module: str = "tfpipe") -> Iterator[int]:
+    """Runs a server in a process of its own, on a free port; yields the gRPC port once it answers.
+
+    Args:
+        arguments: of `tfpipe`, without the port.
+        module: another module to run, which prints its port as `tfpipe serve --json` does.
+
+    Raises:
+        ServingError: it ends, or is not ready in time.
+    """
+    ports = ["--port", "0", "--json"] if module == "tfpipe" else []
     process = subprocess.Popen(
-        children.python(["-m", "tfpipe", *command, "--port", "0", "--rest_api_port", "0", "--json"]),
+        children.python(["-m", module, *arguments, *ports]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -102,7 +111,7 @@ def _server(model_base_path: Path, model_name: str) -> Iterator[int]:
                 return
         last = log[-1].strip() if log else "no message"
         what = "ended" if process.poll() is not None else f"was not ready within {_READY_S:g} s"
-        raise ServingError(f"{model_base_path}: the server {what} ({last})")
+        raise ServingError(f"{' '.join(arguments)}: the server {what} ({last})")
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving import protos, tensors
 from serving.windows import interpolate, windows_of_file
-from tfpipe.errors import ServingError
+from tfpipe.errors import ServingError, UsageError
 from tfpipe.spec import FeatureSpec, require_same_spec
+from tfpipe.storage import explain_os_errors
 
 FloatArray = NDArray[np.float32]
 
@@ -120,6 +122,14 @@ class VersionState(NamedTuple):
     error: str
 
 
+class ClientTls(NamedTuple):
+    """Files in PEM: `ca` signs the server's certificate; `cert` and `key` are the client's own, where it asks."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+
+
 class Client:
     """A connection to a served model; safe to share between threads, and a context manager.
 
@@ -133,6 +143,7 @@ class Client:
         timeout_s: deadline of a request with its retries, in s; each part of a split batch has its own.
         expected_spec: refuse a server whose model has another feature spec.
         on_wait: told in a sentence, once, when a request has waited for a server for two seconds.
+        tls: certificates; None is plain text.
     """
 
     def __init__(
@@ -144,12 +155,16 @@ class Client:
         timeout_s: float = 30.0,
         expected_spec: FeatureSpec | None = None,
         on_wait: Callable[[str], object] | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self.target, self.model, self.version, self.timeout_s = target, model, version, timeout_s
         self._expected, self._on_wait = expected_spec, on_wait
         self._description: dict[str, Any] | None = None
-        self._channel = grpc.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._channel = (
+            grpc.insecure_channel(target, options=options)
+            if tls is None
+            else grpc.secure_channel(target, _credentials(tls), options=options)
         )
         self._predict = self._method("PredictionService/Predict", protos.PredictResponse)
         self._status = self._method("ModelService/GetModelStatus", protos.GetModelStatusResponse)
@@ -323,6 +338,14 @@ class Client:
         if kind is ServerUnavailableError:
             details = f"no answer within {self.timeout_s:g} s ({details}); is a server running there?"
         return kind(f"{self.target}: {code.name}: {details}")
+
+
+def _credentials(tls: ClientTls) -> Any:
+    if (tls.cert is None) != (tls.key is None):
+        raise UsageError("a client certificate needs its key, and a key its certificate: give both or neither")
+    with explain_os_errors(tls.ca):
+        ca, key, cert = (None if path is None else path.read_bytes() for path in (tls.ca, tls.key, tls.cert))
+    return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
 def _float32(values: ArrayLike) -> FloatArray:

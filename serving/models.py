@@ -1,7 +1,9 @@
-"""SavedModels in memory: loading, running one request, and following a folder of versions.
+"""SavedModels in memory: loading, and running requests, several in one batch.
 
-Needs TensorFlow (imported when the first model is loaded, so that a taken port
-is reported at once). Nothing here knows the tfpipe model: any SavedModel with
+Each version is a TensorFlow session of its own, as in TensorFlow Serving: closing
+it gives back all that it held, the threads of its batch queues included. Needs
+TensorFlow (imported when the first model is loaded, so that a taken port is
+reported at once). Nothing here knows the tfpipe model: any SavedModel with
 signatures is served.
 """
 
@@ -9,18 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import protos, tensors
+from serving.settings import Batching
 from serving.status import Code, StatusError, from_runtime
+from serving.turns import Call, Line
 from tfpipe.errors import TfpipeError
 from tfpipe.records import read_records
 
@@ -31,58 +34,28 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_WARMUPS = 1000
 
 Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may ask for.
+    """What requests may ask for.
 
     Attributes:
-        message_bytes: largest gRPC message, and largest tensor, in bytes.
+        message_bytes: largest gRPC message, and largest tensor in a request or an answer, in bytes.
         json_bytes: largest REST body, in bytes.
         rows: largest batch of one request.
-        step_rows: rows that go through the model at a time.
-        running: requests that compute at the same time.
-        waiting: requests that may wait for their turn; more are refused.
+        step_rows: rows of an unbatched request that go through the model at a time.
+        running: unbatched requests that compute at the same time.
+        in_hand: requests that compute or wait, of each of gRPC and REST; more are refused.
     """
 
-    message_bytes: int = 256 << 20
-    json_bytes: int = 64 << 20
+    message_bytes: int = 128 << 20
+    json_bytes: int = 32 << 20
     rows: int = 1024
-    step_rows: int = 32
+    step_rows: int = 64
     running: int = 2
-    waiting: int = 64
-
-
-class Gate:
-    """Bounds the work in hand: so many requests compute, so many wait, the rest are refused at once.
-
-    The one place where requests meet before they reach a model; batching
-    several into one run belongs here.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._places = threading.BoundedSemaphore(limits.running + limits.waiting)
-        self._running = threading.BoundedSemaphore(limits.running)
-
-    @contextlib.contextmanager
-    def turn(self, timeout_s: float | None = None) -> Iterator[None]:
-        """Waits for a turn to compute.
-
-        Raises:
-            StatusError: UNAVAILABLE when too many wait; DEADLINE_EXCEEDED when the turn comes too late.
-        """
-        if not self._places.acquire(blocking=False):
-            raise StatusError(Code.UNAVAILABLE, "The request queue is full; try again later.")
-        try:
-            if not self._running.acquire(timeout=None if timeout_s is None else max(0.0, timeout_s)):
-                raise StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request's turn came.")
-            try:
-                yield
-            finally:
-                self._running.release()
-        finally:
-            self._places.release()
+    in_hand: int = 128
 
 
 class Signature:
@@ -90,42 +63,68 @@ class Signature:
 
     Args:
         definition: its SignatureDef (ours, see `protos`).
-        function: the ConcreteFunction that TensorFlow loaded for it.
+        alone: runs the model on one request's inputs.
+        batched: runs it on the inputs of one request together with those of others; None where that cannot be.
+        batching: how large batches are and how many may wait.
     """
 
-    def __init__(self, definition: Any, function: Callable[..., Mapping[str, Any]]) -> None:
+    def __init__(
+        self, definition: Any, alone: Run, *, batched: Run | None = None, batching: Batching | None = None
+    ) -> None:
         self.definition = definition
-        self._function = function
-        infos = [*definition.inputs.values(), *definition.outputs.values()]
-        self.batched = all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
+        self._alone, self._batched = alone, batched
+        self.has_rows = _has_rows(definition)
+        self._row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
+        batching = batching or Batching()
+        self._batch_rows = batching.max_batch_size
+        # Requests wait here, where they can still leave, and not in the batch op: it takes what computes and one more.
+        self._line = Line(
+            inside=(batching.num_batch_threads + 1) * batching.max_batch_size,
+            waiting=batching.max_enqueued_batches * batching.max_batch_size,
+        )
 
-    def run(self, inputs: Arrays, *, limits: Limits) -> Arrays:
-        """Runs the model on checked inputs, at most `limits.step_rows` rows at a time.
+    def run(self, inputs: Arrays, *, limits: Limits, turns: Line, call: Call) -> Arrays:
+        """Runs the model on a request's inputs, together with other requests where that can be.
+
+        Args:
+            inputs: by alias.
+            limits: what a request may ask for.
+            turns: the line of all that is not batched.
+            call: who waits for it.
 
         Raises:
-            StatusError: the inputs do not fit, or the model failed.
+            StatusError: the inputs do not fit, too much waits, nobody waits any more, or the model failed.
         """
         self._check(inputs, limits)
-        rows = {len(array) for array in inputs.values()} if self.batched else {0}
+        rows = {len(array) for array in inputs.values()} if self.has_rows else {1}
         if len(rows) != 1:
             raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(rows)}")
         total = rows.pop()
-        if total <= limits.step_rows:
-            return self._run(inputs)
-        steps = range(0, total, limits.step_rows)
-        parts = [self._run({k: v[at : at + limits.step_rows] for k, v in inputs.items()}) for at in steps]
-        return {alias: np.concatenate([part[alias] for part in parts]) for alias in parts[0]}
+        if self._batched is not None and 0 < total < self._batch_rows:
+            return self._in_batch(self._batched, inputs, rows=total, turns=turns, call=call)
+        parts: list[Arrays] = []
+        for at in range(0, max(total, 1), limits.step_rows):
+            step = (
+                inputs if total <= limits.step_rows else {k: v[at : at + limits.step_rows] for k, v in inputs.items()}
+            )
+            with turns.turn(call), call.timed():
+                parts.append(_run(self._alone, step))
+        return parts[0] if len(parts) == 1 else {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
-    def _run(self, inputs: Arrays) -> Arrays:
-        import tensorflow as tf
+    def warm_up(self, inputs: Arrays) -> None:
+        """Runs the model unbatched: a way that a later request may take for the first time."""
+        _run(self._alone, inputs)
 
+    def _in_batch(self, batched: Run, inputs: Arrays, *, rows: int, turns: Line, call: Call) -> Arrays:
         try:
-            outputs = self._function(**{alias: tf.constant(array) for alias, array in inputs.items()})
-            return {alias: tensor.numpy() for alias, tensor in outputs.items()}
-        except Exception as error:  # whatever the graph raises must not end the server
-            if not isinstance(error, tf.errors.OpError):
-                _LOG.exception("the model failed")
-            raise from_runtime(error) from error
+            with self._line.turn(call, rows), call.timed():
+                return _run(batched, inputs)
+        except StatusError as error:
+            if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
+                raise
+        # One bad row fails its whole batch: alone, only its own client hears of it.
+        with turns.turn(call), call.timed():
+            return _run(self._alone, inputs)
 
     def _check(self, inputs: Arrays, limits: Limits) -> None:
         for alias, array in inputs.items():
@@ -142,10 +141,11 @@ class Signature:
                     Code.INVALID_ARGUMENT,
                     f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
                 )
-            if self.batched and len(array) > limits.rows:
+            most = min(limits.rows, limits.message_bytes // max(1, self._row_bytes))
+            if self.has_rows and len(array) > most:
                 raise StatusError(
                     Code.INVALID_ARGUMENT,
-                    f"a batch of {len(array)} rows is larger than this server's {limits.rows}; split it",
+                    f"a batch of {len(array)} rows is larger than this server's {most}; split it",
                 )
 
 
@@ -156,42 +156,67 @@ class LoadedModel:
         version: its number.
         signatures: by name.
         limits: what a request may ask for.
+        turns: the line of requests that are not batched.
+        close: gives back what the version holds.
     """
 
-    def __init__(self, *, version: int, signatures: dict[str, Signature], limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        version: int,
+        signatures: dict[str, Signature],
+        limits: Limits,
+        turns: Line,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self.version = version
         self.signatures = signatures
-        self._limits = limits
+        self.close = close
+        self._limits, self._turns = limits, turns
 
     @classmethod
-    def load(cls, path: Path, *, version: int, limits: Limits, warmup: bool = True) -> LoadedModel:
+    def load(
+        cls, path: Path, *, version: int, limits: Limits, turns: Line, batching: Batching | None, warmup: bool = True
+    ) -> LoadedModel:
         """Loads a SavedModel with the tag `serve` and, unless told not to, runs its warm-up requests.
+
+        Args:
+            path: the version's folder.
+            version: its number.
+            limits: what a request may ask for.
+            turns: the line of requests that are not batched.
+            batching: how requests are put together; None is not at all.
+            warmup: run the warm-up requests.
 
         Raises:
             StatusError: with the reason, when it cannot be loaded or a warm-up request fails.
         """
         import tensorflow as tf
-        from tensorflow.core.protobuf import saved_model_pb2
 
+        _require_complete(path)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto(allow_soft_placement=True))
         try:
-            definition = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-            loaded = tf.saved_model.load(str(path), tags=["serve"])
-        except FileNotFoundError as error:
-            raise StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel") from error
+            with session.graph.as_default():
+                with _quiet():
+                    graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+                signatures = {
+                    name: _signature(session, name, definition, batching=batching, where=f"{path}@{version}")
+                    for name, definition in graph.signature_def.items()
+                    if not name.startswith("__")
+                }
+            model = cls(version=version, signatures=signatures, limits=limits, turns=turns, close=session.close)
+            if warmup:
+                model._warm_up(path / WARMUP_FILE)
+        except StatusError:
+            session.close()
+            raise
         except Exception as error:  # TensorFlow raises many kinds for a damaged model
+            session.close()
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
-        [graph] = [graph for graph in definition.meta_graphs if "serve" in graph.meta_info_def.tags]
-        signatures = {
-            name: Signature(protos.SignatureDef.FromString(graph.signature_def[name].SerializeToString()), function)
-            for name, function in loaded.signatures.items()
-        }
-        model = cls(version=version, signatures=signatures, limits=limits)
-        if warmup:
-            model._warm_up(path / WARMUP_FILE)
         return model
 
-    def predict(self, request: Any) -> Any:
-        """Answers a PredictRequest whose model spec has been resolved to this version.
+    def predict(self, request: Any, call: Call) -> bytes:
+        """Returns the bytes of the PredictResponse to a request whose model spec has been resolved to this version.
 
         The order of the checks is TensorFlow Serving's (servables/tensorflow/predict_util.cc).
 
@@ -202,17 +227,22 @@ class LoadedModel:
         signature = self.signatures.get(name)
         if signature is None:
             raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-        check_aliases(signature.definition.inputs, request.inputs)
-        inputs = {alias: self._tensor(alias, proto) for alias, proto in request.inputs.items()}
+        inputs = self._inputs(signature, request)
         wanted = _filtered(signature.definition.outputs, request.output_filter)
-        outputs = signature.run(inputs, limits=self._limits)
+        outputs = self.run(signature, inputs, call)
         response = protos.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.signature_name = name
         response.model_spec.version.value = self.version
-        for alias in wanted:
-            response.outputs[alias].CopyFrom(tensors.to_proto(outputs[alias]))
-        return response
+        return tensors.serialised(response, {alias: outputs[alias] for alias in wanted})
+
+    def run(self, signature: Signature, inputs: Arrays, call: Call) -> Arrays:
+        """Runs one of the signatures; see `Signature.run`."""
+        return signature.run(inputs, limits=self._limits, turns=self._turns, call=call)
+
+    def _inputs(self, signature: Signature, request: Any) -> Arrays:
+        check_aliases(signature.definition.inputs, request.inputs)
+        return {alias: self._tensor(alias, proto) for alias, proto in request.inputs.items()}
 
     def _tensor(self, alias: str, proto: Any) -> NDArray[Any]:
         try:
@@ -227,168 +257,126 @@ class LoadedModel:
             for number, record in enumerate(read_records(path)):
                 if number >= _MAX_WARMUPS:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
-                self.predict(protos.PredictionLog.FromString(record).predict_log.request)
+                request = protos.PredictionLog.FromString(record).predict_log.request
+                self.predict(request, Call())
+                signature = self.signatures[request.model_spec.signature_name or DEFAULT_SIGNATURE]
+                signature.warm_up(self._inputs(signature, request))
         except (TfpipeError, ValueError, OSError) as error:
             raise StatusError(Code.DATA_LOSS, f"{path}: damaged warm-up file ({error})") from error
         except StatusError as error:
             raise StatusError(error.code, f"{path}: a warm-up request failed ({error.message})") from error
 
 
-class VersionStatus(NamedTuple):
-    """State of one version.
+def _require_complete(path: Path) -> None:
+    """Refuses a folder that is still being copied: TensorFlow would load it without its variables.
 
-    Attributes:
-        version: its number.
-        state: name of a GetModelStatus state, such as `AVAILABLE`.
-        error: why it ended, or None.
+    Raises:
+        StatusError: NOT_FOUND.
     """
+    for name in ("saved_model.pb", "variables/variables.index"):
+        if not (path / name).is_file():
+            raise StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
 
-    version: int
-    state: str
-    error: StatusError | None = None
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps from the server's log what TensorFlow has to say of its older loader, which serving needs."""
+    log = logging.getLogger("tensorflow")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
-class ModelFolder:
-    """Serves the newest version in a folder that loads, and follows the folder as versions come and go.
+def _signature(session: Any, name: str, definition: Any, *, batching: Batching | None, where: str) -> Signature:
+    """Makes a signature of a session: the way of a request alone, and the way of many in one batch."""
+    graph = session.graph
+    feeds = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.inputs.items()}
+    fetches = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()}
+    ours = protos.SignatureDef.FromString(definition.SerializeToString())
+    alone = _runner(session, feeds, fetches)
+    if batching is None or not _is_batchable(ours):
+        return Signature(ours, alone)
+    outputs = _batch_op(feeds, fetches, batching=batching, name=f"{where}/{name}")
+    if outputs is None:
+        return Signature(ours, alone)
+    return Signature(ours, alone, batched=_runner(session, feeds, outputs), batching=batching)
 
-    A new version is loaded and warmed before the old one is dropped; requests
-    in flight finish on the version they began with; a version that does not
-    load is reported (state END) and tried again once its files have changed.
+
+def _batch_op(
+    feeds: Mapping[str, Any], fetches: Mapping[str, Any], *, batching: Batching, name: str
+) -> dict[str, Any] | None:
+    """Puts TensorFlow's batch op around the function that a signature calls.
 
     Args:
-        name: the model's name in requests.
-        base_path: folder with numeric sub-folders.
-        load: makes a model of (path, version), or raises StatusError.
+        feeds: inputs by alias.
+        fetches: outputs by alias.
+        batching: sizes and times.
+        name: of the queue; queues of the same name share their function, so it names version and signature.
+
+    Returns:
+        The outputs by alias, or None where the signature is not one call of a function (TensorFlow 1 models).
     """
+    import tensorflow as tf
 
-    def __init__(self, *, name: str, base_path: Path, load: Callable[[Path, int], LoadedModel]) -> None:
-        self.name = name
-        self._base_path = base_path
-        self._load = load
-        self._lock = threading.Lock()
-        self._current: LoadedModel | None = None
-        self._in_flight: dict[int, int] = {}
-        self._statuses: dict[int, VersionStatus] = {}
-        self._failed: dict[int, object] = {}
-        self._said = ""
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+    calls = {tensor.op.name: tensor.op for tensor in fetches.values()}
+    [function] = calls.values() if len(calls) == 1 else [None]
+    if function is None or function.type not in ("StatefulPartitionedCall", "PartitionedCall"):
+        return None
+    rows = {tensor.name for tensor in feeds.values()}
+    given = [tensor for tensor in function.inputs if tensor.name in rows]
+    if [tensor.name for tensor in function.inputs[: len(given)]] != [tensor.name for tensor in given]:
+        return None
+    outputs = tf.raw_ops.BatchFunction(
+        in_tensors=given,
+        captured_tensors=list(function.inputs[len(given) :]),
+        f=function.get_attr("f"),
+        Tout=[tensor.dtype for tensor in function.outputs],
+        num_batch_threads=batching.num_batch_threads,
+        max_batch_size=batching.max_batch_size,
+        batch_timeout_micros=batching.batch_timeout_micros,
+        allowed_batch_sizes=list(batching.allowed_batch_sizes),
+        # Never full: `Signature` lets no more rows in than this.
+        max_enqueued_batches=(batching.num_batch_threads + 1) * batching.max_batch_size,
+        shared_name=name,
+        enable_large_batch_splitting=True,
+    )
+    return {alias: outputs[tensor.value_index] for alias, tensor in fetches.items()}
 
-    def start(self, *, poll_s: float) -> None:
-        """Looks once, then every `poll_s` seconds (0: once only; negative: never)."""
-        if poll_s >= 0:
-            self.poll()
-        if poll_s > 0:
-            self._thread = threading.Thread(target=self._follow, args=(poll_s,), name="versions", daemon=True)
-            self._thread.start()
 
-    def stop(self) -> None:
-        """Stops following the folder; what is loaded stays."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=60)
+def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Run:
+    aliases, names = list(feeds), list(fetches)
+    run = session.make_callable(list(fetches.values()), feed_list=list(feeds.values()))
+    return lambda inputs: dict(zip(names, run(*(inputs[alias] for alias in aliases)), strict=True))
 
-    @contextlib.contextmanager
-    def use(self, name: str, version: int | None = None) -> Iterator[LoadedModel]:
-        """Holds a version for one request.
 
-        Raises:
-            StatusError: NOT_FOUND, in TensorFlow Serving's words.
-        """
-        with self._lock:
-            model = self._current
-            if name != self.name or model is None or version not in (None, model.version):
-                wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-                raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
-            self._in_flight[model.version] = self._in_flight.get(model.version, 0) + 1
-        try:
-            yield model
-        finally:
-            with self._lock:
-                self._in_flight[model.version] -= 1
-                self._end_if_idle(model.version)
+def _run(run: Run, inputs: Arrays) -> Arrays:
+    try:
+        return run(inputs)
+    except Exception as error:  # whatever the graph raises must not end the server
+        if not hasattr(error, "error_code"):
+            _LOG.exception("the model failed")
+        raise from_runtime(error) from error
 
-    @property
-    def available(self) -> bool:
-        """Whether a version is ready to answer."""
-        return self._current is not None
 
-    def statuses(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """Returns the states of all known versions, or of one, newest first.
+def _has_rows(definition: Any) -> bool:
+    """Tells whether every input and output has the batch as dimension 0."""
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    return all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
 
-        Raises:
-            StatusError: NOT_FOUND, in TensorFlow Serving's words.
-        """
-        with self._lock:
-            known = dict(self._statuses) if name == self.name else {}
-        if version is not None:
-            if version not in known:
-                raise StatusError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
-            return [known[version]]
-        if not known:
-            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
-        return [known[number] for number in sorted(known, reverse=True)]
 
-    def poll(self) -> None:
-        """Looks at the folder once and moves to the newest version that loads."""
-        found = self._versions()
-        for version in sorted(found, reverse=True):
-            if self._current is not None and version == self._current.version:
-                return
-            files = _fingerprint(found[version])
-            if self._failed.get(version) == files:
-                continue
-            if self._try(found[version], version):
-                return
-            self._failed[version] = files
+def _row_bytes(info: Any) -> int:
+    """Returns the size of one row of an output, as far as its shape tells."""
+    sizes = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
+    return math.prod(sizes) * tensors.dtype_of(info.dtype).itemsize
 
-    def _try(self, path: Path, version: int) -> bool:
-        """Loads and warms a version and puts it in front; tells whether that worked."""
-        self._set(version, "LOADING")
-        started = time.monotonic()
-        try:
-            model = self._load(path, version)
-        except StatusError as error:
-            _LOG.error("version %d of model %s does not load: %s", version, self.name, error.message)
-            self._set(version, "END", error)
-            return False
-        self._failed.pop(version, None)
-        with self._lock:
-            old, self._current = self._current, model
-            self._statuses[version] = VersionStatus(version, "AVAILABLE")
-            if old is not None:
-                self._statuses[old.version] = VersionStatus(old.version, "UNLOADING")
-                self._end_if_idle(old.version)
-        _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
-        return True
 
-    def _set(self, version: int, state: str, error: StatusError | None = None) -> None:
-        with self._lock:
-            self._statuses[version] = VersionStatus(version, state, error)
-
-    def _end_if_idle(self, version: int) -> None:
-        """Marks an unloading version as ended once nothing runs on it; the lock is held."""
-        if self._statuses[version].state == "UNLOADING" and not self._in_flight.get(version):
-            self._statuses[version] = VersionStatus(version, "END")
-
-    def _versions(self) -> dict[int, Path]:
-        """Returns the numeric sub-folders; what is wrong is logged once, not at every look."""
-        try:
-            found = {int(p.name): p for p in self._base_path.iterdir() if _is_number(p.name) and p.is_dir()}
-            problem = "" if found else "no versions yet: waiting for a sub-folder whose name is a number"
-        except OSError as error:
-            found, problem = {}, f"cannot be read ({error.strerror}); the state stays as it is"
-        if problem and problem != self._said:
-            _LOG.warning("%s: %s", self._base_path, problem)
-        self._said = problem
-        return found
-
-    def _follow(self, poll_s: float) -> None:
-        while not self._stop.wait(poll_s):
-            try:
-                self.poll()
-            except Exception:  # the watcher must outlive any folder
-                _LOG.exception("%s: looking for versions failed", self._base_path)
+def _is_batchable(definition: Any) -> bool:
+    """Tells whether rows of different requests always fit together: only their number is open."""
+    dims = [dim for info in definition.inputs.values() for dim in info.tensor_shape.dim[1:]]
+    return bool(definition.inputs) and _has_rows(definition) and all(dim.size >= 0 for dim in dims)
 
 
 def check_aliases(wanted: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
@@ -431,19 +419,6 @@ def _fits(shape: tuple[int, ...], sizes: list[int]) -> bool:
 def _type_word(dtype: np.dtype[Any]) -> str:
     words = {"float32": "float", "float64": "double", "object": "string"}
     return words.get(dtype.name, dtype.name)
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
-
-
-def _fingerprint(path: Path) -> object:
-    """Changes when a file is added to, or written in, a version's folder."""
-    try:
-        files = [path, *path.iterdir(), *(path / "variables").glob("*")]
-        return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-    except OSError:
-        return None
 
 
 def _first_line(error: Exception) -> str:

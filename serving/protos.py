@@ -7,21 +7,36 @@ and importing `tensorflow_serving` in the same process does no harm.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 
-def _load_pool() -> descriptor_pool.DescriptorPool:
+def _load_pool() -> tuple[descriptor_pool.DescriptorPool, list[str]]:
     data = resources.files("serving").joinpath("descriptors.pb").read_bytes()
     pool = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
+    files = descriptor_pb2.FileDescriptorSet.FromString(data).file
+    for file in files:
         pool.Add(file)
-    return pool
+    return pool, [file.name for file in files]
 
 
-_POOL = _load_pool()
+def _nested(kinds: Iterable[Any]) -> Iterator[Any]:
+    for kind in kinds:
+        yield kind
+        yield from _nested(kind.nested_types)
+
+
+_POOL, _FILES = _load_pool()
+# Protobuf makes classes when they are needed and holds them weakly. One that the garbage collector takes apart
+# can still be found by another thread, which then works with a class without attributes: so all are kept.
+_CLASSES = tuple(
+    message_factory.GetMessageClass(kind)
+    for name in _FILES
+    for kind in _nested(_POOL.FindFileByName(name).message_types_by_name.values())
+)
 
 
 def _message(name: str) -> Any:
@@ -41,6 +56,12 @@ ClassificationRequest = _message("tensorflow.serving.ClassificationRequest")
 RegressionRequest = _message("tensorflow.serving.RegressionRequest")
 MultiInferenceRequest = _message("tensorflow.serving.MultiInferenceRequest")
 PredictionLog = _message("tensorflow.serving.PredictionLog")
+ReloadConfigRequest = _message("tensorflow.serving.ReloadConfigRequest")
+ReloadConfigResponse = _message("tensorflow.serving.ReloadConfigResponse")
+ModelServerConfig = _message("tensorflow.serving.ModelServerConfig")
+BatchingParameters = _message("tensorflow.serving.BatchingParameters")
+SSLConfig = _message("tensorflow.serving.SSLConfig")
+MonitoringConfig = _message("tensorflow.serving.MonitoringConfig")
 HealthCheckRequest = _message("grpc.health.v1.HealthCheckRequest")
 HealthCheckResponse = _message("grpc.health.v1.HealthCheckResponse")
 

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from serving import protos, tensors
 from serving.api import Api
-from serving.models import DEFAULT_SIGNATURE, Arrays, Signature
+from serving.models import DEFAULT_SIGNATURE, Arrays, LoadedModel, Signature
+from serving.monitor import Monitor
 from serving.status import Code, StatusError
+from serving.turns import Call, Line
 
 _LOG = logging.getLogger(__name__)
-# TensorFlow Serving's default for --rest_api_timeout_in_ms.
-_TIMEOUT_S = 30.0
+# As for gRPC: threads that say no, and answer questions of status, while all others are busy.
+_SPARE_THREADS = 8
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
@@ -39,26 +41,41 @@ class RestServer:
 
     Args:
         api: what it answers.
+        monitor: counts, times and logs.
         host: address to listen on.
         port: 0 picks a free one.
         threads: requests handled at the same time.
+        timeout_s: longest wait of a request, in s.
+        metrics_path: path of the Prometheus page, or None.
 
     Raises:
         OSError: the port cannot be bound.
     """
 
-    def __init__(self, api: Api, *, host: str, port: int, threads: int) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        monitor: Monitor,
+        host: str,
+        port: int,
+        threads: int,
+        timeout_s: float = 30.0,
+        metrics_path: str | None = None,
+    ) -> None:
         logging.getLogger("waitress").setLevel(logging.ERROR)
+        places = Line(inside=max(1, threads - _SPARE_THREADS), waiting=0)
         self._server = waitress.server.create_server(
-            application(api),
+            _Application(api, monitor, places, timeout_s=timeout_s, metrics_path=metrics_path),
             host=host,
             port=port,
             threads=threads,
             ident=None,
             max_request_body_size=api.limits.json_bytes,
-            inbuf_overflow=api.limits.json_bytes,
+            inbuf_overflow=1 << 20,  # larger bodies wait in a file
             channel_timeout=30,
             connection_limit=1000,
+            channel_request_lookahead=1,  # so that a client's leaving is seen
             asyncore_use_poll=True,
             clear_untrusted_proxy_headers=True,
         )
@@ -95,38 +112,57 @@ class RestServer:
         self._thread.join(timeout=10)
 
 
-def application(api: Api) -> Callable[..., Iterable[bytes]]:
-    """Returns the WSGI application."""
+class _Application:
+    """The WSGI application."""
 
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        try:
-            code, value = Code.OK, _route(api, environ)
-        except StatusError as error:
-            code, value = error.code, {"error": error.message}
-        except Exception:  # a bug must neither end the server nor show its stack
-            _LOG.exception("REST request failed")
-            code, value = Code.INTERNAL, {"error": "the server failed; its log says why"}
-        body = json.dumps(value).encode()
-        phrase = (
-            HTTPStatus(code.http).phrase if code.http in HTTPStatus.__members__.values() else "Client Closed Request"
-        )
-        start_response(
-            f"{code.http} {phrase}", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        )
+    def __init__(self, api: Api, monitor: Monitor, places: Line, *, timeout_s: float, metrics_path: str | None) -> None:
+        self._api, self._monitor, self._places = api, monitor, places
+        self._timeout_s, self._metrics_path = timeout_s, metrics_path
+        # Bytes of JSON being read at the same time: as objects they take up to thirty times as much.
+        self._memory = Line(inside=api.limits.json_bytes, waiting=api.limits.in_hand * api.limits.json_bytes)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        if verb == "GET" and path == self._metrics_path:
+            code, kind, body = Code.OK, "text/plain", self._monitor.page().encode()
+        else:
+            code, value = self._answer(verb, path, environ)
+            kind, body = "application/json", json.dumps(value).encode()
+        phrase = HTTPStatus(code.http).phrase if code != Code.CANCELLED else "Client Closed Request"
+        start_response(f"{code.http} {phrase}", [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body]
 
-    return answer
+    def _answer(self, verb: str, path: str, environ: Mapping[str, Any]) -> tuple[Code, Any]:
+        try:
+            return Code.OK, self._route(verb, path, environ)
+        except StatusError as error:
+            return error.code, {"error": error.message}
+        except Exception:  # a bug must neither end the server nor show its stack
+            _LOG.exception("a REST request failed")
+            return Code.INTERNAL, {"error": "the server failed; its log says why"}
 
+    def _route(self, verb: str, path: str, environ: Mapping[str, Any]) -> Any:
+        if verb == "POST" and (match := _POST.fullmatch(path)):
+            return self._post(match, environ)
+        if verb == "GET" and (match := _GET.fullmatch(path)):
+            return _metadata(self._api, match) if match["method"] else _status(self._api, match)
+        raise StatusError(Code.INVALID_ARGUMENT, f"Malformed request: {verb} {path}")
 
-def _route(api: Api, environ: Mapping[str, Any]) -> Any:
-    verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
-    if verb == "POST" and (match := _POST.fullmatch(path)):
-        if match["method"].lower() == "predict":
-            return _predict(api, match, environ)
-        return _refuse(api, match)
-    if verb == "GET" and (match := _GET.fullmatch(path)):
-        return _metadata(api, match) if match["method"] else _status(api, match)
-    raise StatusError(Code.INVALID_ARGUMENT, f"Malformed request: {verb} {path}")
+    def _post(self, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
+        method = match["method"].capitalize()
+        call = Call(self._timeout_s, has_left=environ.get("waitress.client_disconnected", lambda: False))
+        with (
+            self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
+            self._places.turn(call),
+        ):
+            return self._predict(match, environ, call) if method == "Predict" else _refuse(self._api, match, call)
+
+    def _predict(self, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> Any:
+        with self._api.catalog.use(match["name"], _version(self._api, match)) as model:
+            with self._memory.turn(call, int(environ.get("CONTENT_LENGTH") or 0)):
+                signature, by_row, inputs = _read(model, environ["wsgi.input"].read())
+            outputs = model.run(signature, inputs, call)
+        return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
 
 
 def _status(api: Api, match: re.Match[str]) -> Any:
@@ -142,13 +178,13 @@ def _status(api: Api, match: re.Match[str]) -> Any:
                     "error_message": known.error.message if known.error else "",
                 },
             }
-            for known in api.folder.statuses(match["name"], version)
+            for known in api.catalog.statuses(match["name"], version)
         ]
     }
 
 
 def _metadata(api: Api, match: re.Match[str]) -> Any:
-    with api.folder.use(match["name"], _version(match)) as model:
+    with api.catalog.use(match["name"], _version(api, match)) as model:
         signatures = {
             name: {
                 "inputs": {alias: _info(info) for alias, info in signature.definition.inputs.items()},
@@ -172,34 +208,32 @@ def _info(info: Any) -> dict[str, Any]:
     }
 
 
-def _refuse(api: Api, match: re.Match[str]) -> Any:
+def _refuse(api: Api, match: re.Match[str], call: Call) -> Any:
     classify = match["method"].lower() == "classify"
     request = (protos.ClassificationRequest if classify else protos.RegressionRequest)()
     request.model_spec.name = match["name"]
-    version = _version(match)
+    version = _version(api, match)
     if version is not None:
         request.model_spec.version.value = version
-    return (api.classify if classify else api.regress)(request)
+    return (api.classify if classify else api.regress)(request, call)
 
 
-def _predict(api: Api, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
-    with api.turn(match["name"], _version(match), _TIMEOUT_S) as model:
-        body = _json(environ["wsgi.input"].read())
-        if not isinstance(body, dict):
-            raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
-        name = body.get("signature_name") or DEFAULT_SIGNATURE
-        signature = model.signatures.get(name) if isinstance(name, str) else None
-        if signature is None:
-            raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
-        by_row = _is_by_row(body)
-        inputs = _rows(signature, body["instances"]) if by_row else _columns(signature, body["inputs"])
-        outputs = signature.run(inputs, limits=api.limits)
-    return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
+def _read(model: LoadedModel, data: bytes) -> tuple[Signature, bool, Arrays]:
+    """Reads a body: what to run, whether it came by row, and on what."""
+    body = _json(data)
+    if not isinstance(body, dict):
+        raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
+    name = body.get("signature_name") or DEFAULT_SIGNATURE
+    signature = model.signatures.get(name) if isinstance(name, str) else None
+    if signature is None:
+        raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+    by_row = _is_by_row(body)
+    return signature, by_row, _rows(signature, body["instances"]) if by_row else _columns(signature, body["inputs"])
 
 
-def _version(match: re.Match[str]) -> int | None:
+def _version(api: Api, match: re.Match[str]) -> int | None:
     if match["label"]:
-        raise StatusError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {match['label']}")
+        return api.catalog.label(match["name"], match["label"])
     return int(match["version"]) if match["version"] else None
 
 
@@ -271,8 +305,9 @@ def _array(alias: str, value: Any, number: int) -> NDArray[Any]:
             raise ValueError("wrong type")
         if array.size and dtype.kind in "iu" and not _in_range(array, dtype):
             raise ValueError("out of range")
-        return array.astype(dtype)
-    except (ValueError, TypeError, OverflowError):
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except (ValueError, TypeError, ArithmeticError):
         raise StatusError(
             Code.INVALID_ARGUMENT,
             f"'{alias}' is not a rectangular array of {protos.data_type_name(number)}: "

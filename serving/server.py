@@ -6,32 +6,26 @@ moves to the stock binary without a change.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-# The library's own lines about a taken port say less than our error does.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
-
-from serving import protos
 from serving.api import Api
-from serving.models import Limits, LoadedModel, ModelFolder
+from serving.catalog import Catalog
+from serving.models import Limits, LoadedModel
+from serving.monitor import Monitor
 from serving.rest import RestServer
-from serving.status import Code, StatusError
+from serving.rpc import SPARE_THREADS, RpcServer
+from serving.settings import Batching, ModelSettings, Tls, read_models
+from serving.status import StatusError
+from serving.turns import Line
 from tfpipe.errors import ServingError, UsageError
 
 _LOG = logging.getLogger(__name__)
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +33,52 @@ class ServerConfig:
     """Settings of the embedded server; names are tensorflow_model_server's flags.
 
     Attributes:
-        model_base_path: folder with one numeric sub-folder for each version.
+        model_base_path: folder with one numeric sub-folder for each version; None with a `model_config_file`.
         model_name: the model's name in requests.
+        model_config_file: text proto with several models, instead of name and folder.
+        model_config_file_poll_wait_seconds: time between two readings of that file, in s; 0 reads it once.
+        allow_version_labels_for_unavailable_models: a new label may name a version that is not loaded yet.
         host: address to listen on; the default is reachable from this machine alone.
         port: gRPC port; 0 picks a free one.
         rest_api_port: REST port; 0 picks a free one, a negative number turns REST off.
+        rest_api_timeout_in_ms: longest wait of a REST request, in ms.
         grpc_max_threads: threads that take requests; 0 is as many as may compute and wait, and some to refuse with.
         file_system_poll_wait_seconds: time between two looks for new versions, in s; 0 is one look only.
         enable_model_warmup: run the model's warm-up requests before it serves.
+        batching: how requests are put together; None is not at all.
+        tls: certificates of the gRPC port; None is plain text.
+        metrics_path: path of the Prometheus page on the REST port, or None.
         limits: what requests may ask for.
 
     Raises:
-        UsageError: a port that cannot be.
+        UsageError: a port that cannot be, or not exactly one of folder and configuration file.
     """
 
-    model_base_path: Path
+    model_base_path: Path | None = None
     model_name: str = "vae"
+    model_config_file: Path | None = None
+    model_config_file_poll_wait_seconds: float = 0.0
+    allow_version_labels_for_unavailable_models: bool = False
     host: str = "127.0.0.1"
     port: int = 8500
     rest_api_port: int = 8501
+    rest_api_timeout_in_ms: int = 30_000
     grpc_max_threads: int = 0
     file_system_poll_wait_seconds: float = 1.0
     enable_model_warmup: bool = True
+    batching: Batching | None = field(default_factory=Batching)
+    tls: Tls | None = None
+    metrics_path: str | None = None
     limits: Limits = field(default_factory=lambda: Limits(running=max(2, os.cpu_count() or 2)))
 
     def __post_init__(self) -> None:
         for name, least in (("port", 0), ("rest_api_port", -1)):
             if not least <= getattr(self, name) <= 65_535:
                 raise UsageError(f"--{name} {getattr(self, name)} is no port; use {least} to 65535")
+        if (self.model_base_path is None) == (self.model_config_file is None):
+            raise UsageError("give --model_base_path or --model_config_file, one of the two")
+        if self.grpc_max_threads and self.grpc_max_threads <= SPARE_THREADS:
+            raise UsageError(f"--grpc_max_threads {self.grpc_max_threads} is too few; use {SPARE_THREADS + 1} or more")
 
 
 class Server:
@@ -77,58 +89,77 @@ class Server:
         rest_port: the REST port, or None.
 
     Raises:
-        ServingError: the folder is missing or a port is taken.
+        ServingError: the folder is missing, a configuration file is wrong, or a port is taken.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        if not config.model_base_path.is_dir():
-            raise ServingError(
-                f"{config.model_base_path}: no such folder; give --model_base_path the --output of `tfpipe export`"
-            )
         self.config = config
-        self._folder = ModelFolder(
-            name=config.model_name,
-            base_path=config.model_base_path,
-            load=lambda path, version: LoadedModel.load(
-                path, version=version, limits=config.limits, warmup=config.enable_model_warmup
+        self._models = _models(config)
+        limits, turns = config.limits, Line(inside=config.limits.running, waiting=config.limits.in_hand)
+        self.catalog = Catalog(
+            lambda path, version: LoadedModel.load(
+                path,
+                version=version,
+                limits=limits,
+                turns=turns,
+                batching=config.batching,
+                warmup=config.enable_model_warmup,
             ),
+            poll_s=config.file_system_poll_wait_seconds,
+            early_labels=config.allow_version_labels_for_unavailable_models,
         )
-        api = Api(self._folder, config.limits)
-        threads = config.grpc_max_threads or config.limits.running + config.limits.waiting + 8
-        self._grpc = _grpc_server(api, threads=threads, max_bytes=config.limits.message_bytes)
+        api, monitor = Api(self.catalog, limits), Monitor(self.catalog.knows)
+        threads = limits.in_hand + SPARE_THREADS
         self._draining = threading.Event()
-        self._grpc.add_generic_rpc_handlers((_health_handler(self._is_serving),))
-        self.port = _bind_grpc(self._grpc, config.host, config.port)
-        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, config, threads=threads)
+        self._rpc = RpcServer(
+            api,
+            monitor=monitor,
+            is_serving=self._is_serving,
+            host=config.host,
+            port=config.port,
+            threads=config.grpc_max_threads or threads,
+            tls=config.tls,
+        )
+        self.port = self._rpc.port
+        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config, threads=threads)
         self.rest_port = self._rest.port if self._rest else None
 
     @property
     def versions(self) -> list[int]:
-        """Versions that answer now."""
-        try:
-            known = self._folder.statuses(self.config.model_name)
-        except StatusError:
-            return []
-        return [status.version for status in known if status.state == "AVAILABLE"]
+        """Versions of the first model that answer now, newest first."""
+        return self.catalog.versions().get(self._models[0].name, [])
 
     def start(self) -> None:
-        """Loads the newest version, then answers. An empty folder is watched until a version comes."""
-        self._folder.start(poll_s=self.config.file_system_poll_wait_seconds)
-        self._grpc.start()
+        """Loads what is to be served, then answers. A `model_base_path` without versions is watched until one comes.
+
+        Raises:
+            ServingError: a model or label of the configuration file cannot be served.
+        """
+        config = self.config
+        try:
+            self.catalog.replace(self._models)
+        except StatusError as error:
+            if config.model_config_file:
+                self.catalog.stop()
+                raise ServingError(f"{config.model_config_file}: {error.message}") from error
+        if config.model_config_file and config.model_config_file_poll_wait_seconds > 0:
+            self.catalog.follow(config.model_config_file, poll_s=config.model_config_file_poll_wait_seconds)
+        self._rpc.start()
         if self._rest:
             self._rest.start()
 
     def stop(self, *, grace_s: float = 30.0) -> None:
         """Takes no new requests and finishes those in flight, for up to `grace_s` seconds."""
         self._draining.set()
-        stopped = self._grpc.stop(grace_s)
+        stopped = self._rpc.stop(grace_s)
         if self._rest:
             self._rest.stop(grace_s=grace_s)
         stopped.wait()
-        self._folder.stop()
+        self.catalog.stop()
 
     def _is_serving(self) -> bool:
-        return self._folder.available and not self._draining.is_set()
+        versions = self.catalog.versions()
+        return bool(versions) and all(versions.values()) and not self._draining.is_set()
 
 
 def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
@@ -153,103 +184,30 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     server.stop()
 
 
-def _grpc_server(api: Api, *, threads: int, max_bytes: int) -> Any:
-    server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", max_bytes),
-            ("grpc.max_send_message_length", -1),
-        ],
-    )
-    prediction = {
-        "Predict": _method(api.predict, protos.PredictRequest),
-        "GetModelMetadata": _method(api.metadata, protos.GetModelMetadataRequest),
-        "Classify": _method(api.classify, protos.ClassificationRequest),
-        "Regress": _method(api.regress, protos.RegressionRequest),
-        "MultiInference": _method(api.multi_inference, protos.MultiInferenceRequest),
-    }
-    model = {
-        "GetModelStatus": _method(api.status, protos.GetModelStatusRequest),
-        "HandleReloadConfigRequest": _method(_no_reload, protos.GetModelStatusRequest),
-    }
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", prediction),
-            grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", model),
+def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
+    """Returns what to serve, from the flags or from the configuration file."""
+    if config.model_config_file is not None:
+        models = read_models(config.model_config_file)
+        if not models:
+            raise ServingError(f"{config.model_config_file}: lists no model")
+        return models
+    path = config.model_base_path
+    if path is None or not path.is_dir():
+        raise ServingError(f"{path}: no such folder; give --model_base_path the --output of `tfpipe export`")
+    return (ModelSettings(name=config.model_name, base_path=path),)
+
+
+def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig, *, threads: int) -> RestServer:
+    try:
+        return RestServer(
+            api,
+            monitor=monitor,
+            host=config.host,
+            port=config.rest_api_port,
+            threads=threads,
+            timeout_s=config.rest_api_timeout_in_ms / 1000,
+            metrics_path=config.metrics_path,
         )
-    )
-    return server
-
-
-def _method(answer: Callable[..., Any], request_class: Any) -> Any:
-    """Wraps a method of `Api` for gRPC; bytes that are no such message become None."""
-
-    def parse(data: bytes) -> Any:
-        try:
-            return request_class.FromString(data)
-        except Exception:  # DecodeError has another base on each protobuf generation
-            return _NOT_A_MESSAGE
-
-    return grpc.unary_unary_rpc_method_handler(
-        functools.partial(_answer, answer),
-        request_deserializer=parse,
-        response_serializer=lambda message: message.SerializeToString(),
-    )
-
-
-_NOT_A_MESSAGE = object()
-
-
-def _answer(answer: Callable[..., Any], request: Any, context: Any) -> Any:
-    try:
-        if request is _NOT_A_MESSAGE:
-            raise StatusError(Code.INTERNAL, "The request is not a message of this method.")
-        return answer(request, context.time_remaining())
-    except StatusError as error:
-        code, message = error.code, error.message
-    except Exception:  # a bug must neither end the server nor show its stack
-        _LOG.exception("gRPC request failed")
-        code, message = Code.INTERNAL, "the server failed; its log says why"
-    return context.abort(_CODES[int(code)], message)
-
-
-def _no_reload(request: Any, timeout_s: float | None = None) -> Any:
-    raise StatusError(
-        Code.UNIMPLEMENTED, "This server serves one model; start it again with another --model_base_path to change it."
-    )
-
-
-def _health_handler(is_serving: Callable[[], bool]) -> Any:
-    """Returns grpc.health.v1.Health with Check."""
-
-    def check(request: Any, timeout_s: float | None) -> Any:
-        if request.service not in _SERVICES:
-            raise StatusError(Code.NOT_FOUND, f"unknown service {request.service}")
-        state = "SERVING" if is_serving() else "NOT_SERVING"
-        return protos.HealthCheckResponse(status=state)
-
-    return grpc.method_handlers_generic_handler(
-        "grpc.health.v1.Health", {"Check": _method(check, protos.HealthCheckRequest)}
-    )
-
-
-def _bind_grpc(server: Any, host: str, port: int) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound = server.add_insecure_port(address)
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise ServingError(
-            f"{address}: cannot listen there (taken, or not an address of this machine); choose another --port"
-        )
-    return int(bound)
-
-
-def _bind_rest(api: Api, config: ServerConfig, *, threads: int) -> RestServer:
-    try:
-        return RestServer(api, host=config.host, port=config.rest_api_port, threads=threads)
     except (OSError, ValueError) as error:
         raise ServingError(
             f"{config.host}:{config.rest_api_port}: cannot listen there ({error}); choose another --rest_api_port, "

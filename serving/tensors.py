@@ -1,6 +1,6 @@
 """NumPy arrays to and from TensorProto.
 
-Out: always `tensor_content`, one copy. In: `tensor_content` or the typed
+Out: always `tensor_content`; an answer's is copied once. In: `tensor_content` or the typed
 fields, as TensorFlow reads them; the declared shape is checked against the
 limit and against the data before anything is allocated.
 """
@@ -8,7 +8,7 @@ limit and against the data before anything is allocated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     22: np.dtype("<u4"),
     23: np.dtype("<u8"),
 }
+# Field numbers on the wire.
+_TENSOR_CONTENT, _OUTPUTS = (
+    kind.DESCRIPTOR.fields_by_name[name].number
+    for kind, name in ((protos.TensorProto, "tensor_content"), (protos.PredictResponse, "outputs"))
+)
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 _VALUES = {
     1: "float_val",
@@ -65,17 +70,69 @@ def to_proto(array: NDArray[Any]) -> Any:
     Raises:
         TensorError: no TensorFlow type for the array's.
     """
+    proto = protos.TensorProto()
+    write(proto, array)
+    return proto
+
+
+def write(proto: Any, array: NDArray[Any]) -> None:
+    """Fills an empty TensorProto, such as one inside another message.
+
+    Raises:
+        TensorError: no TensorFlow type for the array's.
+    """
+    _describe(proto, array)
+    if proto.dtype == _STRING:
+        proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
+    else:
+        proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).tobytes()
+
+
+def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """Returns the bytes of a PredictResponse with these outputs.
+
+    Fields of a message may follow each other in any order, so the numbers go
+    from the arrays straight to where they belong; as fields of the message they
+    would be copied three times.
+
+    Args:
+        response: the message, without outputs.
+        outputs: by alias.
+
+    Raises:
+        TensorError: as `write`.
+    """
+    parts = [response.SerializeToString()]
+    for alias, array in outputs.items():
+        proto, content = protos.TensorProto(), np.zeros(0, np.uint8)
+        if array.dtype.kind in "OSU":
+            write(proto, array)
+        else:
+            _describe(proto, array)
+            content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).reshape(-1).view(np.uint8)
+        tensor = proto.SerializeToString() + _header(_TENSOR_CONTENT, len(content))
+        key = _header(1, len(alias.encode())) + alias.encode()
+        entry = key + _header(2, len(tensor) + len(content)) + tensor
+        parts += [_header(_OUTPUTS, len(entry) + len(content)), entry, content.data]
+    return b"".join(parts)
+
+
+def _describe(proto: Any, array: NDArray[Any]) -> None:
     number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
-    proto = protos.TensorProto(dtype=number)
+    proto.dtype = number
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    if number == _STRING:
-        proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
-    else:
-        proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[number]).tobytes()
-    return proto
+
+
+def _header(field: int, length: int) -> bytes:
+    """Returns what stands before a field of so many bytes: its number and kind, and the length as a varint."""
+    result = bytearray([field << 3 | 2])
+    while length > 127:
+        result.append(length & 127 | 128)
+        length >>= 7
+    return bytes([*result, length])
 
 
 def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
@@ -91,7 +148,8 @@ def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
     dtype = dtype_of(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
-    if count * dtype.itemsize > max_bytes:
+    # Sizes beside a zero count too: NumPy has no array of [0, 2**40, 2**40].
+    if math.prod(size or 1 for size in shape) * dtype.itemsize > max_bytes:
         raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
     if proto.tensor_content:
         return _from_content(proto, dtype, shape, count)

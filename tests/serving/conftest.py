@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from serving_tools import start_server
+from serving_tools import export_toy, start_server
 
 from serving.client import Client
 from tfpipe.spec import FeatureSpec
@@ -51,6 +51,12 @@ def exported(model, tmp_path_factory):
     from serving.export import export_model
 
     return export_model(model, tmp_path_factory.mktemp("export") / "models")
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of a small model whose answers tell what ran (`serving_tools.export_toy`), version 1."""
+    return export_toy(tmp_path_factory.mktemp("toy"), 1).parent
 
 
 @pytest.fixture(scope="session")

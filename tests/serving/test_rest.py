@@ -14,6 +14,7 @@ import pytest
 from serving import protos, rest
 from serving.api import Api
 from serving.models import Signature
+from serving.monitor import Monitor
 
 PREDICT = "/v1/models/vae:predict"
 
@@ -206,7 +207,8 @@ def test_concurrent_requests_get_their_own_answers(server, client):
 
 def test_stops_whatever_wakes_its_loop_meanwhile(server, monkeypatch):
     """A thread that has just answered may wake the loop between the steps of a stop."""
-    opened = rest.RestServer(Api(server._folder, server.config.limits), host="127.0.0.1", port=0, threads=2)
+    api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
+    opened = rest.RestServer(api, monitor=monitor, host="127.0.0.1", port=0, threads=2)
     opened.start()
     trigger = opened._server.trigger
     wake = trigger._physical_pull

@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from serving_tools import copy_version, eventually, start_server
+from serving_tools import copy_version, eventually, run_command, start_server
 
 from serving import protos, tensors
-from serving.models import Gate, Limits, Signature
+from serving.models import Limits, Signature
 from serving.server import Server, ServerConfig
 from serving.status import Code, StatusError
+from serving.turns import Call, Line
 from tfpipe.errors import ServingError, UsageError
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -247,14 +248,13 @@ def test_example_calls_are_refused_as_for_a_model_without_such_signatures(channe
         assert says in info.value.details()
 
 
-def test_multi_inference_and_reload_are_refused(channel):
+def test_multi_inference_is_refused(channel):
     request = protos.MultiInferenceRequest()
     task = request.tasks.add(method_name="tensorflow/serving/predict")
     task.model_spec.name = "vae"
-    for path, message in ((f"{PREDICTION}/MultiInference", request), (f"{MODEL}/HandleReloadConfigRequest", b"")):
-        with pytest.raises(grpc.RpcError) as info:
-            call(channel, path, message, protos.PredictResponse)
-        assert info.value.code().name == "UNIMPLEMENTED"
+    with pytest.raises(grpc.RpcError) as info:
+        call(channel, f"{PREDICTION}/MultiInference", request, protos.PredictResponse)
+    assert info.value.code().name == "UNIMPLEMENTED"
 
 
 def test_health(channel):
@@ -322,80 +322,22 @@ def test_runtime_errors_keep_their_code_and_lose_their_stack():
     definition.inputs["x"].dtype = 1
     definition.inputs["x"].tensor_shape.unknown_rank = True
     function = tf.function(lambda x: {"y": tf.reshape(x, [-1, 3])}, input_signature=[tf.TensorSpec([None], name="x")])
-    signature = Signature(definition, function)
-    with pytest.raises(StatusError) as info:
-        signature.run({"x": np.zeros(4, np.float32)}, limits=Limits())
-    assert info.value.code == Code.INVALID_ARGUMENT
-    assert "4 values" in info.value.message
+
+    def refusal(alone):
+        with pytest.raises(StatusError) as info:
+            Signature(definition, alone).run(
+                {"x": np.zeros(4, np.float32)}, limits=Limits(), turns=Line(inside=1, waiting=0), call=Call()
+            )
+        return info.value
+
+    error = refusal(lambda inputs: {alias: tensor.numpy() for alias, tensor in function(**inputs).items()})
+    assert error.code == Code.INVALID_ARGUMENT
+    assert "4 values" in error.message
     for word in ("File", "line", "Traceback", "{{", "[Op:", "Detected at"):
-        assert word not in info.value.message
-    broken = Signature(definition, lambda x: 1 / 0)
-    with pytest.raises(StatusError) as info:
-        broken.run({"x": np.zeros(4, np.float32)}, limits=Limits())
-    assert info.value.code == Code.INTERNAL
-    assert "division" not in info.value.message
-
-
-def test_gate_refuses_at_once_and_honours_deadlines():
-    gate, inside, leave = Gate(Limits(running=1, waiting=1)), threading.Event(), threading.Event()
-
-    def hold():
-        with gate.turn():
-            inside.set()
-            leave.wait(10)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    inside.wait(10)
-    started = time.monotonic()
-    with pytest.raises(StatusError) as late, gate.turn(0.2):
-        pass
-    assert late.value.code == Code.DEADLINE_EXCEEDED
-    assert 0.1 < time.monotonic() - started < 2
-    got_turn = threading.Event()
-
-    def wait():
-        with gate.turn():
-            got_turn.set()
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    time.sleep(0.2)
-    with pytest.raises(StatusError) as full, gate.turn(5):
-        pass
-    assert full.value.code == Code.UNAVAILABLE
-    assert not got_turn.is_set()
-    leave.set()
-    assert got_turn.wait(10)
-    holder.join()
-    waiter.join()
-
-
-def test_overload_is_unavailable_and_passes(exported):
-    limits = Limits(running=1, waiting=2)
-    server = start_server(
-        exported.path.parent, limits=limits, enable_model_warmup=False, file_system_poll_wait_seconds=0
-    )
-    request = predict_request("decode_audio", z=np.zeros((4, 8), np.float32), ref_db=np.zeros(4, np.float32))
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel, ThreadPoolExecutor(24) as pool:
-            predict(channel, request)
-
-            def one(_):
-                try:
-                    predict(channel, request)
-                except grpc.RpcError as error:
-                    return error.code().name
-                return "OK"
-
-            answers = list(pool.map(one, range(24)))
-            assert set(answers) == {"OK", "UNAVAILABLE"}
-            assert answers.count("OK") >= 3
-            assert one(0) == "OK"
-            code, _ = refused(channel, request, timeout=0.01)
-            assert code == "DEADLINE_EXCEEDED"
-    finally:
-        server.stop(grace_s=5)
+        assert word not in error.message
+    error = refusal(lambda inputs: 1 / 0)
+    assert error.code == Code.INTERNAL
+    assert "division" not in error.message
 
 
 def test_versions_roll_over_under_requests_and_broken_ones_never_serve(exported, tmp_path, caplog):
@@ -504,3 +446,14 @@ def test_serve_command_reports_ports_and_drains_on_sigterm(exported):
 def test_a_port_that_cannot_be_is_wrong_usage(tmp_path, ports):
     with pytest.raises(UsageError, match="is no port"):
         ServerConfig(model_base_path=tmp_path, **ports)
+
+
+@pytest.mark.parametrize("flags", [[], ["--enable_batching=false"]])
+def test_a_batching_file_needs_its_flag(tmp_path, flags):
+    path = tmp_path / "batching.config"
+    path.write_text("")
+    with pytest.raises(UsageError, match="batching_parameters_file is set without setting --enable_batching to true"):
+        run_command("serve", "--model_base_path", tmp_path, "--batching_parameters_file", path, *flags)
+    path.write_text("max_batch_size: 5")
+    with pytest.raises(ServingError, match=r"batching\.config: Error parsing text-format"):
+        run_command("serve", "--model_base_path", tmp_path, "--batching_parameters_file", path, "--enable_batching")

@@ -17,6 +17,23 @@ def test_round_trip(dtype, shape):
     np.testing.assert_array_equal(back, array)
 
 
+def test_an_answer_is_written_as_protobuf_writes_it():
+    outputs = {
+        "mel": np.arange(60_000, dtype=np.float32).reshape(3, -1, 5).transpose(0, 2, 1),
+        "big": np.array([1, 2], ">i8"),
+        "none": np.zeros((0, 4), np.float64),
+        "scalar": np.float32(1.5).reshape(()),
+        "flags": np.array([True, False]),
+        "text": np.array([[b"a", b"\xff"]], object),
+    }
+    expected = protos.PredictResponse()
+    expected.model_spec.name = "vae"
+    ours = protos.PredictResponse.FromString(tensors.serialised(expected, outputs))
+    for alias, array in outputs.items():
+        tensors.write(expected.outputs[alias], array)
+    assert ours == expected
+
+
 def test_strings_round_trip():
     back = tensors.from_proto(tensors.to_proto(np.array([[b"a", b"\xff\x00"]], object)), max_bytes=LIMIT)
     assert back.tolist() == [[b"a", b"\xff\x00"]]
@@ -57,6 +74,7 @@ def _proto(*, dtype=1, dims=(2,), **fields):
     ("proto", "says"),
     [
         (_proto(dims=(1 << 40, 1 << 40)), "would take more than"),
+        (_proto(dims=(0, 1 << 40, 1 << 40)), "would take more than"),
         (_proto(dims=(-1,)), "not fully known"),
         (_proto(dims=(1,) * 40), "40 dimensions"),
         (_proto(tensor_content=b"123"), "holds 3 bytes"),

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="recordings (preprocess) or dataset folder (input, train) to use; some are made",
+        help="recordings (preprocess) or dataset folder (input, train) to use, or some are made; model folder (serve)",
     )
     parser.add_argument("--rounds", type=int, help="how often everything is timed (3; train: 10)")
     parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
@@ -82,6 +82,14 @@ def _rounds(args: argparse.Namespace, usual: int) -> int:
     return usual if args.rounds is None else int(args.rounds)
 
 
+def _serve(args: argparse.Namespace) -> Sequence[Result]:
+    from serving.bench import bench_serve
+
+    if len(args.inputs) != 1:
+        raise UsageError("bench serve: give the folder of an exported model")
+    return bench_serve(Path(args.inputs[0]), rounds=_rounds(args, 3))
+
+
 def _table(results: Sequence[Result]) -> str:
     rows, width = [], max(len(result.name) for result in results)
     for result in results:
@@ -94,4 +102,5 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
     "preprocess": _preprocess,
     "input": _input,
     "train": _train,
+    "serve": _serve,
 }

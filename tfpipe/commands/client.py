@@ -73,9 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs one action against the server."""
-    from serving.client import Client
+    from serving.client import Client, ClientTls
 
-    wanted = {"model": args.model_name, "version": args.version, "timeout_s": args.timeout_s}
+    if (args.tls_cert or args.tls_key) and not args.tls_ca:
+        raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")
+    tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key) if args.tls_ca else None
+    wanted = {"model": args.model_name, "version": args.version, "timeout_s": args.timeout_s, "tls": tls}
     with Client(args.server, **wanted, on_wait=_say) as client:
         result = _ACTIONS[args.action](client, args)
     if args.json:
@@ -340,6 +343,9 @@ def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout_s", type=float, default=60.0, metavar="S", help="deadline of a request (default 60 s)"
     )
+    parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority of the server's certificate: use TLS")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="the client's certificate, where the server asks")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser
 

@@ -1,0 +1,226 @@
+"""`tfpipe bench serve`: the server against one call of the model for each request, and against the model itself.
+
+The client is this process, which also holds the model that is the limit; the
+two servers are processes of their own. All is measured in turn, in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+
+from serving import protos, tensors
+from serving.check import server_process
+from tfpipe.bench import Result, compared, rates
+from tfpipe.errors import ServingError, UsageError
+
+_CLIENTS = 32
+_ROWS = 32
+# Requests of one client in one timing, and pairs of calls that latencies are taken from.
+_REQUESTS, _PAIRS = 8, 200
+_MANY = 64
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, pairs: int = _PAIRS) -> list[Result]:
+    """Measures an exported model behind the server.
+
+    Args:
+        model_dir: folder of the exported versions.
+        rounds: how often everything is timed.
+        requests: requests of each of the concurrent clients in one timing.
+        pairs: calls that latencies are taken from.
+
+    Raises:
+        UsageError: no rounds, or no version in the folder.
+        ServingError: a server does not start or does not answer.
+    """
+    if rounds < 1 or requests < 1 or pairs < 1:
+        raise UsageError(f"rounds={rounds}, requests={requests}, pairs={pairs} cannot be measured; use 1 at least")
+    model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+    decode = model.signatures["decode"]
+    width = decode.structured_input_signature[1]["z"].shape[1]
+    z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
+    mel = np.clip(np.random.default_rng(1).random((_MANY, *decode.structured_outputs["mel"].shape[1:])), 0, 1)
+    mel = mel.astype(np.float32)
+
+    def local(name: str, **inputs: np.ndarray) -> Callable[[], int]:
+        return lambda: len([t.numpy() for t in model.signatures[name](**_constants(inputs)).values()])
+
+    with server_process(["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]) as port:
+        ours = _Target(port)
+        first_ms = ours.milliseconds("decode", z=z[:1])
+        with server_process([str(model_dir)], module="serving.bench") as baseline_port, ours:
+            with _Target(baseline_port) as baseline:
+                agreed = np.abs(ours.answer("decode", z=z)["mel"] - decode(z=tf.constant(z))["mel"].numpy()).max()
+                if not agreed < 1e-3:
+                    raise ServingError(f"{model_dir}: the server's answer differs from the model's by {agreed:g}")
+                found = rates(
+                    {
+                        "limit": _repeated(local("decode", z=z[:_ROWS]), _ROWS, requests),
+                        "ours": lambda: ours.load(z, requests),
+                        "baseline": lambda: baseline.load(z, requests),
+                    },
+                    rounds=rounds,
+                    what="serve",
+                )
+            one = _pairs(lambda: ours.milliseconds("decode", z=z[:1]), local("decode", z=z[:1]), pairs)
+            many = {
+                "in": _pairs(lambda: ours.milliseconds("encode", mel=mel), local("encode", mel=mel), 5 + pairs // 20),
+                "out": _pairs(lambda: ours.milliseconds("decode", z=z), local("decode", z=z), 5 + pairs // 20),
+            }
+    served, alone = one
+    concurrent = f"{_CLIENTS} concurrent decode requests"
+    return [
+        compared("decode in process, full batches", found["limit"], against="limit", of=found["limit"]),
+        compared("one call for each request", found["baseline"], against="baseline", of=found["baseline"]),
+        compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=found["limit"]),
+        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=found["baseline"]),
+        Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
+        *(
+            Result(
+                name=f"added by the server, one client, p{percent}",
+                value=_percentile(served, percent) - _percentile(alone, percent),
+                unit="ms",
+            )
+            for percent in (50, 99)
+        ),
+        *(
+            Result(
+                name=f"added by the server, {_MANY} spectrograms {way}",
+                value=statistics.median(served) - statistics.median(alone),
+                unit="ms",
+            )
+            for way, (served, alone) in many.items()
+        ),
+        Result(
+            name="first request after the start",
+            value=first_ms,
+            unit="ms",
+            against="limit",
+            ratio=_percentile(served, 50) / first_ms,
+        ),
+    ]
+
+
+class _Target:
+    """A server under test."""
+
+    def __init__(self, port: int) -> None:
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_UNLIMITED)
+        # Bytes in, bytes out: what a client does with a tensor is its own affair.
+        self._call = self._channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        grpc.channel_ready_future(self._channel).result(timeout=60)
+
+    def __enter__(self) -> _Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def answer(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        response = protos.PredictResponse.FromString(self._call(_request(signature, inputs), timeout=120))
+        return {name: tensors.from_proto(proto, max_bytes=1 << 30) for name, proto in response.outputs.items()}
+
+    def milliseconds(self, signature: str, **inputs: np.ndarray) -> float:
+        request = _request(signature, inputs)
+        started = time.perf_counter()
+        self._call(request, timeout=120)
+        return 1e3 * (time.perf_counter() - started)
+
+    def load(self, z: np.ndarray, requests: int) -> int:
+        """Sends single rows from concurrent clients, each `requests` one after another; returns their number."""
+        messages = [_request("decode", {"z": z[i % len(z)][np.newaxis]}) for i in range(_CLIENTS)]
+
+        def client(message: bytes) -> int:
+            for _ in range(requests):
+                self._call(message, timeout=120)
+            return requests
+
+        with futures.ThreadPoolExecutor(_CLIENTS) as pool:
+            return sum(pool.map(client, messages))
+
+
+def _request(signature: str, inputs: dict[str, np.ndarray]) -> bytes:
+    request = protos.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "vae", signature
+    for alias, array in inputs.items():
+        tensors.write(request.inputs[alias], array)
+    return bytes(request.SerializeToString())
+
+
+def _pairs(served: Callable[[], float], local: Callable[[], int], count: int) -> tuple[list[float], list[float]]:
+    """Times a request and the same call in this process in turn; returns both, in ms, without a few first ones."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(count + 3):
+        times[0].append(served())
+        started = time.perf_counter()
+        local()
+        times[1].append(1e3 * (time.perf_counter() - started))
+    return times[0][3:], times[1][3:]
+
+
+def _repeated(step: Callable[[], int], rows: int, times: int) -> Callable[[], int]:
+    def run() -> int:
+        for _ in range(times):
+            step()
+        return rows * times
+
+    return run
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return float(np.percentile(values, percent))
+
+
+def _constants(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {alias: tf.constant(array) for alias, array in inputs.items()}
+
+
+def _newest(model_dir: Path) -> Path:
+    versions = [path for path in model_dir.glob("*") if path.name.isdecimal() and path.is_dir()]
+    if not versions:
+        raise UsageError(f"{model_dir}: holds no exported version; give the --output of `tfpipe export`")
+    return max(versions, key=lambda path: int(path.name))
+
+
+def _baseline(model_dir: Path) -> None:
+    """Serves as one would write it first: a thread pool, and one call of the model for each request."""
+    model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+
+    def predict(request: Any, _: Any) -> Any:
+        inputs = {alias: tensors.from_proto(proto, max_bytes=1 << 30) for alias, proto in request.inputs.items()}
+        outputs = model.signatures[request.model_spec.signature_name](**_constants(inputs))
+        response = protos.PredictResponse()
+        for alias, tensor in outputs.items():
+            tensors.write(response.outputs[alias], tensor.numpy())
+        return response
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        predict,
+        request_deserializer=protos.PredictRequest.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=_UNLIMITED)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),)
+    )
+    print(json.dumps({"port": server.add_insecure_port("127.0.0.1:0")}), flush=True)
+    server.start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _baseline(Path(sys.argv[1]))
