@@ -30,7 +30,7 @@ def save_run(folder: Path, dataset: Path, models: model.Models, **settings: obje
 def half_dead(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose dimensions 1 and 3 of 4 are the prior whatever comes in."""
     models = model.build("tiny", load_manifest(dataset).spec, latent=4)
-    kernel = np.array(models.encoder.get_layer("linear").kernel)
+    kernel = models.encoder.get_layer("linear").kernel.numpy()
     kernel[:, 1::2] = 0.0
     models.encoder.get_layer("linear").kernel.assign(kernel)
     models.encoder.get_layer("z_log_var").bias.assign([-4.0, 0.0, -4.0, 0.0])
