@@ -309,7 +309,9 @@ class _Trainer:
                 augment=self.config.augment if split == "train" else None,
                 service=self.service,
                 shard_by=self.config.shard_by,
-            )
+            ),
+            # Nothing to fetch to on CPUs, where the iterator that would do it may take minutes to be dropped.
+            tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),
         )
         return watched(batches, self.service)
 
