@@ -29,9 +29,11 @@ class Result:
     ratio: float | None = None
 
 
-def rates(
-    steps: Mapping[str, Callable[[], int | tuple[int, float]]], *, rounds: int, what: str
-) -> dict[str, list[float]]:
+# Something to time: how many things it did, or that and the s which count.
+Step = Callable[[], int | tuple[int, float]]
+
+
+def rates(steps: Mapping[str, Step], *, rounds: int, what: str) -> dict[str, list[float]]:
     """Times all candidates in turn, round by round, so that a machine that slows down slows them all.
 
     Args:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.bench import Result, compared, rates
+from tfpipe.bench import Result, Step, compared, rates
 from tfpipe.errors import UsageError
 from tfpipe.features import dequantise
 from tfpipe.input import Position, make_dataset
@@ -55,7 +55,7 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
         manifest = repeated(data, folder, examples)
         floats = _as_floats(manifest, folder)
         ours = functools.partial(make_dataset, folder, split="train", batch_size=_BATCH)
-        steps: dict[str, Callable[[], int | tuple[int, float]]] = {
+        steps: dict[str, Step] = {
             "float_list, parse one by one": _steady(
                 lambda: _baseline(floats, manifest.spec), manifest.shards[0].examples
             ),

@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfpipe import model
-from tfpipe.bench import Result, compared, rates
+from tfpipe.bench import Result, Step, compared, rates
 from tfpipe.bench_input import repeated
 from tfpipe.errors import UsageError
 from tfpipe.features import dequantise
@@ -54,7 +54,7 @@ def bench_train(data: Path | None = None, *, rounds: int = 10, steps: int = 6) -
         raise UsageError(f"rounds={rounds}, steps={steps} cannot be measured; use 1 at least, and 30 steps at most")
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as name:
         manifest = repeated(data, Path(name), _EXAMPLES)
-        timed = {_BASELINE: _notebook(Path(name), manifest, steps=steps)}
+        timed: dict[str, Step] = {_BASELINE: _notebook(Path(name), manifest, steps=steps)}
         loops = {}
         for preset in _PRESETS:
             trainer = new_trainer(Path(name), manifest, preset=preset)
@@ -118,8 +118,8 @@ class Loop:
         trainer.stepper.train = self._clocked(trainer.stepper.train)  # type: ignore[method-assign]
         trainer.stepper.read = self._clocked(trainer.stepper.read)  # type: ignore[method-assign]
 
-    def run(self) -> int:
-        """Takes the last steps of an epoch, opened before the clock starts; returns how many examples that were."""
+    def run(self) -> tuple[int, float]:
+        """Takes the last steps of an epoch, opened before the clock starts; returns examples and s."""
         trainer = self.trainer
         trainer.epoch, trainer.step = trainer.epoch + 1, trainer.feed.steps - self._steps
         batches = trainer.feed.training(Position(epoch=trainer.epoch, step=trainer.step))
@@ -130,7 +130,7 @@ class Loop:
         seconds = time.perf_counter() - started
         self.added.append(100.0 * (seconds - waited - self._inside) / seconds)
         self.waited.append(100.0 * waited / seconds)
-        return self._steps * trainer.feed.batch_size
+        return self._steps * trainer.feed.batch_size, seconds
 
     def _clocked(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

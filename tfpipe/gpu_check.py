@@ -135,12 +135,10 @@ def _measured(
 
 def _forward(layer: layers.Layer) -> float:
     """Operations of a layer on one example, forward."""
-    if isinstance(layer, layers.Conv2DTranspose):
-        places = layer.input.shape[1] * layer.input.shape[2]
-    elif isinstance(layer, layers.Conv2D):
-        places = layer.output.shape[1] * layer.output.shape[2]
-    elif isinstance(layer, layers.Dense):
-        places = 1
+    if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose):
+        places = math.prod(layer.input.shape[1:-1])
+    elif isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
+        places = math.prod(layer.output.shape[1:-1])
     else:
         return 0.0
     return 2.0 * places * math.prod(layer.kernel.shape)

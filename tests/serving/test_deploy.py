@@ -107,7 +107,8 @@ def test_images_are_the_lanes():
 
 def test_configuration_files_are_what_the_server_reads():
     """By the reader of `tfpipe serve`, which takes the same files."""
-    settings = pytest.importorskip("serving.settings")
+    from serving import settings
+
     (model,) = settings.read_models(DEPLOY / "models.config")
     probed = POD["containers"][0]["readinessProbe"]["httpGet"]["path"]
     assert probed == f"/v1/models/{model.name}/metadata"

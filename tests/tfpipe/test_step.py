@@ -95,10 +95,10 @@ def test_flops_are_those_of_the_design() -> None:
     """The notebook's model is known to take about 13 GFLOP an example; a convolution is counted by hand."""
     assert training_flops(model.build("notebook", FeatureSpec(), latent=16)) == pytest.approx(13e9, rel=0.02)
     tiny = model.build("tiny", FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050), latent=4)
-    sizes = [(5, 1, 8, 64), (3, 8, 16, 16), (3, 16, 24, 4), (3, 24, 32, 1), (1, 32, 32, 1)]
-    encoder = sum(2 * kernel**2 * before * after * places for kernel, before, after, places in sizes)
-    encoder += 2 * (32 * 128 + 2 * 128 * 4 + 256 * 4)
-    sizes = [(4, 32, 24, 1), (4, 24, 16, 4), (4, 16, 8, 16), (4, 8, 1, 64)]
-    decoder = sum(2 * kernel**2 * before * after * places for kernel, before, after, places in sizes)
-    decoder += 2 * (4 * 32 + 4 * 256)
-    assert training_flops(tiny) == 3 * (encoder + decoder)
+    # Kernel, channels before and after, places. The first and last layers see 16 frames, in between these halve to 2.
+    encoder = [(1, 16, 8, 16), (5, 8, 12, 8), (5, 12, 16, 4), (5, 16, 16, 2), (1, 16, 4, 2), (1, 8, 32, 1)]
+    decoder = [(1, 4, 32, 1), (1, 32, 32, 1), (4, 16, 16, 2), (4, 16, 16, 4), (4, 16, 12, 8), (1, 12, 16, 16)]
+    heads_and_linear = [(1, 32, 4, 2), (1, 256, 4, 1), (1, 4, 256, 1)]
+    sizes = [*encoder, *decoder, *heads_and_linear]
+    forward = sum(2 * kernel * before * after * places for kernel, before, after, places in sizes)
+    assert training_flops(tiny) == 3 * forward
