@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from tfpipe import children
 from tfpipe.errors import TfpipeError, UsageError
 
 _ADDRESS = re.compile(r"(\[[^\]]+\]|[^\s:/\[\]]+):([1-9]\d{0,4})")
@@ -15,6 +20,7 @@ _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type
 # Under the ports that Linux gives to outgoing connections (32768 and up), so that these never stand in the way.
 _SLURM_PORTS = range(10_000, 30_000)
 _KUBERNETES_PORT = 2222
+_ANSWER_S, _TELL_EVERY_S = 5.0, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +129,38 @@ def _from_kubernetes(variables: Mapping[str, str]) -> Cluster | None:
     # A pod's host name is JOB-INDEX, and the headless Service has the job's name.
     workers = tuple(f"{job}-{number}.{job}:{_KUBERNETES_PORT}" for number in range(int(count)))
     return Cluster(workers=workers, index=int(index))
+
+
+def silent(cluster: Cluster) -> list[str]:
+    """Returns number and address of the other workers at whose address nobody listens."""
+    found = []
+    for index, address in cluster.others.items():
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        except OSError:
+            found.append(f"{index} ({address})")
+    return found
+
+
+@contextlib.contextmanager
+def telling_who_lacks(cluster: Cluster) -> Iterator[None]:
+    """Names the workers that are waited for in the block, every 10 s on stderr.
+
+    In a process of its own: TensorFlow lets no thread of this one run while it waits.
+    """
+    command = ["-m", "tfpipe.cluster", str(cluster.index), *cluster.workers]
+    teller = subprocess.Popen(children.python(command), env=children.environment(), stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        teller.kill()
+        teller.wait()
+
+
+if __name__ == "__main__":
+    waiting = Cluster(workers=tuple(sys.argv[2:]), index=int(sys.argv[1]))
+    while True:
+        time.sleep(_TELL_EVERY_S)
+        if lacking := silent(waiting):
+            print(f"train: waiting for worker {', '.join(lacking)}", file=sys.stderr, flush=True)

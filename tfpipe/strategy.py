@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +16,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfpipe import leave
-from tfpipe.cluster import Cluster, from_environment, from_tf_config
+from tfpipe.cluster import Cluster, from_environment, from_tf_config, silent, telling_who_lacks
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.runs import STRATEGIES
 
-_ANSWER_S = 5.0
-_TELL_EVERY_S = 10.0
 # What TensorFlow raises for a worker that died or hangs, and for the step that it took with it.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
@@ -111,7 +107,7 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except _LOST as error:
         leave.at_once()  # TensorFlow would wait for the lost one
         addresses = tuple(strategy.cluster_resolver.cluster_spec().job_tasks("worker"))
-        lost = _silent(Cluster(workers=addresses, index=index))
+        lost = silent(Cluster(workers=addresses, index=index))
         if not lost:  # it hangs, or has begun anew
             named = {int(task) for task in re.findall(r"/task:(\d+)", error.message)} - {index}
             lost = [f"{task} ({addresses[task]})" for task in sorted(named) if task < count]
@@ -148,7 +144,7 @@ def _join(cluster: Cluster) -> tf.distribute.Strategy:
         rpc_layer="grpc",
     )
     try:
-        with _telling_who_lacks(cluster), _default_sigint():
+        with telling_who_lacks(cluster), _default_sigint():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except tf.errors.OpError as error:
         leave.at_once()
@@ -162,23 +158,6 @@ def _join(cluster: Cluster) -> tf.distribute.Strategy:
 
 
 @contextmanager
-def _telling_who_lacks(cluster: Cluster) -> Iterator[None]:
-    """Names the workers that are waited for, every 10 s."""
-    all_there = threading.Event()
-
-    def tell() -> None:
-        while not all_there.wait(_TELL_EVERY_S):
-            if silent := _silent(cluster):
-                print(f"train: waiting for worker {', '.join(silent)}", file=sys.stderr, flush=True)
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield
-    finally:
-        all_there.set()
-
-
-@contextmanager
 def _default_sigint() -> Iterator[None]:
     """Lets Ctrl-C end the process while TensorFlow waits in C++, where Python's own handler would never run."""
     if threading.current_thread() is not threading.main_thread():
@@ -189,15 +168,3 @@ def _default_sigint() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _silent(cluster: Cluster) -> list[str]:
-    """Returns the other workers at whose address nobody listens."""
-    silent = []
-    for index, address in cluster.others.items():
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-        except OSError:
-            silent.append(f"{index} ({address})")
-    return silent

@@ -21,6 +21,8 @@ from tfpipe import checkpoint
 from tfpipe.runs import load_run
 
 TRAIN = ("--preset", "tiny", "--epochs", "8", "--batch-size", "4", "--freq-mask", "8", "--seed", "7")
+# Sums round by how many threads share them; what the launcher chose for itself is said here once more.
+THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
 GO_ON = "run the same command on all workers to go on from the last checkpoint"
 
 
@@ -48,7 +50,7 @@ class Workers:
         return [
             subprocess.Popen(
                 self.command(index, *(more_of_the_second if index else ())),
-                env=environment(TF_CONFIG=configs[index]),
+                env=environment(TF_CONFIG=configs[index], **THREADS),
                 stderr=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 text=True,
@@ -90,7 +92,7 @@ def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp
     undisturbed, workers = tmp_path / "undisturbed", Workers(tmp_path, dataset)
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--", *workers.command(0)]
     launcher[launcher.index(str(workers.run))] = str(undisturbed)
-    done = subprocess.run(launcher, env=environment(), capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(launcher, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
 
     # SIGTERM to one: both stop at the same step, saved.
