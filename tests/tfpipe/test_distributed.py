@@ -92,7 +92,8 @@ def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp
     undisturbed, workers = tmp_path / "undisturbed", Workers(tmp_path, dataset)
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--", *workers.command(0)]
     launcher[launcher.index(str(workers.run))] = str(undisturbed)
-    done = subprocess.run(launcher, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=600)
+    alike = environment(**THREADS)
+    done = subprocess.run(launcher, env=alike, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
 
     # SIGTERM to one: both stop at the same step, saved.
