@@ -122,12 +122,12 @@ def _measured(
     for way in ways:
         rate = statistics.median(found[" ".join(way)])
         name = {"precision": way[0], "jit_compile": way[1] == "on"}
-        results.append({**name, "examples_per_s": round(rate, 2), "tflop_per_s": round(rate * flops / 1e12, 4)})
+        results.append({**name, "examples_per_s": round(rate, 2), "tflop_per_s": float(f"{rate * flops / 1e12:.4g}")})
     loop = Loop(trainers[policies[-1], "off"], steps=steps)
     for _ in range(rounds):
         loop.run()
     return {
-        "gflop_per_example": round(flops / 1e9, 3),
+        "gflop_per_example": float(f"{flops / 1e9:.4g}"),
         "steps": results,
         "input_wait": round(statistics.median(loop.waited) / 100.0, 4),
     }

@@ -126,6 +126,7 @@ def test_again_says_so_and_changes_nothing(killed: tuple[Path, dict], small_corp
     assert "Traceback" not in table.stderr
 
 
+@pytest.mark.slow
 def test_changed_settings_and_input_rebuild_what_depends_on_them(killed: tuple[Path, dict], small_corpus: Path) -> None:
     workdir, report = killed
     more_epochs = run(small_corpus, workdir, "--epochs", "1")
@@ -142,6 +143,7 @@ def test_changed_settings_and_input_rebuild_what_depends_on_them(killed: tuple[P
     assert fewer["preprocess"]["tracks"] == report["preprocess"]["tracks"] - 1
 
 
+@pytest.mark.slow
 def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "only one" / "Läbel"
     corpus.mkdir(parents=True)

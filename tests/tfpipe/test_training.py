@@ -188,6 +188,7 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
         np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_devices_of_a_process_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = (
