@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from serving import protos, tensors
 from serving.check import server_process
+from serving.client import UNLIMITED
 from tfpipe.bench import Result, compared, rates
 from tfpipe.errors import ServingError, UsageError
 
@@ -30,7 +31,6 @@ _ROWS = 32
 # Requests of one client in one timing, and pairs of calls that latencies are taken from.
 _REQUESTS, _PAIRS = 8, 200
 _MANY = 64
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, pairs: int = _PAIRS) -> list[Result]:
@@ -118,7 +118,7 @@ class _Target:
     """A server under test."""
 
     def __init__(self, port: int) -> None:
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_UNLIMITED)
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
         # Bytes in, bytes out: what a client does with a tensor is its own affair.
         self._call = self._channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         grpc.channel_ready_future(self._channel).result(timeout=60)
@@ -212,7 +212,7 @@ def _baseline(model_dir: Path) -> None:
         request_deserializer=protos.PredictRequest.FromString,
         response_serializer=lambda message: message.SerializeToString(),
     )
-    server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=_UNLIMITED)
+    server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=UNLIMITED)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),)
     )

@@ -29,6 +29,8 @@ from tfpipe.spec import FeatureSpec, require_same_spec
 from tfpipe.storage import explain_os_errors
 
 FloatArray = NDArray[np.float32]
+# gRPC's own limit of 4 MiB is 37 spectrograms.
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 # Rows of one message: 32 windows of audio are 14 MB.
 _MAX_ROWS = 32
@@ -160,11 +162,10 @@ class Client:
         self.target, self.model, self.version, self.timeout_s = target, model, version, timeout_s
         self._expected, self._on_wait = expected_spec, on_wait
         self._description: dict[str, Any] | None = None
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = (
-            grpc.insecure_channel(target, options=options)
+            grpc.insecure_channel(target, options=UNLIMITED)
             if tls is None
-            else grpc.secure_channel(target, _credentials(tls), options=options)
+            else grpc.secure_channel(target, _credentials(tls), options=UNLIMITED)
         )
         self._predict = self._method("PredictionService/Predict", protos.PredictResponse)
         self._status = self._method("ModelService/GetModelStatus", protos.GetModelStatusResponse)

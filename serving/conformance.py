@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import protos, tensors
-from serving.client import Client
+from serving.client import UNLIMITED, Client
 from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 
@@ -66,8 +67,10 @@ def conformance(target: Target) -> Iterator[tuple[str, str]]:
     Raises:
         ServingError: no server, or no such model of `tfpipe export`.
     """
-    with Client(target.grpc, model=target.model, timeout_s=target.timeout_s) as client:
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(target.grpc, model=target.model, timeout_s=target.timeout_s))
         asked = _Asked(target, client)
+        stack.callback(asked.channel.close)
         checks = dict(_grpc_checks(asked))
         if target.rest:
             checks |= dict(_rest_checks(asked))
@@ -93,9 +96,7 @@ class _Asked:
         rng = np.random.default_rng(0)
         self.z = rng.standard_normal((4, self.latent)).astype(np.float32)
         self.mel = rng.uniform(size=(4, *self.spec.mel_shape)).astype(np.float32)
-        self.channel = grpc.insecure_channel(
-            target.grpc, options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        )
+        self.channel = grpc.insecure_channel(target.grpc, options=UNLIMITED)
 
     def request(self, signature: str = "decode", inputs: dict[str, NDArray[Any]] | None = None, **options: Any) -> Any:
         """A Predict request; without inputs, one that `decode` answers."""
