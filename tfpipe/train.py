@@ -219,16 +219,8 @@ class Trainer:
                 batch = next(batches)
             waited += time.monotonic() - asked
             self._launch(batch, stop)
-            means = self.sums[1:] / max(1.0, self.sums[0])
-            bar.update(
-                1,
-                epoch=f"{self.epoch + 1}/{self.epochs}",
-                loss=f"{self._loss(means):.4f}",
-                mse=f"{means[0]:.5f}",
-                kl=f"{means[1:].sum():.2f}",
-                active=f"{active_units(means[1:])}/{self.config.latent}",
-                wait=f"{waited / max(1e-9, time.monotonic() - started):.0%}",
-            )
+            wait = f"{waited / max(1e-9, time.monotonic() - started):.0%}"
+            bar.update(1, epoch=f"{self.epoch + 1}/{self.epochs}", **self._shown(), wait=wait)
             if self.step == self.feed.steps:
                 break  # the epoch's end saves
             if self._stopping or time.monotonic() - last_saved > self.config.checkpoint_every_s:
@@ -240,6 +232,18 @@ class Trainer:
         self._settle()
         self._stopping = self._asked_to_stop
         return waited
+
+    def _shown(self) -> dict[str, str]:
+        """The epoch's figures so far for the bar; none before its first step has settled."""
+        if not self.sums[0]:
+            return {}
+        means = self.sums[1:] / self.sums[0]
+        return {
+            "loss": f"{self._loss(means):.4f}",
+            "mse": f"{means[0]:.5f}",
+            "kl": f"{means[1:].sum():.2f}",
+            "active": f"{active_units(means[1:])}/{self.config.latent}",
+        }
 
     def _launch(self, batch: Any, stop: threading.Event) -> None:
         """Starts a step, then reads what came of the one before: the device need not wait for Python."""
