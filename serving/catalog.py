@@ -30,6 +30,8 @@ class Catalog:
         self._load, self._poll_s, self._early_labels = load, poll_s, early_labels
         self._changing = threading.Lock()
         self._models: dict[str, ModelFolder] = {}
+        # Models that were served once: their versions are known as ended, as in TensorFlow Serving.
+        self._removed: dict[str, ModelFolder] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._ended = threading.Event()
         self._follower: threading.Thread | None = None
@@ -46,6 +48,8 @@ class Catalog:
             missing = [settings.name for settings in wanted if not self._serve(settings)]
             names = {settings.name for settings in wanted}
             self._models = {name: folder for name, folder in self._models.items() if name in names}
+            removed = {name: folder for name, folder in before.items() if name not in names}
+            self._removed = {name: folder for name, folder in {**self._removed, **removed}.items() if name not in names}
             for name, folder in before.items():
                 if self._models.get(name) is not folder:
                     folder.stop()
@@ -121,7 +125,7 @@ class Catalog:
         Raises:
             StatusError: NOT_FOUND, in TensorFlow Serving's words.
         """
-        folder = self._models.get(name)
+        folder = self._models.get(name) or self._removed.get(name)
         if folder is not None:
             return folder.statuses(version)
         if version is not None:

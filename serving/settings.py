@@ -15,6 +15,9 @@ from tfpipe.errors import ServingError
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 _PLATFORM = "tensorflow"
+# Each model has a thread that follows its folder.
+_MAX_MODELS = 1000
+_MAX_PATH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +127,20 @@ def models_of(config: Any) -> tuple[ModelSettings, ...]:
     """
     if config.HasField("custom_model_config"):
         raise StatusError(Code.INVALID_ARGUMENT, "only model_config_list is supported, not custom_model_config")
-    models = tuple(_model(entry) for entry in config.model_config_list.config)
-    names = [model.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
-            raise StatusError(Code.INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
-    return models
+    entries = config.model_config_list.config
+    if len(entries) > _MAX_MODELS:
+        raise StatusError(
+            Code.INVALID_ARGUMENT, f"the config list has {len(entries)} models; this server takes {_MAX_MODELS}"
+        )
+    models: dict[str, ModelSettings] = {}
+    for entry in entries:
+        model = _model(entry)
+        if model.name in models:
+            raise StatusError(
+                Code.INVALID_ARGUMENT, f"Illegal to list model {model.name} multiple times in config list"
+            )
+        models[model.name] = model
+    return tuple(models.values())
 
 
 def read_batching(path: Path) -> Batching:
@@ -188,6 +199,8 @@ def _model(entry: Any) -> ModelSettings:
             Code.INVALID_ARGUMENT,
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
         )
+    if "\0" in entry.base_path or len(entry.base_path.encode()) > _MAX_PATH:
+        raise StatusError(Code.INVALID_ARGUMENT, f"Model {entry.name}: its base_path is no path of this machine")
     if not entry.model_platform:
         raise StatusError(
             Code.INVALID_ARGUMENT,

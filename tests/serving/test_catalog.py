@@ -52,6 +52,15 @@ def versions(toy, tmp_path):
     return folder
 
 
+def states(caller, name):
+    """Returns the number and state of each version that the server knows of a model."""
+    request = protos.GetModelStatusRequest()
+    request.model_spec.name = name
+    ask = caller.channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+    response = protos.GetModelStatusResponse.FromString(ask(request.SerializeToString(), timeout=60))
+    return [(entry.version, entry.State.Name(entry.state)) for entry in response.model_version_status]
+
+
 def reload(caller, *entries, raw=None):
     """Asks for a new configuration; returns the status code's name and the message."""
     from google.protobuf import text_format
@@ -124,12 +133,14 @@ def test_two_models_and_reload_replaces_everything(tmp_path, toy, versions):
             pass
         assert reload(a, entry("b", versions, policy="all {}", labels={"new": 3})) == ("OK", "")
         assert a.refusal("double", x=x) == ("NOT_FOUND", "Servable not found for request: Latest(a)")
+        assert states(a, "a") == [(1, "END")], "as in TensorFlow Serving, what was served is known as ended"
         b.predict("double", x=x, label="new")
         with server.catalog.use("b") as same:
             assert same is kept, "what stays the same goes on undisturbed"
         assert server.catalog.versions() == {"b": [3, 2, 1]}
         assert reload(a, entry("a", toy), entry("b", toy)) == ("OK", "")
         assert server.catalog.versions() == {"a": [1], "b": [1]}
+        assert states(a, "a") == [(1, "AVAILABLE")]
         a.predict("double", x=x)
 
 

@@ -67,6 +67,78 @@ def test_hostile_requests(served, counts):
     assert {"UNKNOWN", "500", "DATA_LOSS"}.isdisjoint(codes), codes
 
 
+@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.slow)], ids=["fast", "full"])
+def test_hostile_configurations(toy, count):
+    """What a reload may ask for: it can take every model away, but never the server, nor the next good reload."""
+    rng, codes = random.Random(0), Counter()
+    server = start_server(toy)
+    x = np.ones((1, 3), np.float32)
+    good = protos.ReloadConfigRequest()
+    good.config.model_config_list.config.add(name="vae", base_path=str(toy), model_platform="tensorflow")
+    try:
+        with Caller(server.port) as caller:
+            method = caller.channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+            for number in range(count):
+                request = hostile_configuration(rng, toy)
+                data = bytearray(request.SerializeToString())
+                if rng.random() < 0.3 and data:
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+                try:
+                    method(bytes(data), timeout=60)
+                except grpc.RpcError as error:
+                    check(error.details())
+                    codes[error.code().name, error.details() == "the server failed; its log says why"] += 1
+                else:
+                    codes["OK", False] += 1
+                if number % 10 == 0:
+                    method(good.SerializeToString(), timeout=60)
+                    np.testing.assert_allclose(caller.predict("double", x=x)["y"], 2 * x)
+            method(good.SerializeToString(), timeout=60)
+            assert server.catalog.versions() == {"vae": [1]}
+    finally:
+        server.stop(grace_s=5)
+    assert {code for code, _ in codes} >= {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNKNOWN"}
+    assert not any(failed for _, failed in codes), codes
+    assert "versions" not in {thread.name for thread in threading.enumerate()}, "models that are gone leave no threads"
+
+
+def hostile_configuration(rng, toy):
+    request = protos.ReloadConfigRequest()
+    models = request.config.model_config_list.config
+    for _ in range(rng.choice([0, 1, 1, 1, 2, 3])):
+        model = models.add()
+        model.name = rng.choice(["vae", "vae", "vae", "b", "", "\0", "é" * 300, "../x"])
+        model.base_path = rng.choice(
+            [
+                str(toy),
+                str(toy),
+                str(toy),
+                "",
+                "models",
+                "/nope",
+                "/proc",
+                "/proc/self/fd",
+                "/dev/null",
+                "/\0",
+                "/" + "a" * 300,
+                "s3://x",
+            ]
+        )
+        model.model_platform = rng.choice(["tensorflow", "tensorflow", "tensorflow", "tensorflow", "", "onnx"])
+        policy = model.model_version_policy
+        rng.choice(
+            [
+                lambda: policy.latest.SetInParent(),
+                lambda: setattr(policy.latest, "num_versions", 4_294_967_295),
+                lambda: policy.all.SetInParent(),
+                lambda: policy.specific.versions.extend(rng.choice([[], [1], [1, 9], [-1, 1 << 62]])),
+            ]
+        )()
+        if rng.random() < 0.3:
+            model.version_labels[rng.choice(["stable", "", "\0"])] = rng.choice([1, 1, 2, -1, 1 << 62])
+    return request
+
+
 def straight_to_the_handlers(server, count, seed):
     """The bytes of a request, as gRPC hands them over."""
     api, rng, codes = Api(server.catalog, server.config.limits), random.Random(seed), Counter()
