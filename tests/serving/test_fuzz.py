@@ -125,18 +125,20 @@ def hostile_configuration(rng, toy):
             ]
         )
         model.model_platform = rng.choice(["tensorflow", "tensorflow", "tensorflow", "tensorflow", "", "onnx"])
-        policy = model.model_version_policy
-        rng.choice(
-            [
-                lambda: policy.latest.SetInParent(),
-                lambda: setattr(policy.latest, "num_versions", 4_294_967_295),
-                lambda: policy.all.SetInParent(),
-                lambda: policy.specific.versions.extend(rng.choice([[], [1], [1, 9], [-1, 1 << 62]])),
-            ]
-        )()
+        choose_policy(rng, model.model_version_policy)
         if rng.random() < 0.3:
             model.version_labels[rng.choice(["stable", "", "\0"])] = rng.choice([1, 1, 2, -1, 1 << 62])
     return request
+
+
+def choose_policy(rng, policy):
+    kind = rng.randrange(4)
+    if kind == 0:
+        policy.latest.num_versions = rng.choice([0, 4_294_967_295])
+    elif kind == 1:
+        policy.all.SetInParent()
+    elif kind == 2:
+        policy.specific.versions.extend(rng.choice([[], [1], [1, 9], [-1, 1 << 62]]))
 
 
 def straight_to_the_handlers(server, count, seed):
