@@ -347,8 +347,15 @@ def _batch_op(
 
 
 def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Run:
+    from tensorflow.core.protobuf import config_pb2
+
     aliases, names = list(feeds), list(fetches)
-    run = session.make_callable(list(fetches.values()), feed_list=list(feeds.values()))
+    options = config_pb2.CallableOptions(
+        feed=[tensor.name for tensor in feeds.values()], fetch=[tensor.name for tensor in fetches.values()]
+    )
+    # The public `make_callable` looks up feeds and fetches in the graph, under a lock, at every call: as much
+    # Python as all the rest of a request.
+    run = session._make_callable_from_options(options)
     return lambda inputs: dict(zip(names, run(*(inputs[alias] for alias in aliases)), strict=True))
 
 
