@@ -1,11 +1,13 @@
 """`tfpipe bench serve`: the server against one call of the model for each request, and against the model itself.
 
 The client is this process, which also holds the model that is the limit; the
-two servers are processes of their own. All is measured in turn, in one run.
+two servers are processes of their own. A handler that computes nothing shows
+what gRPC itself costs on the same processors. All is measured in turn, in one run.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -31,6 +33,7 @@ _ROWS = 32
 # Requests of one client in one timing, and pairs of calls that latencies are taken from.
 _REQUESTS, _PAIRS = 8, 200
 _MANY = 64
+_EMPTY = "/tfpipe.Bench/Empty"
 
 
 def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, pairs: int = _PAIRS) -> list[Result]:
@@ -54,38 +57,60 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
     z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
     mel = np.clip(np.random.default_rng(1).random((_MANY, *decode.structured_outputs["mel"].shape[1:])), 0, 1)
     mel = mel.astype(np.float32)
+    singles = [_request("decode", z=row[np.newaxis]) for row in z[:_CLIENTS]]
 
     def local(name: str, **inputs: np.ndarray) -> Callable[[], int]:
         return lambda: len([t.numpy() for t in model.signatures[name](**_constants(inputs)).values()])
 
-    with server_process(["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]) as port:
-        ours = _Target(port)
-        first_ms = ours.milliseconds("decode", z=z[:1])
-        with server_process([str(model_dir)], module="serving.bench") as baseline_port, ours:
-            with _Target(baseline_port) as baseline:
-                agreed = np.abs(ours.answer("decode", z=z)["mel"] - decode(z=tf.constant(z))["mel"].numpy()).max()
-                if not agreed < 1e-3:
-                    raise ServingError(f"{model_dir}: the server's answer differs from the model's by {agreed:g}")
-                found = rates(
-                    {
-                        "limit": _repeated(local("decode", z=z[:_ROWS]), _ROWS, requests),
-                        "ours": lambda: ours.load(z, requests),
-                        "baseline": lambda: baseline.load(z, requests),
-                    },
-                    rounds=rounds,
-                    what="serve",
-                )
-            one = _pairs(lambda: ours.milliseconds("decode", z=z[:1]), local("decode", z=z[:1]), pairs)
+    with (
+        server_process(["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]) as port,
+        _Target(port) as ours,
+    ):
+        first_ms = ours.milliseconds(singles[0])
+        with (
+            server_process([str(model_dir)], module="serving.bench") as other_port,
+            _Target(other_port) as baseline,
+            _Target(other_port, method=_EMPTY) as empty,
+        ):
+            agreed = np.abs(_mel(ours.answer(_request("decode", z=z))) - decode(z=tf.constant(z))["mel"].numpy()).max()
+            if not agreed < 1e-3:
+                raise ServingError(f"{model_dir}: the server's answer differs from the model's by {agreed:g}")
+            nothing = _empty_request(singles[0], answer_bytes=len(ours.answer(singles[0])))
+            found = rates(
+                {
+                    "limit": _repeated(local("decode", z=z[:_ROWS]), _ROWS, requests),
+                    "ours": lambda: ours.load(singles, requests),
+                    "baseline": lambda: baseline.load(singles, requests),
+                    "empty": lambda: empty.load([nothing] * _CLIENTS, requests),
+                },
+                rounds=rounds,
+                what="serve",
+            )
+            one = _pairs(lambda: ours.milliseconds(singles[0]), local("decode", z=z[:1]), pairs)
             many = {
-                "in": _pairs(lambda: ours.milliseconds("encode", mel=mel), local("encode", mel=mel), 5 + pairs // 20),
-                "out": _pairs(lambda: ours.milliseconds("decode", z=z), local("decode", z=z), 5 + pairs // 20),
+                way: (*_pairs(functools.partial(ours.milliseconds, request), alone, 5 + pairs // 20), request)
+                for way, request, alone in (
+                    ("in", _request("encode", mel=mel), local("encode", mel=mel)),
+                    ("out", _request("decode", z=z), local("decode", z=z)),
+                )
+            }
+            bare = {
+                way: [
+                    empty.milliseconds(_empty_request(request, answer_bytes=len(ours.answer(request))))
+                    for _ in range(5 + pairs // 20)
+                ]
+                for way, (_, _, request) in many.items()
             }
     served, alone = one
     concurrent = f"{_CLIENTS} concurrent decode requests"
+    # Model and transport share the processors: the time of an answer is the sum of both.
+    both = [1 / (1 / model + 1 / empty) for model, empty in zip(found["limit"], found["empty"], strict=True)]
     return [
         compared("decode in process, full batches", found["limit"], against="limit", of=found["limit"]),
         compared("one call for each request", found["baseline"], against="baseline", of=found["baseline"]),
+        compared("answers as large from an empty handler", found["empty"], against="limit", of=found["limit"]),
         compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=found["limit"]),
+        compared(f"{concurrent}, against model and empty handler", found["ours"], against="limit", of=both),
         compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=found["baseline"]),
         Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
         *(
@@ -97,12 +122,12 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
             for percent in (50, 99)
         ),
         *(
-            Result(
-                name=f"added by the server, {_MANY} spectrograms {way}",
-                value=statistics.median(served) - statistics.median(alone),
-                unit="ms",
+            Result(name=f"{who}, {_MANY} spectrograms {way}", value=value, unit="ms")
+            for way, (served, alone, _) in many.items()
+            for who, value in (
+                ("added by the server", statistics.median(served) - statistics.median(alone)),
+                ("an empty handler", statistics.median(bare[way])),
             )
-            for way, (served, alone) in many.items()
         ),
         Result(
             name="first request after the start",
@@ -115,12 +140,11 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
 
 
 class _Target:
-    """A server under test."""
+    """A server under test, and one method of it. Bytes in, bytes out: what a client does with them is its affair."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, method: str = "/tensorflow.serving.PredictionService/Predict") -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
-        # Bytes in, bytes out: what a client does with a tensor is its own affair.
-        self._call = self._channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        self._call = self._channel.unary_unary(method)
         grpc.channel_ready_future(self._channel).result(timeout=60)
 
     def __enter__(self) -> _Target:
@@ -129,35 +153,41 @@ class _Target:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def answer(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        response = protos.PredictResponse.FromString(self._call(_request(signature, inputs), timeout=120))
-        return {name: tensors.from_proto(proto, max_bytes=1 << 30) for name, proto in response.outputs.items()}
+    def answer(self, request: bytes) -> bytes:
+        return bytes(self._call(request, timeout=120))
 
-    def milliseconds(self, signature: str, **inputs: np.ndarray) -> float:
-        request = _request(signature, inputs)
+    def milliseconds(self, request: bytes) -> float:
         started = time.perf_counter()
         self._call(request, timeout=120)
         return 1e3 * (time.perf_counter() - started)
 
-    def load(self, z: np.ndarray, requests: int) -> int:
-        """Sends single rows from concurrent clients, each `requests` one after another; returns their number."""
-        messages = [_request("decode", {"z": z[i % len(z)][np.newaxis]}) for i in range(_CLIENTS)]
+    def load(self, requests: Sequence[bytes], times: int) -> int:
+        """Sends each request from a client of its own, so many times one after another; returns their number."""
 
-        def client(message: bytes) -> int:
-            for _ in range(requests):
-                self._call(message, timeout=120)
-            return requests
+        def client(request: bytes) -> int:
+            for _ in range(times):
+                self._call(request, timeout=120)
+            return times
 
-        with futures.ThreadPoolExecutor(_CLIENTS) as pool:
-            return sum(pool.map(client, messages))
+        with futures.ThreadPoolExecutor(len(requests)) as pool:
+            return sum(pool.map(client, requests))
 
 
-def _request(signature: str, inputs: dict[str, np.ndarray]) -> bytes:
+def _request(signature: str, **inputs: np.ndarray) -> bytes:
     request = protos.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "vae", signature
     for alias, array in inputs.items():
         tensors.write(request.inputs[alias], array)
     return bytes(request.SerializeToString())
+
+
+def _empty_request(like: bytes, *, answer_bytes: int) -> bytes:
+    """A request to the empty handler: as long as another one, and it says how long the answer is to be."""
+    return answer_bytes.to_bytes(8, "little") + bytes(len(like) - 8)
+
+
+def _mel(answer: bytes) -> np.ndarray:
+    return tensors.from_proto(protos.PredictResponse.FromString(answer).outputs["mel"], max_bytes=1 << 30)
 
 
 def _pairs(served: Callable[[], float], local: Callable[[], int], count: int) -> tuple[list[float], list[float]]:
@@ -207,6 +237,8 @@ def _baseline(model_dir: Path) -> None:
             tensors.write(response.outputs[alias], tensor.numpy())
         return response
 
+    answers = functools.cache(bytes)
+    empty = grpc.unary_unary_rpc_method_handler(lambda request, _: answers(int.from_bytes(request[:8], "little")))
     handler = grpc.unary_unary_rpc_method_handler(
         predict,
         request_deserializer=protos.PredictRequest.FromString,
@@ -214,7 +246,10 @@ def _baseline(model_dir: Path) -> None:
     )
     server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=UNLIMITED)
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),)
+        (
+            grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),
+            grpc.method_handlers_generic_handler("tfpipe.Bench", {"Empty": empty}),
+        )
     )
     print(json.dumps({"port": server.add_insecure_port("127.0.0.1:0")}), flush=True)
     server.start()

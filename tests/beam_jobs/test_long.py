@@ -11,7 +11,9 @@ from tfpipe.manifest import load_manifest
 _MINUTES = (2, 60)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("wav", "FLOAT"), ("flac", "PCM_16")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("wav", "FLOAT"), pytest.param("flac", "PCM_16", marks=pytest.mark.slow)]
+)
 def test_memory_does_not_grow_with_the_length(suffix, codec, tmp_path):
     peaks, examples = [], []
     for minutes in _MINUTES:

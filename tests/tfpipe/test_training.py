@@ -243,7 +243,7 @@ def test_a_run_killed_after_its_last_epoch_trains_no_further(dataset: Path, tmp_
     assert last_json(tfpipe(*early))["epochs"] == epochs
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_mixed_precision_trains_as_float32_does(dataset: Path, finished: Path, tmp_path: Path, precision: str) -> None:
     run = tmp_path / "run"
     last_json(tfpipe("train", "--data", dataset, "--run", run, *TRAIN, "--precision", precision, "--json"))
