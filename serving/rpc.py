@@ -18,6 +18,7 @@ import grpc
 from serving import protos
 from serving.api import Api
 from serving.monitor import Monitor
+from serving.outbox import Outbox
 from serving.settings import Tls
 from serving.status import Code, StatusError
 from serving.turns import Call, Line
@@ -61,6 +62,7 @@ class RpcServer:
         tls: Tls | None = None,
     ) -> None:
         self._monitor = monitor
+        self._outbox = Outbox(limit=4 * api.limits.message_bytes)
         self._memory = Line(inside=4 * api.limits.message_bytes, waiting=0)
         self._places = Line(inside=max(1, threads - SPARE_THREADS), waiting=0)
         self._server = grpc.server(
@@ -115,10 +117,7 @@ class RpcServer:
 
     def _method(self, answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
         """Wraps a method of `Api` for gRPC."""
-        return grpc.unary_unary_rpc_method_handler(
-            functools.partial(self._answer, answer, request_class),
-            response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
-        )
+        return grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, answer, request_class))
 
     def _answer(self, answer: Callable[[Any, Call], Any], request_class: Any, data: bytes, context: Any) -> Any:
         call = Call(context.time_remaining())
@@ -126,7 +125,12 @@ class RpcServer:
             call.end()
         try:
             with self._memory.turn(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
-                return answer(_parsed(request_class, data), call)
+                message = answer(_parsed(request_class, data), call)
+            result = message if isinstance(message, bytes) else message.SerializeToString()
+            taken = self._outbox.put(len(result), context.cancel)
+            if not context.add_callback(taken):
+                taken()
+            return result
         except StatusError as error:
             code, message = error.code, error.message
         except Exception:  # a bug must neither end the server nor show its stack

@@ -4,6 +4,8 @@ import contextlib
 import http.client
 import json
 import os
+import socket
+import struct
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -269,6 +271,63 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy):
         assert {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "400", "413"} <= set(codes), codes
         np.testing.assert_array_equal(caller.predict("double", x=steps(1))["y"], 2 * steps(1))
     assert grown < 1500, f"{grown} MiB"
+
+
+def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported):
+    limits = Limits(message_bytes=8 << 20, in_hand=64)
+    z = np.zeros((64, 8), np.float32)
+    with serving(exported.path.parent, limits=limits) as (server, caller), contextlib.ExitStack() as connections:
+        answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
+        message = caller.request("decode", z=z).SerializeToString()
+        outbox = server._rpc._outbox
+        eventually(lambda: outbox._used == 0)
+        before = _peak_mib(reset=True)
+        # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
+        for _ in range(5):
+            connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
+        eventually(lambda: outbox._used >= 4 * answer)
+        assert caller.refusal("decode", z=z) == (
+            "UNAVAILABLE",
+            "Too many answers wait for clients that do not read them",
+        )
+        assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
+        grown = _peak_mib() - before
+        outbox._patience_s = 0.1
+
+        def answered():
+            try:
+                return len(caller.predict("decode", z=z)["mel"]) == 64
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+
+        eventually(answered, timeout=20)
+        eventually(lambda: outbox._used == 0)
+    assert grown < 150, f"{grown} MiB"
+
+
+@contextlib.contextmanager
+def _clients_that_do_not_read(port, message, *, count):
+    """A connection that asks `count` times and allows not a byte of an answer (HTTP/2's window of 0)."""
+
+    def frame(kind, flags, stream, payload):
+        return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+    def text(value):
+        return bytes([len(value)]) + value
+
+    path = text(b"/tensorflow.serving.PredictionService/Predict")
+    headers = b"\x83\x86\x04" + path + b"\x01" + text(b"localhost")
+    for name, value in ((b"content-type", b"application/grpc"), (b"te", b"trailers")):
+        headers += b"\x00" + text(name) + text(value)
+    body = b"\0" + struct.pack(">I", len(message)) + message
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0))
+    for stream in range(1, 2 * count, 2):
+        data += frame(1, 4, stream, headers) + frame(0, 1, stream, body)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+        raw.sendall(data)
+        yield
 
 
 def _varint(number):
