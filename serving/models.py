@@ -74,7 +74,7 @@ class Signature:
         self.definition = definition
         self._alone, self._batched = alone, batched
         self.has_rows = _has_rows(definition)
-        self._row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
+        self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
         batching = batching or Batching()
         self._batch_rows = batching.max_batch_size
         # Requests wait here, where they can still leave, and not in the batch op: it takes what computes and one more.
@@ -141,7 +141,7 @@ class Signature:
                     Code.INVALID_ARGUMENT,
                     f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
                 )
-            most = min(limits.rows, limits.message_bytes // max(1, self._row_bytes))
+            most = min(limits.rows, limits.message_bytes // max(1, self.row_bytes))
             if self.has_rows and len(array) > most:
                 raise StatusError(
                     Code.INVALID_ARGUMENT,

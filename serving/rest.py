@@ -31,6 +31,8 @@ from serving.turns import Call, Line
 _LOG = logging.getLogger(__name__)
 # As for gRPC: threads that say no, and answer questions of status, while all others are busy.
 _SPARE_THREADS = 8
+# A float32 takes about 21 bytes as text. An answer may be as long as so many of the longest bodies.
+_JSON_PER_BYTE, _ANSWER_BODIES = 5, 4
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
@@ -127,7 +129,7 @@ class _Application:
             code, kind, body = Code.OK, "text/plain", self._monitor.page().encode()
         else:
             code, value = self._answer(verb, path, environ)
-            kind, body = "application/json", json.dumps(value).encode()
+            kind, body = "application/json", value if isinstance(value, bytes) else json.dumps(value).encode()
         phrase = HTTPStatus(code.http).phrase if code != Code.CANCELLED else "Client Closed Request"
         start_response(f"{code.http} {phrase}", [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body]
@@ -161,8 +163,27 @@ class _Application:
         with self._api.catalog.use(match["name"], _version(self._api, match)) as model:
             with self._memory.turn(call, int(environ.get("CONTENT_LENGTH") or 0)):
                 signature, by_row, inputs = _read(model, environ["wsgi.input"].read())
-            outputs = model.run(signature, inputs, call)
-        return {"predictions": _as_rows(outputs)} if by_row else {"outputs": _as_columns(outputs)}
+            with self._memory.turn(call, self._answer_bytes(signature, inputs)):
+                outputs = model.run(signature, inputs, call)
+                return (
+                    b'{"predictions": %b}' % _as_rows(outputs) if by_row else b'{"outputs": %b}' % _as_columns(outputs)
+                )
+
+    def _answer_bytes(self, signature: Signature, inputs: Arrays) -> int:
+        """Returns about how long the answer will be as JSON, in bytes.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT when that is more than a server should have to hold.
+        """
+        rows = max((len(array) for array in inputs.values() if array.ndim), default=1) if signature.has_rows else 1
+        length, most = rows * signature.row_bytes * _JSON_PER_BYTE, _ANSWER_BODIES * self._api.limits.json_bytes
+        if length > most:
+            raise StatusError(
+                Code.INVALID_ARGUMENT,
+                f"the answer to {rows} rows would be about {length >> 20} MiB of JSON, this server's limit is "
+                f"{most >> 20}; send fewer rows, or use gRPC",
+            )
+        return length
 
 
 def _status(api: Api, match: re.Match[str]) -> Any:
@@ -343,28 +364,39 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and set(value) != {"b64"}
 
 
-def _as_rows(outputs: Arrays) -> list[Any]:
+def _as_rows(outputs: Arrays) -> bytes:
     if len(outputs) == 1:
         [(alias, array)] = outputs.items()
-        return _plain(alias, array)
+        return _text(alias, array)
     if any(array.ndim == 0 for array in outputs.values()) or len({len(array) for array in outputs.values()}) != 1:
         raise StatusError(
             Code.INVALID_ARGUMENT, "The outputs have no common batch dimension: use the column format ('inputs')"
         )
-    columns = {alias: _plain(alias, array) for alias, array in outputs.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = zip(*outputs.values(), strict=True)
+    return _listed({alias: _plain(alias, value) for alias, value in zip(outputs, row, strict=True)} for row in rows)
 
 
-def _as_columns(outputs: Arrays) -> Any:
+def _as_columns(outputs: Arrays) -> bytes:
     if len(outputs) == 1:
         [(alias, array)] = outputs.items()
-        return _plain(alias, array)
-    return {alias: _plain(alias, array) for alias, array in outputs.items()}
+        return _text(alias, array)
+    return b"{%b}" % b", ".join(
+        b"%b: %b" % (json.dumps(alias).encode(), _text(alias, outputs[alias])) for alias in outputs
+    )
 
 
-def _plain(alias: str, array: NDArray[Any]) -> Any:
-    """Returns an array as JSON values; bytes are text, or base64 where the alias ends in `_bytes`."""
-    if array.dtype.kind != "O":
+def _text(alias: str, array: NDArray[Any]) -> bytes:
+    """Returns an array as JSON, row by row: numbers as objects take much memory, and making them stops all else."""
+    return _listed(_plain(alias, row) for row in array) if array.ndim else json.dumps(_plain(alias, array)).encode()
+
+
+def _listed(values: Iterable[Any]) -> bytes:
+    return b"[%b]" % b", ".join(json.dumps(value).encode() for value in values)
+
+
+def _plain(alias: str, array: Any) -> Any:
+    """Returns an array, or one element, as JSON values; bytes are text, or base64 if the alias ends in `_bytes`."""
+    if isinstance(array, np.ndarray | np.generic) and array.dtype.kind != "O":
         return array.tolist()
     as_base64 = alias.endswith("_bytes")
 
@@ -374,4 +406,4 @@ def _plain(alias: str, array: NDArray[Any]) -> Any:
     def walk(value: Any) -> Any:
         return [walk(item) for item in value] if isinstance(value, list) else text(value)
 
-    return walk(array.tolist())
+    return walk(array.tolist() if isinstance(array, np.ndarray) else array)

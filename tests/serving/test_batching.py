@@ -307,6 +307,31 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported):
     assert grown < 150, f"{grown} MiB"
 
 
+def test_long_answers_as_json_are_made_one_at_a_time_and_beyond_a_length_refused(exported):
+    limits = Limits(json_bytes=6 << 20)
+
+    def ask(port, rows):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        body = {"signature_name": "decode", "instances": np.zeros((rows, 8)).tolist()}
+        connection.request("POST", "/v1/models/vae:predict", json.dumps(body))
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        return response.status, len(answer), answer[:200]
+
+    with serving(exported.path.parent, limits=limits) as (server, _), ThreadPoolExecutor(24) as pool:
+        ask(server.rest_port, 40)
+        before = _peak_mib(reset=True)
+        answers = list(pool.map(lambda _: ask(server.rest_port, 40)[:2], range(24)))
+        grown = _peak_mib() - before
+        assert {status for status, _ in answers} == {200}
+        assert ask(server.rest_port, 60)[0] == 400
+        assert b"send fewer rows, or use gRPC" in ask(server.rest_port, 60)[2]
+        assert ask(server.rest_port, 1)[0] == 200
+    # This process is the clients too: each holds its answer of 20 MB for a moment, the server one in the making.
+    assert grown < 900, f"{grown} MiB"
+
+
 @contextlib.contextmanager
 def _clients_that_do_not_read(port, message, *, count):
     """A connection that asks `count` times and allows not a byte of an answer (HTTP/2's window of 0)."""
