@@ -2,7 +2,7 @@
 
 The client is this process, which also holds the model that is the limit; the
 two servers are processes of their own. A handler that computes nothing shows
-what gRPC itself costs on the same processors. All is measured in turn, in one run.
+what gRPC itself costs on the same processors, a socket what the loopback does. All is measured in turn, in one run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import socket
 import statistics
 import sys
 import time
@@ -34,6 +35,7 @@ _ROWS = 32
 _REQUESTS, _PAIRS = 8, 200
 _MANY = 64
 _EMPTY = "/tfpipe.Bench/Empty"
+_SENDINGS = 30
 
 
 def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, pairs: int = _PAIRS) -> list[Result]:
@@ -129,6 +131,7 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
                 ("an empty handler", statistics.median(bare[way])),
             )
         ),
+        Result(name=f"a bare socket, {_MANY} spectrograms", value=_socket_ms(mel.nbytes), unit="ms"),
         Result(
             name="first request after the start",
             value=first_ms,
@@ -188,6 +191,31 @@ def _empty_request(like: bytes, *, answer_bytes: int) -> bytes:
 
 def _mel(answer: bytes) -> np.ndarray:
     return tensors.from_proto(protos.PredictResponse.FromString(answer).outputs["mel"], max_bytes=1 << 30)
+
+
+def _socket_ms(size: int) -> float:
+    """Returns the median time, in ms, that so many bytes take through the loopback into memory that is ready."""
+    data, times = bytes(size), []
+
+    def take(listener: socket.socket) -> None:
+        memory = memoryview(bytearray(size))
+        with listener.accept()[0] as connection:
+            for _ in range(_SENDINGS):
+                got = 0
+                while got < size and (more := connection.recv_into(memory[got:])):
+                    got += more
+                connection.sendall(b"!")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, futures.ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take, listener)
+        with socket.create_connection(listener.getsockname()) as sender:
+            for _ in range(_SENDINGS):
+                started = time.perf_counter()
+                sender.sendall(data)
+                sender.recv(1)
+                times.append(1e3 * (time.perf_counter() - started))
+        taken.result()
+    return statistics.median(times)
 
 
 def _pairs(served: Callable[[], float], local: Callable[[], int], count: int) -> tuple[list[float], list[float]]:
