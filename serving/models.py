@@ -66,6 +66,11 @@ class Signature:
         alone: runs the model on one request's inputs.
         batched: runs it on the inputs of one request together with those of others; None where that cannot be.
         batching: how large batches are and how many may wait.
+
+    Attributes:
+        definition: its SignatureDef.
+        has_rows: every input and output has the batch as dimension 0.
+        row_bytes: size of a row of its largest output, as far as the shape tells, in bytes.
     """
 
     def __init__(
