@@ -53,67 +53,27 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
     """
     if rounds < 1 or requests < 1 or pairs < 1:
         raise UsageError(f"rounds={rounds}, requests={requests}, pairs={pairs} cannot be measured; use 1 at least")
-    model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
-    decode = model.signatures["decode"]
-    width = decode.structured_input_signature[1]["z"].shape[1]
-    z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
-    mel = np.clip(np.random.default_rng(1).random((_MANY, *decode.structured_outputs["mel"].shape[1:])), 0, 1)
-    mel = mel.astype(np.float32)
-    singles = [_request("decode", z=row[np.newaxis]) for row in z[:_CLIENTS]]
-
-    def local(name: str, **inputs: np.ndarray) -> Callable[[], int]:
-        return lambda: len([t.numpy() for t in model.signatures[name](**_constants(inputs)).values()])
-
+    model = _Model(model_dir)
     with (
         server_process(["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]) as port,
         _Target(port) as ours,
     ):
-        first_ms = ours.milliseconds(singles[0])
+        # What our client asks first of any server; so the connection is a used one.
+        ours.answer(_request("spec", index=np.zeros(1, np.int32)))
+        first_ms = ours.milliseconds(model.singles[0])
         with (
             server_process([str(model_dir)], module="serving.bench") as other_port,
             _Target(other_port) as baseline,
             _Target(other_port, method=_EMPTY) as empty,
         ):
-            agreed = np.abs(_mel(ours.answer(_request("decode", z=z))) - decode(z=tf.constant(z))["mel"].numpy()).max()
-            if not agreed < 1e-3:
-                raise ServingError(f"{model_dir}: the server's answer differs from the model's by {agreed:g}")
-            nothing = _empty_request(singles[0], answer_bytes=len(ours.answer(singles[0])))
-            found = rates(
-                {
-                    "limit": _repeated(local("decode", z=z[:_ROWS]), _ROWS, requests),
-                    "ours": lambda: ours.load(singles, requests),
-                    "baseline": lambda: baseline.load(singles, requests),
-                    "empty": lambda: empty.load([nothing] * _CLIENTS, requests),
-                },
-                rounds=rounds,
-                what="serve",
+            model.require_same(ours.answer(_request("decode", z=model.z)))
+            results = _throughput(model, ours, baseline, empty, rounds=rounds, requests=requests)
+            served, alone = _pairs(
+                lambda: ours.milliseconds(model.singles[0]), lambda: model.run("decode", z=model.z[:1]), pairs
             )
-            one = _pairs(lambda: ours.milliseconds(singles[0]), local("decode", z=z[:1]), pairs)
-            many = {
-                way: (*_pairs(functools.partial(ours.milliseconds, request), alone, 5 + pairs // 20), request)
-                for way, request, alone in (
-                    ("in", _request("encode", mel=mel), local("encode", mel=mel)),
-                    ("out", _request("decode", z=z), local("decode", z=z)),
-                )
-            }
-            bare = {
-                way: [
-                    empty.milliseconds(_empty_request(request, answer_bytes=len(ours.answer(request))))
-                    for _ in range(5 + pairs // 20)
-                ]
-                for way, (_, _, request) in many.items()
-            }
-    served, alone = one
-    concurrent = f"{_CLIENTS} concurrent decode requests"
-    # Model and transport share the processors: the time of an answer is the sum of both.
-    both = [1 / (1 / model + 1 / empty) for model, empty in zip(found["limit"], found["empty"], strict=True)]
+            large = _large(model, ours, empty, pairs=5 + pairs // 20)
     return [
-        compared("decode in process, full batches", found["limit"], against="limit", of=found["limit"]),
-        compared("one call for each request", found["baseline"], against="baseline", of=found["baseline"]),
-        compared("answers as large from an empty handler", found["empty"], against="limit", of=found["limit"]),
-        compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=found["limit"]),
-        compared(f"{concurrent}, against model and empty handler", found["ours"], against="limit", of=both),
-        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=found["baseline"]),
+        *results,
         Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
         *(
             Result(
@@ -123,23 +83,87 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
             )
             for percent in (50, 99)
         ),
-        *(
-            Result(name=f"{who}, {_MANY} spectrograms {way}", value=value, unit="ms")
-            for way, (served, alone, _) in many.items()
-            for who, value in (
-                ("added by the server", statistics.median(served) - statistics.median(alone)),
-                ("an empty handler", statistics.median(bare[way])),
-            )
-        ),
-        Result(name=f"a bare socket, {_MANY} spectrograms", value=_socket_ms(mel.nbytes), unit="ms"),
+        *large,
         Result(
-            name="first request after the start",
+            name="first decode after the start",
             value=first_ms,
             unit="ms",
             against="limit",
             ratio=_percentile(served, 50) / first_ms,
         ),
     ]
+
+
+class _Model:
+    """The exported model in this process, and what it is asked."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._path = model_dir
+        self._model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+        decode = self._model.signatures["decode"]
+        width, shape = decode.structured_input_signature[1]["z"].shape[1], decode.structured_outputs["mel"].shape[1:]
+        self.z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
+        self.mel = np.random.default_rng(1).random((_MANY, *shape)).astype(np.float32)
+        self.singles = [_request("decode", z=row[np.newaxis]) for row in self.z[:_CLIENTS]]
+
+    def run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Calls a signature, its answer included, in memory of this process."""
+        outputs = self._model.signatures[signature](**_constants(inputs))
+        return {alias: tensor.numpy() for alias, tensor in outputs.items()}
+
+    def require_same(self, answer: bytes) -> None:
+        """Refuses a server that decodes `z` to something else."""
+        proto = protos.PredictResponse.FromString(answer).outputs["mel"]
+        difference = np.abs(tensors.from_proto(proto, max_bytes=1 << 30) - self.run("decode", z=self.z)["mel"]).max()
+        if not difference < 1e-3:
+            raise ServingError(f"{self._path}: the server's answer differs from the model's by {difference:g}")
+
+
+def _throughput(
+    model: _Model, ours: _Target, baseline: _Target, empty: _Target, *, rounds: int, requests: int
+) -> list[Result]:
+    """Single rows from concurrent clients, against the model alone and against gRPC alone."""
+    nothing = [_empty_request(model.singles[0], answer_bytes=len(ours.answer(model.singles[0])))] * _CLIENTS
+    found = rates(
+        {
+            "limit": _repeated(lambda: model.run("decode", z=model.z[:_ROWS]), _ROWS, requests),
+            "ours": lambda: ours.load(model.singles, requests),
+            "baseline": lambda: baseline.load(model.singles, requests),
+            "empty": lambda: empty.load(nothing, requests),
+        },
+        rounds=rounds,
+        what="serve",
+    )
+    limit, concurrent = found["limit"], f"{_CLIENTS} concurrent decode requests"
+    # Model and transport share the processors: the time of an answer is the sum of both.
+    both = [1 / (1 / one + 1 / other) for one, other in zip(limit, found["empty"], strict=True)]
+    return [
+        compared("decode in process, full batches", limit, against="limit", of=limit),
+        compared("one call for each request", found["baseline"], against="baseline", of=found["baseline"]),
+        compared("answers as large from an empty handler", found["empty"], against="limit", of=limit),
+        compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=limit),
+        compared(f"{concurrent}, against model and empty handler", found["ours"], against="limit", of=both),
+        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=found["baseline"]),
+    ]
+
+
+def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[Result]:
+    """What many spectrograms in one request, and in one answer, cost beyond the model, and what gRPC alone takes."""
+    results = []
+    for way, signature, inputs in (("in", "encode", {"mel": model.mel}), ("out", "decode", {"z": model.z})):
+        request = _request(signature, **inputs)
+        nothing = _empty_request(request, answer_bytes=len(ours.answer(request)))
+        served, alone = _pairs(
+            functools.partial(ours.milliseconds, request), functools.partial(model.run, signature, **inputs), pairs
+        )
+        bare = statistics.median(empty.milliseconds(nothing) for _ in range(pairs))
+        added = statistics.median(served) - statistics.median(alone)
+        results += [
+            Result(name=f"added by the server, {_MANY} spectrograms {way}", value=added, unit="ms"),
+            Result(name=f"an empty handler, {_MANY} spectrograms {way}", value=bare, unit="ms"),
+        ]
+    socket_ms = _socket_ms(model.mel.nbytes)
+    return [*results, Result(name=f"a bare socket, {_MANY} spectrograms", value=socket_ms, unit="ms")]
 
 
 class _Target:
@@ -189,10 +213,6 @@ def _empty_request(like: bytes, *, answer_bytes: int) -> bytes:
     return answer_bytes.to_bytes(8, "little") + bytes(len(like) - 8)
 
 
-def _mel(answer: bytes) -> np.ndarray:
-    return tensors.from_proto(protos.PredictResponse.FromString(answer).outputs["mel"], max_bytes=1 << 30)
-
-
 def _socket_ms(size: int) -> float:
     """Returns the median time, in ms, that so many bytes take through the loopback into memory that is ready."""
     data, times = bytes(size), []
@@ -218,7 +238,7 @@ def _socket_ms(size: int) -> float:
     return statistics.median(times)
 
 
-def _pairs(served: Callable[[], float], local: Callable[[], int], count: int) -> tuple[list[float], list[float]]:
+def _pairs(served: Callable[[], float], local: Callable[[], object], count: int) -> tuple[list[float], list[float]]:
     """Times a request and the same call in this process in turn; returns both, in ms, without a few first ones."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(count + 3):
@@ -229,7 +249,7 @@ def _pairs(served: Callable[[], float], local: Callable[[], int], count: int) ->
     return times[0][3:], times[1][3:]
 
 
-def _repeated(step: Callable[[], int], rows: int, times: int) -> Callable[[], int]:
+def _repeated(step: Callable[[], object], rows: int, times: int) -> Callable[[], int]:
     def run() -> int:
         for _ in range(times):
             step()

@@ -16,7 +16,7 @@ def test_bench_serve(exported, capsys):
     found = {result["name"]: result for result in report["results"]}
     assert all(result["value"] > 0 for name, result in found.items() if "added" not in name)
     assert {result["against"] for result in found.values()} == {"baseline", "limit", None}
-    assert found["first request after the start"]["ratio"] > 0
+    assert found["first decode after the start"]["ratio"] > 0
     assert len(found) == len(report["results"]) == 15
 
 
