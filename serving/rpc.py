@@ -32,6 +32,9 @@ SPARE_THREADS = 8
 # Messages of more bytes than this are read only while there is room for them: parsed, a hostile one takes
 # twenty times its size. They do not wait for it, since that would take the threads that say no.
 _LARGE = 1 << 20
+# Answers up to this size take no room among the unread ones: gRPC holds more for any call, and health and
+# status must be told whatever others do.
+_SMALL = 4096
 
 
 class RpcServer:
@@ -127,9 +130,10 @@ class RpcServer:
             with self._memory.turn(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
                 message = answer(_parsed(request_class, data), call)
             result = message if isinstance(message, bytes) else message.SerializeToString()
-            taken = self._outbox.put(len(result), context.cancel)
-            if not context.add_callback(taken):
-                taken()
+            if len(result) > _SMALL:
+                taken = self._outbox.put(len(result), context.cancel)
+                if not context.add_callback(taken):
+                    taken()
             return result
         except StatusError as error:
             code, message = error.code, error.message

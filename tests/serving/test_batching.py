@@ -292,11 +292,15 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported):
         )
         assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
         grown = _peak_mib() - before
+        eventually(lambda: len(outbox._held) == 4)
+        outbox._limit = outbox._used
+        assert caller.refusal("decode", z=z[:1])[0] == "UNAVAILABLE"
+        assert len(caller.predict("encode", mel=np.zeros((1, 128, 216), np.float32))) == 2, "tiny ones need no room"
         outbox._patience_s = 0.1
 
         def answered():
             try:
-                return len(caller.predict("decode", z=z)["mel"]) == 64
+                return len(caller.predict("decode", z=z[:1])["mel"]) == 1
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
