@@ -227,13 +227,13 @@ def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_pa
             one.result()
     assert failures == []
     assert set(seen) == {1, 2, 3, 4, 5}
-    # The threads of the batch queues go with their version.
-    assert threads[5] <= threads[2] + 4, threads
+    # The threads of the batch queues go with their version: a dozen would stay of each.
+    assert threads[5] <= threads[3] + 4, threads
 
 
 def threading_count():
-    """Returns the threads of this process, TensorFlow's included."""
-    return len(os.listdir("/proc/self/task"))
+    """Returns the threads of this process that are not Python's, whose pools grow as they are used."""
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
 
 
 def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy):
