@@ -234,6 +234,7 @@ def test_bad_settings_name_the_value(settings: dict, message: str) -> None:
         TrainConfig(data="d", run="r", **settings)
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_epoch_trains_no_further(dataset: Path, tmp_path: Path) -> None:
     command = ("train", "--data", dataset, "--run", tmp_path / "run", "--preset", "tiny", "--epochs", "20")
     early = (*command, "--batch-size", "4", "--patience", "1", "--learning-rate", "0.003", "--json")
