@@ -35,7 +35,7 @@ class Outbox:
         Raises:
             StatusError: UNAVAILABLE when there is no room; answers that have waited too long are given up.
         """
-        now, late = time.monotonic(), []
+        now = time.monotonic()
         with self._lock:
             if not self._used or self._used + size <= self._limit:
                 self._number += 1
