@@ -15,6 +15,8 @@ from serving.versions import ModelFolder, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
+# Models that are gone and still known by name.
+_REMEMBERED = 1000
 
 
 class Catalog:
@@ -49,7 +51,8 @@ class Catalog:
             names = {settings.name for settings in wanted}
             self._models = {name: folder for name, folder in self._models.items() if name in names}
             removed = {name: folder for name, folder in before.items() if name not in names}
-            self._removed = {name: folder for name, folder in {**self._removed, **removed}.items() if name not in names}
+            known = [(name, one) for name, one in {**self._removed, **removed}.items() if name not in names]
+            self._removed = dict(known[-_REMEMBERED:])
             for name, folder in before.items():
                 if self._models.get(name) is not folder:
                     folder.stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import re
@@ -33,6 +34,8 @@ _LOG = logging.getLogger(__name__)
 _SPARE_THREADS = 8
 # A float32 takes about 21 bytes as text. An answer may be as long as so many of the longest bodies.
 _JSON_PER_BYTE, _ANSWER_BODIES = 5, 4
+# Longer answers are made one after another, shorter ones beside them.
+_LONG_ANSWER = 1 << 20
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
@@ -122,6 +125,7 @@ class _Application:
         self._timeout_s, self._metrics_path = timeout_s, metrics_path
         # Bytes of JSON being read at the same time: as objects they take up to thirty times as much.
         self._memory = Line(inside=api.limits.json_bytes, waiting=api.limits.in_hand * api.limits.json_bytes)
+        self._answers = Line(inside=api.limits.json_bytes, waiting=api.limits.in_hand * api.limits.json_bytes)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
@@ -163,7 +167,8 @@ class _Application:
         with self._api.catalog.use(match["name"], _version(self._api, match)) as model:
             with self._memory.turn(call, int(environ.get("CONTENT_LENGTH") or 0)):
                 signature, by_row, inputs = _read(model, environ["wsgi.input"].read())
-            with self._memory.turn(call, self._answer_bytes(signature, inputs)):
+            length = self._answer_bytes(signature, inputs)
+            with self._answers.turn(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
                 outputs = model.run(signature, inputs, call)
                 return (
                     b'{"predictions": %b}' % _as_rows(outputs) if by_row else b'{"outputs": %b}' % _as_columns(outputs)
