@@ -202,7 +202,7 @@ def _peak_mib() -> float:
 
 def _resume(folder: Path, manifest: Manifest, *, rounds: int) -> Result:
     """The time to the first batch in the middle of a long epoch."""
-    times = max(1, _EPOCH // manifest.examples("train"))
+    times = -(-_EPOCH // manifest.examples("train"))
     shards: list[Shard] = []
     for _ in range(times):
         for shard in manifest.shards:
