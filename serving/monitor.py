@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from serving.status import Code, StatusError
 from serving.turns import Call
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 # Bounds in µs, those of TensorFlow Serving's samplers (servables/tensorflow/util.cc).
 _BOUNDS = tuple(10 * 1.8**number for number in range(33))
 _LINES_PER_S = 5
+# Names of models on the page before those that are gone are dropped; a configuration lists up to half as many.
+_NAMES = 2000
 
 
 class Monitor:
@@ -35,6 +38,7 @@ class Monitor:
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
         self._latencies: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
         self._runtimes: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
+        self._names: set[str] = set()
         self._errors = _Slowed(_LINES_PER_S)
 
     @contextlib.contextmanager
@@ -65,10 +69,21 @@ class Monitor:
         finally:
             took = time.monotonic() - started
             with self._lock:
+                self._remember(name)
                 self._counts[name, code.name] += 1
                 self._latencies[name, method, entrypoint].add(1e6 * took)
                 if call.runtime_s:
                     self._runtimes[name, method, "TF1"].add(1e6 * call.runtime_s)
+
+    def _remember(self, name: str) -> None:
+        """Makes room for a new name: clients that reload the configuration cannot make the page grow either."""
+        if name not in self._names and len(self._names) >= _NAMES:
+            self._names = {known for known in self._names if not known or self._knows(known)}
+            tables: tuple[dict[Any, Any], ...] = (self._counts, self._latencies, self._runtimes)
+            for figures in tables:
+                for key in [key for key in figures if key[0] not in self._names]:
+                    del figures[key]
+        self._names.add(name)
 
     def page(self) -> str:
         """Returns the metrics in Prometheus' text format."""

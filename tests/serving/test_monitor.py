@@ -112,3 +112,18 @@ def test_json_lines(capsys, monkeypatch):
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["level"], first["message"], first["time"] > 0) == ("WARNING", "two\nlines 5", True)
     assert "ValueError: inside" in second["stack"]
+
+
+def test_the_page_forgets_models_that_are_gone_once_it_knows_many():
+    served = {"stays"}
+    monitor = Monitor(lambda name: name in served)
+    for name in ["stays", *(f"m{number}" for number in range(5000))]:
+        served.add(name)
+        with monitor.watch("Predict", entrypoint="GRPC", model=name, call=Call()):
+            pass
+        served.intersection_update({"stays", name})
+    found = samples(monitor.page())
+    models = {labels.split('"')[1] for _, labels in found}
+    assert {"stays", "m4999"} <= models
+    assert len(models) <= 2000
+    assert found[":tensorflow:serving:request_count", 'model_name="stays",status="OK"'] == 1
