@@ -70,7 +70,7 @@ def test_added_removed_renamed_and_changed_files(made):
     assert ours <= computed(counts) <= ours + 4 * 5 * 2
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**16))
 def test_any_change_of_the_corpus(seed, corpus, tmp_path):
     draw = random.Random(seed)

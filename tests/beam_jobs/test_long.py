@@ -8,7 +8,7 @@ from job_memory import run_watched, spec_options
 
 from tfpipe.manifest import load_manifest
 
-_MINUTES = (2, 60)
+_MINUTES = (2, 30)
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_memory_does_not_grow_with_the_length(suffix, codec, tmp_path):
         examples.append(sum(shard.examples for shard in load_manifest(tmp_path / f"out{minutes}").shards))
     assert examples == [minutes * 60 for minutes in _MINUTES]
     assert max(peaks) < 2**30
-    # The long file decoded whole would be 460 MB as float64.
+    # The long file decoded whole would be 230 MB as float64.
     assert np.diff(peaks)[0] < 64 * 2**20, peaks

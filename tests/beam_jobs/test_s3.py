@@ -186,6 +186,7 @@ def test_verify_and_inspect_read_buckets(store, corpus, dataset, capsys):
     assert lines[2:] == [f"{url}/{shards[1]}: missing shard"]
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_then_resume(store, corpus, dataset, monkeypatch, capsys):
     recordings = store.put_folder(corpus, "in")
     code = "import sys; from tfpipe.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -213,6 +213,7 @@ def test_second_run_in_the_same_folder_is_refused(small_corpus: Path, tmp_path: 
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(small_corpus: Path, tmp_path: Path) -> None:
     mount = tmp_path / "disk"

@@ -108,7 +108,7 @@ def test_a_bad_row_fails_alone(caller):
         else:
             np.testing.assert_array_equal(caller.predict("finite", x=x)["y"], x)
 
-    with ThreadPoolExecutor(24) as pool:
+    with ThreadPoolExecutor(12) as pool:
         assert len(list(pool.map(one, range(400)))) == 400
 
 
@@ -326,14 +326,14 @@ def test_long_answers_as_json_are_made_one_at_a_time_and_beyond_a_length_refused
     with serving(exported.path.parent, limits=limits) as (server, _), ThreadPoolExecutor(24) as pool:
         ask(server.rest_port, 40)
         before = _peak_mib(reset=True)
-        answers = list(pool.map(lambda _: ask(server.rest_port, 40)[:2], range(24)))
+        answers = list(pool.map(lambda _: ask(server.rest_port, 40)[:2], range(12)))
         grown = _peak_mib() - before
         assert {status for status, _ in answers} == {200}
         assert ask(server.rest_port, 60)[0] == 400
         assert b"send fewer rows, or use gRPC" in ask(server.rest_port, 60)[2]
         assert ask(server.rest_port, 1)[0] == 200
     # This process is the clients too: each holds its answer of 20 MB for a moment, the server one in the making.
-    assert grown < 900, f"{grown} MiB"
+    assert grown < 500, f"{grown} MiB"
 
 
 @contextlib.contextmanager

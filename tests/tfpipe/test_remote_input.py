@@ -88,6 +88,7 @@ def test_a_url_that_tensorflow_cannot_read_says_who_can(dataset, plain_web, stor
         assert ("sends whole files only" if COMPILED else "default lane (constraints/default.txt: ") in text
 
 
+@pytest.mark.slow
 def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(dataset, store, tmp_path):
     url = store.put_folder(dataset, "data")
     settings = {"preset": "tiny", "epochs": 1, "batch_size": 8, "seed": 7}

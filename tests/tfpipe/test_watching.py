@@ -53,6 +53,7 @@ def plain(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(config(small, tmp_path_factory.mktemp("plain") / "run"), quiet=True)
 
 
+@pytest.mark.slow
 def test_the_notebook_preset_collapses_and_is_told_so(small: Path, tmp_path: Path, capsys) -> None:
     settings = {"preset": "notebook", "average": 0.0, "keep_every": 0, "latent": 16}
     run = train(config(small, tmp_path / "run", epochs=4, batch_size=4, learning_rate=3e-3, **settings))
