@@ -13,6 +13,7 @@ from serving.models import DEFAULT_SIGNATURE, Limits, LoadedModel
 from serving.settings import models_of
 from serving.status import Code, StatusError
 from serving.turns import Call
+from serving.wire import Predict
 
 
 class Api:
@@ -27,9 +28,9 @@ class Api:
         self.catalog = catalog
         self.limits = limits
 
-    def predict(self, request: Any, call: Call) -> bytes:
+    def predict(self, request: Predict, call: Call) -> bytes:
         """Answers `PredictionService.Predict`, with the bytes of the response."""
-        name, version = self._resolve(request)
+        name, version = self._resolve(request.message)
         with self.catalog.use(name, version) as model:
             return model.predict(request, call)
 

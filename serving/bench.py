@@ -71,7 +71,7 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
             served, alone = _pairs(
                 lambda: ours.milliseconds(model.singles[0]), lambda: model.run("decode", z=model.z[:1]), pairs
             )
-            large = _large(model, ours, empty, pairs=5 + pairs // 20)
+            large = _large(model, ours, empty, pairs=5 + pairs // 5)
     return [
         *results,
         Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
@@ -153,8 +153,12 @@ def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[
     for way, signature, inputs in (("in", "encode", {"mel": model.mel}), ("out", "decode", {"z": model.z})):
         request = _request(signature, **inputs)
         nothing = _empty_request(request, answer_bytes=len(ours.answer(request)))
+        # Both processes take more memory during the first such requests, which costs page faults.
         served, alone = _pairs(
-            functools.partial(ours.milliseconds, request), functools.partial(model.run, signature, **inputs), pairs
+            functools.partial(ours.milliseconds, request),
+            functools.partial(model.run, signature, **inputs),
+            pairs,
+            first=pairs // 2,
         )
         bare = statistics.median(empty.milliseconds(nothing) for _ in range(pairs))
         added = statistics.median(served) - statistics.median(alone)
@@ -238,15 +242,17 @@ def _socket_ms(size: int) -> float:
     return statistics.median(times)
 
 
-def _pairs(served: Callable[[], float], local: Callable[[], object], count: int) -> tuple[list[float], list[float]]:
-    """Times a request and the same call in this process in turn; returns both, in ms, without a few first ones."""
+def _pairs(
+    served: Callable[[], float], local: Callable[[], object], count: int, *, first: int = 3
+) -> tuple[list[float], list[float]]:
+    """Times a request and the same call in this process in turn; returns both, in ms, without the first ones."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(count + 3):
+    for _ in range(count + first):
         times[0].append(served())
         started = time.perf_counter()
         local()
         times[1].append(1e3 * (time.perf_counter() - started))
-    return times[0][3:], times[1][3:]
+    return times[0][first:], times[1][first:]
 
 
 def _repeated(step: Callable[[], object], rows: int, times: int) -> Callable[[], int]:

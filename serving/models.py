@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import protos, tensors
+from serving import protos, tensors, wire
 from serving.settings import Batching
 from serving.status import Code, StatusError, from_runtime
 from serving.turns import Call, Line
@@ -220,7 +220,7 @@ class LoadedModel:
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
         return model
 
-    def predict(self, request: Any, call: Call) -> bytes:
+    def predict(self, request: wire.Predict, call: Call) -> bytes:
         """Returns the bytes of the PredictResponse to a request whose model spec has been resolved to this version.
 
         The order of the checks is TensorFlow Serving's (servables/tensorflow/predict_util.cc).
@@ -233,7 +233,7 @@ class LoadedModel:
         if signature is None:
             raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         inputs = self._inputs(signature, request)
-        wanted = _filtered(signature.definition.outputs, request.output_filter)
+        wanted = _filtered(signature.definition.outputs, request.message.output_filter)
         outputs = self.run(signature, inputs, call)
         response = protos.PredictResponse()
         response.model_spec.name = request.model_spec.name
@@ -245,13 +245,14 @@ class LoadedModel:
         """Runs one of the signatures; see `Signature.run`."""
         return signature.run(inputs, limits=self._limits, turns=self._turns, call=call)
 
-    def _inputs(self, signature: Signature, request: Any) -> Arrays:
-        check_aliases(signature.definition.inputs, request.inputs)
-        return {alias: self._tensor(alias, proto) for alias, proto in request.inputs.items()}
+    def _inputs(self, signature: Signature, request: wire.Predict) -> Arrays:
+        protos_by_alias = request.message.inputs
+        check_aliases(signature.definition.inputs, protos_by_alias)
+        return {alias: self._tensor(alias, proto, request) for alias, proto in protos_by_alias.items()}
 
-    def _tensor(self, alias: str, proto: Any) -> NDArray[Any]:
+    def _tensor(self, alias: str, proto: Any, request: wire.Predict) -> NDArray[Any]:
         try:
-            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes)
+            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, content=request.contents.get(alias))
         except tensors.TensorError as error:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 
@@ -262,7 +263,7 @@ class LoadedModel:
             for number, record in enumerate(read_records(path)):
                 if number >= _MAX_WARMUPS:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
-                request = protos.PredictionLog.FromString(record).predict_log.request
+                request = wire.Predict(protos.PredictionLog.FromString(record).predict_log.request)
                 self.predict(request, Call())
                 signature = self.signatures[request.model_spec.signature_name or DEFAULT_SIGNATURE]
                 signature.warm_up(self._inputs(signature, request))

@@ -22,9 +22,11 @@ from serving.outbox import Outbox
 from serving.settings import Tls
 from serving.status import Code, StatusError
 from serving.turns import Call, Line
+from serving.wire import read_predict
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
+_Read = Callable[[bytes], Any]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 # Threads that say no, and answer questions of status and health, while all others are busy.
@@ -77,17 +79,19 @@ class RpcServer:
             ],
         )
         prediction = {
-            "Predict": self._counted("Predict", api.predict, protos.PredictRequest),
-            "GetModelMetadata": self._method(api.metadata, protos.GetModelMetadataRequest),
-            "Classify": self._counted("Classify", api.classify, protos.ClassificationRequest),
-            "Regress": self._counted("Regress", api.regress, protos.RegressionRequest),
-            "MultiInference": self._counted("MultiInference", api.multi_inference, protos.MultiInferenceRequest),
+            "Predict": self._counted("Predict", api.predict, read_predict),
+            "GetModelMetadata": self._method(api.metadata, protos.GetModelMetadataRequest.FromString),
+            "Classify": self._counted("Classify", api.classify, protos.ClassificationRequest.FromString),
+            "Regress": self._counted("Regress", api.regress, protos.RegressionRequest.FromString),
+            "MultiInference": self._counted(
+                "MultiInference", api.multi_inference, protos.MultiInferenceRequest.FromString
+            ),
         }
         model = {
-            "GetModelStatus": self._method(api.status, protos.GetModelStatusRequest),
-            "HandleReloadConfigRequest": self._method(api.reload, protos.ReloadConfigRequest),
+            "GetModelStatus": self._method(api.status, protos.GetModelStatusRequest.FromString),
+            "HandleReloadConfigRequest": self._method(api.reload, protos.ReloadConfigRequest.FromString),
         }
-        health = {"Check": self._method(functools.partial(_check, is_serving), protos.HealthCheckRequest)}
+        health = {"Check": self._method(functools.partial(_check, is_serving), protos.HealthCheckRequest.FromString)}
         self._server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(service, methods)
@@ -108,7 +112,7 @@ class RpcServer:
         """Takes no new requests; returns an event that is set when those in flight are answered or time is up."""
         return self._server.stop(grace_s)
 
-    def _counted(self, name: str, answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
+    def _counted(self, name: str, answer: Callable[[Any, Call], Any], read: _Read) -> Any:
         """Wraps a method that computes: it takes a place, and is counted and timed."""
 
         def counted(request: Any, call: Call) -> Any:
@@ -116,19 +120,19 @@ class RpcServer:
             with self._monitor.watch(name, entrypoint="GRPC", model=model, call=call), self._places.turn(call):
                 return answer(request, call)
 
-        return self._method(counted, request_class)
+        return self._method(counted, read)
 
-    def _method(self, answer: Callable[[Any, Call], Any], request_class: Any) -> Any:
+    def _method(self, answer: Callable[[Any, Call], Any], read: _Read) -> Any:
         """Wraps a method of `Api` for gRPC."""
-        return grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, answer, request_class))
+        return grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, answer, read))
 
-    def _answer(self, answer: Callable[[Any, Call], Any], request_class: Any, data: bytes, context: Any) -> Any:
+    def _answer(self, answer: Callable[[Any, Call], Any], read: _Read, data: bytes, context: Any) -> Any:
         call = Call(context.time_remaining())
         if not context.add_callback(call.end):
             call.end()
         try:
             with self._memory.turn(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
-                message = answer(_parsed(request_class, data), call)
+                message = answer(_parsed(read, data), call)
             result = message if isinstance(message, bytes) else message.SerializeToString()
             if len(result) > _SMALL:
                 taken = self._outbox.put(len(result), context.cancel)
@@ -143,9 +147,9 @@ class RpcServer:
         return context.abort(_CODES[int(code)], message)
 
 
-def _parsed(request_class: Any, data: bytes) -> Any:
+def _parsed(read: _Read, data: bytes) -> Any:
     try:
-        return request_class.FromString(data)
+        return read(data)
     except Exception:  # DecodeError has another base on each protobuf generation
         raise StatusError(Code.INTERNAL, "The request is not a message of this method.") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import protos
+from serving import protos, wire
 
 _STRING = 7
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -31,11 +31,6 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     22: np.dtype("<u4"),
     23: np.dtype("<u8"),
 }
-# Field numbers on the wire.
-_TENSOR_CONTENT, _OUTPUTS = (
-    kind.DESCRIPTOR.fields_by_name[name].number
-    for kind, name in ((protos.TensorProto, "tensor_content"), (protos.PredictResponse, "outputs"))
-)
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 _VALUES = {
     1: "float_val",
@@ -110,10 +105,10 @@ def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> bytes:
         else:
             _describe(proto, array)
             content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).reshape(-1).view(np.uint8)
-        tensor = proto.SerializeToString() + _header(_TENSOR_CONTENT, len(content))
-        key = _header(1, len(alias.encode())) + alias.encode()
-        entry = key + _header(2, len(tensor) + len(content)) + tensor
-        parts += [_header(_OUTPUTS, len(entry) + len(content)), entry, content.data]
+        tensor = proto.SerializeToString() + wire.header(wire.CONTENT, len(content))
+        key = wire.header(wire.KEY, len(alias.encode())) + alias.encode()
+        entry = key + wire.header(wire.VALUE, len(tensor) + len(content)) + tensor
+        parts += [wire.header(wire.OUTPUTS, len(entry) + len(content)), entry, content.data]
     return b"".join(parts)
 
 
@@ -126,21 +121,13 @@ def _describe(proto: Any, array: NDArray[Any]) -> None:
         proto.tensor_shape.dim.add(size=size)
 
 
-def _header(field: int, length: int) -> bytes:
-    """Returns what stands before a field of so many bytes: its number and kind, and the length as a varint."""
-    result = bytearray([field << 3 | 2])
-    while length > 127:
-        result.append(length & 127 | 128)
-        length >>= 7
-    return bytes([*result, length])
-
-
-def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
+def from_proto(proto: Any, *, max_bytes: int, content: memoryview | None = None) -> NDArray[Any]:
     """Reads a TensorProto; the result may be a read-only view of its bytes.
 
     Args:
         proto: the message.
         max_bytes: largest array to make, in bytes.
+        content: its `tensor_content`, where that is not in the message.
 
     Raises:
         TensorError: see the class.
@@ -151,8 +138,8 @@ def from_proto(proto: Any, *, max_bytes: int) -> NDArray[Any]:
     # Sizes beside a zero count too: NumPy has no array of [0, 2**40, 2**40].
     if math.prod(size or 1 for size in shape) * dtype.itemsize > max_bytes:
         raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
-    if proto.tensor_content:
-        return _from_content(proto, dtype, shape, count)
+    if content := content or proto.tensor_content:
+        return _from_content(content, dtype, shape, count)
     return _from_values(getattr(proto, _VALUES.get(proto.dtype, "int_val")), dtype, count).reshape(shape)
 
 
@@ -164,9 +151,10 @@ def _shape(proto: Any) -> tuple[int, ...]:
     return tuple(dim.size for dim in proto.dim)
 
 
-def _from_content(proto: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> NDArray[Any]:
-    content = proto.tensor_content
-    if proto.dtype == _STRING:
+def _from_content(
+    content: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], count: int
+) -> NDArray[Any]:
+    if dtype.kind == "O":
         raise TensorError("strings must stand in string_val, not in tensor_content")
     if len(content) != count * dtype.itemsize:
         raise TensorError(
