@@ -12,8 +12,8 @@ from typing import Any
 
 from serving import protos
 
-# Below this, copying costs less than walking.
-_LARGE = 1 << 16
+# Bytes; below this, two copies cost less than walking over the fields (28 µs).
+_LARGE = 1 << 18
 # Fields looked at before a message is left to protobuf: one full of tiny fields must not keep Python busy.
 _MOST_FIELDS = 256
 _LENGTH, _VARINT, _FIXED = 2, 0, {1: 8, 5: 4}
@@ -23,6 +23,7 @@ def _tag(kind: Any, name: str) -> int:
     return kind.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH
 
 
+# Tags on the wire: number and kind of a field.
 CONTENT = _tag(protos.TensorProto, "tensor_content")
 INPUTS, OUTPUTS = _tag(protos.PredictRequest, "inputs"), _tag(protos.PredictResponse, "outputs")
 # Protobuf writes a map as messages of these two fields.
