@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,14 +51,14 @@ class Feed:
         index, workers = worker(strategy)
         self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
         self.batch_size = int(config.batch_size or 0)
-        self.steps = self._steps("train")
+        self.steps = steps_per_epoch(self.manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
         self._augment = config.augment or AugmentConfig()
         self._augment.check(manifest.spec)
 
     @property
     def validates(self) -> bool:
         """Whether there is a validation split."""
-        return self._steps("validation") > 0
+        return self.manifest.examples("validation") > 0
 
     def count(self, step: int) -> int:
         """Returns the examples in the global batch of a step of training."""
@@ -68,9 +69,15 @@ class Feed:
         """Yields an epoch's batches from `position` on, augmented, one element per replica in each."""
         return self._batches("train", position, seed=self._config.seed)
 
-    def validation(self) -> Iterator[Any]:
-        """Yields the validation split's batches in key order."""
-        return self._batches("validation", Position(), seed=None)
+    def validation(self) -> Iterator[tuple[Any, int]]:
+        """Yields the validation split's batches in key order, one element per replica in each, and their examples.
+
+        Where the replicas cannot share a batch evenly, they have more rows than it has examples: its last one, again.
+        """
+        left = self.manifest.examples("validation")
+        for batch in self._batches("validation", Position(), seed=None):
+            yield batch, min(left, self.batch_size)
+            left -= self.batch_size
 
     def explained(self, split: str) -> AbstractContextManager[None]:
         """Turns errors of reading in the block into sentences; see `tfpipe.input.explained`."""
@@ -99,13 +106,11 @@ class Feed:
             batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
         return dequantise(batch["mel"][..., 0]), batch["ref_db"]
 
-    def _steps(self, split: str) -> int:
-        return steps_per_epoch(self.manifest, split=split, batch_size=self.batch_size, replicas=self.part.total)
-
     def _plain(self, split: str, *, batch_size: int, seed: int) -> tf.data.Dataset:
         return make_dataset(self._folder, split=split, batch_size=batch_size, seed=seed, manifest=self.manifest)
 
     def _batches(self, split: str, position: Position, *, seed: int | None) -> Iterator[Any]:
+        training = split == "train"
         batches = self._strategy.distribute_datasets_from_function(
             lambda _: make_dataset(
                 self._folder,
@@ -113,11 +118,11 @@ class Feed:
                 batch_size=self.batch_size,
                 seed=seed,
                 position=position,
-                part=self.part,
+                part=dataclasses.replace(self.part, whole=not training),
                 manifest=self.manifest,
-                augment=self._augment if split == "train" else None,
+                augment=self._augment if training else None,
                 service=self._service,
-                shard_by=self._config.shard_by,
+                shard_by=self._config.shard_by if training else "record",
             ),
             # Nothing to fetch to on CPUs, where the iterator that would do it may take minutes to be dropped.
             tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),

@@ -66,11 +66,13 @@ class Part:
         worker: index of this process.
         workers: number of processes.
         replicas: devices of this process; each gets one element per step.
+        whole: leave no example out: the rows that an epoch's last global batch lacks are its last one, repeated.
     """
 
     worker: int = 0
     workers: int = 1
     replicas: int = 1
+    whole: bool = False
 
     @property
     def total(self) -> int:
@@ -113,15 +115,16 @@ def make_dataset(
         uint8 (cast on the device by `features_tf.to_mel`), `ref_db` `[batch]`
         float32, `label` `[batch]` int64, `key` `[batch]` string. With several
         replicas an element is one replica's part, and an epoch's last global
-        batch leaves out at most replicas - 1 examples so that all parts are equal.
+        batch leaves out at most replicas - 1 examples so that all parts are equal
+        (or repeats one, see `Part.whole`).
 
     Raises:
         DatasetError: no complete dataset, or no examples in the split.
         SpecMismatch: the dataset has another spec than expected.
         TfpipeError: a URL or a data service that cannot be reached from here.
         UsageError: a batch smaller than the number of replicas, or one that they
-            cannot share by file, or augmentation without a seed or of settings
-            that do not fit the spec.
+            cannot share by file, or a whole epoch by file, or augmentation without
+            a seed or of settings that do not fit the spec.
     """
     manifest = manifest or load_manifest(folder)
     if expected_spec is not None:
@@ -129,11 +132,13 @@ def make_dataset(
     position, part = position or Position(), part or Part()
     if batch_size < part.total:
         raise UsageError(f"batch size {batch_size} is smaller than the {part.total} replicas; use a larger batch")
-    steps = steps_per_epoch(manifest, split=split, batch_size=batch_size, replicas=part.total)
+    steps = steps_per_epoch(manifest, split=split, batch_size=batch_size, replicas=1 if part.whole else part.total)
     if steps == 0:
         raise DatasetError(f"{folder}: no examples in split {split!r}; use a split that has some")
     shares = [_Share(shard, 0, shard.examples) for shard in manifest.split_shards(split)]
     if shard_by == "file" and part.workers > 1:
+        if part.whole:
+            raise UsageError("workers that share by file leave examples out; for whole epochs share by record")
         if batch_size % part.total:
             raise UsageError(f"batch size {batch_size}: {part.total} replicas cannot share it by file; use a multiple")
         shares = _own_shares(shares, part, seed=seed, epoch=position.epoch)
@@ -354,6 +359,8 @@ def _own_part(batches: tf.data.Dataset, part: Part) -> tf.data.Dataset:
         return batches
 
     def rows(batch: tf.Tensor) -> tf.data.Dataset:
+        if part.whole:
+            batch = tf.concat([batch, tf.repeat(batch[-1:], -tf.shape(batch)[0] % part.total, axis=0)], 0)
         each = tf.shape(batch)[0] // part.total
         first = part.worker * part.replicas * each
         own = tf.reshape(batch[first : first + part.replicas * each], [part.replicas, each])

@@ -73,14 +73,18 @@ class Stepper:
         """Waits for a step and returns its figures, float64."""
         return np.asarray(means, np.float64)
 
-    def evaluate(self, mel: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Measures `judged` on codes `[batch, n_mels, frames, 1]`, with z at the posterior mean.
+    def evaluate(self, mel: Any, *, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Measures `judged`, with z at the posterior mean.
+
+        Args:
+            mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica, all of as many rows.
+            count: examples in the global batch; rows beyond them are not counted.
 
         Returns:
             `[2 + latent]`: count, mse and KL per dimension, sums over all
             replicas; and this process's z_mean `[rows, latent]`.
         """
-        return self._evaluate(mel)
+        return self._evaluate(mel, tf.constant(count))
 
     def start(self, mels: np.ndarray) -> None:
         """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`."""
@@ -147,18 +151,21 @@ class Stepper:
                 average.value, lambda old, new: old.assign_add(share * (new - old)), args=(weight.value,)
             )
 
-    def _distributed_evaluation(self, mel: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        sums, z_mean = self.strategy.run(self._replica_evaluation, args=(mel,))
+    def _distributed_evaluation(self, mel: Any, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        sums, z_mean = self.strategy.run(self._replica_evaluation, args=(mel, count))
         local = self.strategy.experimental_local_results
-        return local(sums)[0], tf.concat(local(z_mean), 0)
+        rows = tf.concat(local(z_mean), 0)
+        return local(sums)[0], rows[: tf.maximum(0, count - self.part.worker * tf.shape(rows)[0])]
 
-    def _replica_evaluation(self, mel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _replica_evaluation(self, mel: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mel = to_mel(mel)
         z_mean, z_log_var = self.judged.encoder(mel, training=False)
         terms = model.losses(mel, self.judged.decoder(z_mean, training=False), z_mean, z_log_var)
-        count = tf.cast(tf.shape(mel)[0], tf.float32)
-        sums = tf.concat([[count, tf.reduce_sum(terms.mse)], tf.reduce_sum(terms.kl, axis=0)], 0)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums), z_mean
+        replica, rows = tf.distribute.get_replica_context(), tf.shape(mel)[0]
+        counted = tf.cast(replica.replica_id_in_sync_group * rows + tf.range(rows) < count, tf.float32)
+        kl = tf.reduce_sum(terms.kl * counted[:, tf.newaxis], axis=0)
+        sums = tf.concat([[tf.reduce_sum(counted), tf.reduce_sum(terms.mse * counted)], kl], 0)
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, sums), z_mean
 
     # What it is made of ------------------------------------------------------
 

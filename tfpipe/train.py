@@ -327,9 +327,9 @@ class Trainer:
             return {}
         sums, z_means = np.zeros(2 + self.config.latent), []
         with self.feed.explained("validation"):
-            for batch in self.feed.validation():
+            for batch, count in self.feed.validation():
                 with together(self.strategy):  # a lost worker is no fault of the data
-                    added, z_mean = self.stepper.evaluate(batch["mel"])
+                    added, z_mean = self.stepper.evaluate(batch["mel"], count=count)
                     sums += np.asarray(added, np.float64)
                     z_means.append(np.asarray(z_mean))
         means = sums[1:] / sums[0]

@@ -82,6 +82,23 @@ def test_parts_make_up_each_global_batch_once(dataset: Path, workers: int, repli
     assert len(seen) == len(set(seen))
 
 
+@pytest.mark.parametrize(("workers", "replicas", "size"), [(2, 1, 5), (3, 2, 7), (1, 4, 1000)])
+def test_whole_parts_leave_nothing_out(dataset: Path, workers: int, replicas: int, size: int) -> None:
+    everything = keys(make_dataset(dataset, split="train", batch_size=size))
+    total, parts = workers * replicas, []
+    for worker in range(workers):
+        part = Part(worker=worker, workers=workers, replicas=replicas, whole=True)
+        elements = make_dataset(dataset, split="train", batch_size=size, part=part)
+        parts.append([list(element["key"]) for element in elements.as_numpy_iterator()])
+        assert len(parts[-1]) == int(elements.cardinality()) == -(-len(everything) // size) * replicas
+    for step in range(-(-len(everything) // size)):
+        shares = [element for part in parts for element in part[step * replicas : (step + 1) * replicas]]
+        batch = everything[step * size : (step + 1) * size]
+        assert len({len(share) for share in shares}) == 1
+        rows = [key for share in shares for key in share]
+        assert rows == batch + batch[-1:] * (-len(batch) % total)
+
+
 def test_cardinality_is_known(dataset: Path) -> None:
     count = load_manifest(dataset).examples("train")
     dataset_ = make_dataset(dataset, split="train", batch_size=4, seed=0, position=Position(step=1))
@@ -98,6 +115,8 @@ def test_refusals(dataset: Path, tmp_path: Path) -> None:
         make_dataset(tmp_path / "none", split="train", batch_size=4)
     with pytest.raises(UsageError, match="replicas"):
         make_dataset(dataset, split="train", batch_size=1, part=Part(workers=2))
+    with pytest.raises(UsageError, match="share by record"):
+        make_dataset(dataset, split="train", batch_size=4, part=Part(workers=2, whole=True), shard_by="file")
     with pytest.raises(SpecMismatch, match="n_mels: 64 against 128"):
         make_dataset(dataset, split="train", batch_size=4, expected_spec=FeatureSpec(n_mels=64))
     incomplete = tmp_path / "incomplete"

@@ -184,7 +184,7 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
     train_together(dataset, run)
     alone, together = load_run(finished).history, load_run(run).history
     # The training split divides by the workers, so both saw the same global batches.
-    for name in ("loss", "mse", "kl"):
+    for name in ("loss", "mse", "kl", "val_mse", "val_kl"):
         np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
 
 
@@ -203,7 +203,7 @@ def test_two_devices_of_a_process_give_the_loss_curve_of_one(dataset: Path, fini
     assert done.returncode == 0, done.stderr
     assert "2 replica(s)" in done.stderr
     alone, mirrored = load_run(finished).history, load_run(run).history
-    for name in ("loss", "mse", "kl"):
+    for name in ("loss", "mse", "kl", "val_mse", "val_kl"):
         np.testing.assert_allclose([row[name] for row in mirrored], [row[name] for row in alone], rtol=2e-3)
 
 
