@@ -1,7 +1,8 @@
-"""Large Predict requests read where they lie: protobuf would copy the numbers of each tensor twice.
+"""Protobuf's wire format, where protobuf itself would copy a tensor's numbers.
 
-A request's fields are walked over, each tensor's `tensor_content` is left out, and
-protobuf reads the rest. What is not laid out as usual, protobuf reads alone.
+A large Predict request's fields are walked over, each tensor's `tensor_content` is
+left where it lies, and protobuf reads the rest; what is not laid out as usual,
+protobuf reads alone. `header` is what `tensors` writes answers with.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ def _split(data: bytes) -> tuple[bytes, dict[str, memoryview]]:
 
 def _split_input(walk: _Walk, start: int, stop: int) -> tuple[str, bytes, memoryview | None]:
     """Returns the alias of an input, its map entry without the content, and the content."""
-    found = {tag: (at, body, end) for tag, at, body, end in walk.fields(start, stop)}
-    if set(found) != {KEY, VALUE} or sum(end - at for at, _, end in found.values()) != stop - start:
+    fields = list(walk.fields(start, stop))
+    found = {tag: places for tag, *places in fields}
+    if len(fields) != 2 or set(found) != {KEY, VALUE}:
         raise _UnusualError
     parts: list[bytes] = []
     contents: list[memoryview] = []

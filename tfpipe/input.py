@@ -66,7 +66,7 @@ class Part:
         worker: index of this process.
         workers: number of processes.
         replicas: devices of this process; each gets one element per step.
-        whole: leave no example out: the rows that an epoch's last global batch lacks are its last one, repeated.
+        whole: leave no example out: a global batch that the replicas cannot share evenly has its last row repeated.
     """
 
     worker: int = 0
@@ -114,9 +114,10 @@ def make_dataset(
         A dataset of known cardinality, with `mel` `[batch, n_mels, frames, 1]`
         uint8 (cast on the device by `features_tf.to_mel`), `ref_db` `[batch]`
         float32, `label` `[batch]` int64, `key` `[batch]` string. With several
-        replicas an element is one replica's part, and an epoch's last global
-        batch leaves out at most replicas - 1 examples so that all parts are equal
-        (or repeats one, see `Part.whole`).
+        replicas an element is one replica's part, and a global batch leaves out
+        what they cannot share evenly: with a batch size that is a multiple of
+        their number, at most replicas - 1 examples of an epoch's last batch. With
+        `Part.whole` it repeats one instead.
 
     Raises:
         DatasetError: no complete dataset, or no examples in the split.
