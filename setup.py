@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools_rust import Binding, RustExtension
 
 ROOT = Path(__file__).parent
 
@@ -35,7 +36,20 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=["tfpipe", "tfpipe.commands", "beam_jobs", "serving"],
-    package_data={"serving": ["*.pb"]},
+    package_data={"serving": ["*.pb", "*.pyi"]},
+    # The compiled front end of `tfpipe serve`; without Rust, the server answers gRPC in Python.
+    rust_extensions=[
+        RustExtension(
+            "serving._front",
+            path="serving/native/Cargo.toml",
+            args=["--locked"],
+            binding=Binding.PyO3,
+            debug=False,
+            optional=True,
+            py_limited_api=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -76,6 +90,7 @@ setup(
             "pytest-xdist",
             "pyyaml",
             "ruff",
+            "setuptools-rust",
             "types-tqdm",
             "wheel",
         ],

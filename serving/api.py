@@ -5,15 +5,16 @@ Semantics and texts are TensorFlow Serving's; every refusal is a `StatusError`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving import protos
 from serving.catalog import Catalog
-from serving.models import DEFAULT_SIGNATURE, Limits, LoadedModel
+from serving.models import DEFAULT_SIGNATURE, Limits, LoadedModel, Together
 from serving.settings import models_of
 from serving.status import Code, StatusError
 from serving.turns import Call
-from serving.wire import Predict
+from serving.wire import Buffer, Predict
 
 
 class Api:
@@ -28,11 +29,19 @@ class Api:
         self.catalog = catalog
         self.limits = limits
 
-    def predict(self, request: Predict, call: Call) -> bytes:
-        """Answers `PredictionService.Predict`, with the bytes of the response."""
+    def predict(self, request: Predict, call: Call) -> list[Buffer]:
+        """Answers `PredictionService.Predict`, with the bytes of the response in parts."""
         name, version = self._resolve(request.message)
         with self.catalog.use(name, version) as model:
             return model.predict(request, call)
+
+    def predict_together(
+        self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
+    ) -> Together:
+        """Answers several `PredictionService.Predict` that differ in nothing but their rows; see `LoadedModel`."""
+        name, version = self._resolve(request.message)
+        with self.catalog.use(name, version) as model:
+            return model.predict_together(request, contents, rows=rows, call=call)
 
     def metadata(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.GetModelMetadata`."""

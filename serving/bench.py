@@ -1,7 +1,8 @@
 """`tfpipe bench serve`: the server against one call of the model for each request, and against the model itself.
 
 The client is this process, which also holds the model that is the limit; the
-two servers are processes of their own. A handler that computes nothing shows
+servers are processes of their own. The load comes from compiled code where that is built, for each server alike:
+on the same processors, a client in Python would take as long as the model. A handler that computes nothing shows
 what gRPC itself costs on the same processors, a socket what the loopback does. All is measured in turn, in one run.
 """
 
@@ -26,13 +27,15 @@ import tensorflow as tf
 from serving import protos, tensors
 from serving.check import server_process
 from serving.client import UNLIMITED
+from serving.front import is_built
+from serving.methods import PREDICT
 from tfpipe.bench import Result, compared, rates
 from tfpipe.errors import ServingError, UsageError
 
 _CLIENTS = 32
 _ROWS = 32
 # Requests of one client in one timing, and pairs of calls that latencies are taken from.
-_REQUESTS, _PAIRS = 8, 200
+_REQUESTS, _PAIRS = 32, 200
 _MANY = 64
 _EMPTY = "/tfpipe.Bench/Empty"
 _SENDINGS = 30
@@ -173,7 +176,8 @@ def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[
 class _Target:
     """A server under test, and one method of it. Bytes in, bytes out: what a client does with them is its affair."""
 
-    def __init__(self, port: int, *, method: str = "/tensorflow.serving.PredictionService/Predict") -> None:
+    def __init__(self, port: int, *, method: str = PREDICT) -> None:
+        self._port, self._method = port, method
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
         self._call = self._channel.unary_unary(method)
         grpc.channel_ready_future(self._channel).result(timeout=60)
@@ -193,7 +197,12 @@ class _Target:
         return 1e3 * (time.perf_counter() - started)
 
     def load(self, requests: Sequence[bytes], times: int) -> int:
-        """Sends each request from a client of its own, so many times one after another; returns their number."""
+        """Sends each request so many times one after another, all side by side; returns their number."""
+        if is_built():
+            from serving._front import load
+
+            length = len(self.answer(requests[0]))
+            return load(f"127.0.0.1:{self._port}", self._method, requests, times=times, answer_bytes=length)
 
         def client(request: bytes) -> int:
             for _ in range(times):

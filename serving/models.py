@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 DEFAULT_SIGNATURE = "serving_default"
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_WARMUPS = 1000
+_STRING = 7  # DT_STRING
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
@@ -71,6 +72,7 @@ class Signature:
         definition: its SignatureDef.
         has_rows: every input and output has the batch as dimension 0.
         row_bytes: size of a row of its largest output, as far as the shape tells, in bytes.
+        rows_fit: rows of different requests can be computed together, and their answers be cut apart as bytes.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class Signature:
         self._alone, self._batched = alone, batched
         self.has_rows = _has_rows(definition)
         self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
+        self.rows_fit = batched is not None and all(info.dtype != _STRING for info in definition.outputs.values())
         batching = batching or Batching()
-        self._batch_rows = batching.max_batch_size
+        self._batch_rows, self._batch_sizes = batching.max_batch_size, batching.allowed_batch_sizes
         # Requests wait here, where they can still leave, and not in the batch op: it takes what computes and one more.
         self._line = Line(
             inside=(batching.num_batch_threads + 1) * batching.max_batch_size,
@@ -105,7 +108,8 @@ class Signature:
         if len(rows) != 1:
             raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(rows)}")
         total = rows.pop()
-        if self._batched is not None and 0 < total < self._batch_rows:
+        if self._batched is not None and 0 < total < self._batch_rows and not call.alone:
+            call.fits_others = self.rows_fit
             return self._in_batch(self._batched, inputs, rows=total, turns=turns, call=call)
         parts: list[Arrays] = []
         for at in range(0, max(total, 1), limits.step_rows):
@@ -115,6 +119,26 @@ class Signature:
             with turns.turn(call), call.timed():
                 parts.append(_run(self._alone, step))
         return parts[0] if len(parts) == 1 else {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+    def run_together(self, inputs: Arrays, *, limits: Limits, call: Call) -> Arrays:
+        """Runs the model on the rows of several requests, as one batch.
+
+        Args:
+            inputs: by alias.
+            limits: what a request may ask for.
+            call: is told the model's time.
+
+        Raises:
+            StatusError: the inputs do not fit, or the model failed.
+        """
+        self._check(inputs, limits)
+        [rows] = {len(array) for array in inputs.values()}
+        size = next((size for size in self._batch_sizes if size >= rows), rows)
+        if size > rows:
+            inputs = {alias: np.concatenate([a, np.repeat(a[-1:], size - rows, axis=0)]) for alias, a in inputs.items()}
+        with call.timed():
+            outputs = _run(self._alone, inputs)
+        return {alias: array[:rows] for alias, array in outputs.items()} if size > rows else outputs
 
     def warm_up(self, inputs: Arrays) -> None:
         """Runs the model unbatched: a way that a later request may take for the first time."""
@@ -152,6 +176,21 @@ class Signature:
                     Code.INVALID_ARGUMENT,
                     f"a batch of {len(array)} rows is larger than this server's {most}; split it",
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """Answers to requests that were computed together, as parts of PredictResponses.
+
+    Attributes:
+        rest: what stands in each answer besides its outputs.
+        heads: by number of rows of a request, what stands before the rows of each output.
+        arrays: the bytes of each output, with the rows of all requests one after another.
+    """
+
+    rest: bytes
+    heads: dict[int, list[bytes]]
+    arrays: list[memoryview]
 
 
 class LoadedModel:
@@ -220,26 +259,64 @@ class LoadedModel:
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
         return model
 
-    def predict(self, request: wire.Predict, call: Call) -> bytes:
-        """Returns the bytes of the PredictResponse to a request whose model spec has been resolved to this version.
+    def predict(self, request: wire.Predict, call: Call) -> list[wire.Buffer]:
+        """Returns the bytes, in parts, of the PredictResponse to a request whose model spec leads to this version.
 
         The order of the checks is TensorFlow Serving's (servables/tensorflow/predict_util.cc).
 
         Raises:
             StatusError: the request does not fit the model, or the model failed.
         """
+        signature = self._signature(request)
+        inputs = self._inputs(signature, request)
+        wanted = _filtered(signature.definition.outputs, request.message.output_filter)
+        outputs = self.run(signature, inputs, call)
+        return tensors.serialised(self._response(request), {alias: outputs[alias] for alias in wanted})
+
+    def predict_together(
+        self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
+    ) -> Together:
+        """Answers requests that differ in nothing but their rows.
+
+        Args:
+            request: the first of them, which stands for all.
+            contents: by alias, the bytes of the rows of all of them.
+            rows: how many each of them has.
+            call: is told the model's time.
+
+        Raises:
+            StatusError: they do not fit the model, or the model failed on one of the rows.
+        """
+        signature = self._signature(request)
+        first = self._inputs(signature, request)
+        wanted = _filtered(signature.definition.outputs, request.message.output_filter)
+        inputs = {
+            alias: np.frombuffer(contents[alias], array.dtype).reshape(sum(rows), *array.shape[1:])
+            for alias, array in first.items()
+        }
+        if not signature.rows_fit:
+            raise StatusError(Code.FAILED_PRECONDITION, "rows of different requests do not fit together")
+        outputs = signature.run_together(inputs, limits=self._limits, call=call)
+        return Together(
+            rest=self._response(request).SerializeToString(),
+            heads={n: [tensors.head(alias, outputs[alias], rows=n) for alias in wanted] for n in set(rows)},
+            arrays=[tensors.content(outputs[alias]) for alias in wanted],
+        )
+
+    def _signature(self, request: wire.Predict) -> Signature:
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         signature = self.signatures.get(name)
         if signature is None:
             raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-        inputs = self._inputs(signature, request)
-        wanted = _filtered(signature.definition.outputs, request.message.output_filter)
-        outputs = self.run(signature, inputs, call)
+        return signature
+
+    def _response(self, request: wire.Predict) -> Any:
+        """Returns the PredictResponse without its outputs."""
         response = protos.PredictResponse()
         response.model_spec.name = request.model_spec.name
-        response.model_spec.signature_name = name
+        response.model_spec.signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         response.model_spec.version.value = self.version
-        return tensors.serialised(response, {alias: outputs[alias] for alias in wanted})
+        return response
 
     def run(self, signature: Signature, inputs: Arrays, call: Call) -> Arrays:
         """Runs one of the signatures; see `Signature.run`."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from serving.status import Code, StatusError
@@ -55,7 +55,6 @@ class Monitor:
             StatusError: as the request; INTERNAL, without a stack trace, where the server itself failed.
         """
         started, code = time.monotonic(), Code.OK
-        name = model if self._knows(model) else ""
         try:
             yield
         except StatusError as error:
@@ -67,13 +66,50 @@ class Monitor:
             _LOG.exception("%s %s failed", entrypoint, method)
             raise StatusError(code, "the server failed; its log says why") from error
         finally:
-            took = time.monotonic() - started
-            with self._lock:
-                self._remember(name)
-                self._counts[name, code.name] += 1
+            self.add(
+                method,
+                entrypoint=entrypoint,
+                model=model,
+                code=code,
+                took_s=[time.monotonic() - started],
+                runtime_s=call.runtime_s,
+            )
+
+    def add(
+        self, method: str, *, entrypoint: str, model: str, code: Code, took_s: Sequence[float], runtime_s: float
+    ) -> None:
+        """Counts requests that were answered together.
+
+        Args:
+            method: of the API.
+            entrypoint: `GRPC` or `REST`.
+            model: the name that they ask for.
+            code: what they were answered with.
+            took_s: time that each of them took, in s.
+            runtime_s: time that the model took for each, in s.
+        """
+        name = model if self._knows(model) else ""
+        with self._lock:
+            self._remember(name)
+            self._counts[name, code.name] += len(took_s)
+            for took in took_s:
                 self._latencies[name, method, entrypoint].add(1e6 * took)
-                if call.runtime_s:
-                    self._runtimes[name, method, "TF1"].add(1e6 * call.runtime_s)
+                if runtime_s:
+                    self._runtimes[name, method, "TF1"].add(1e6 * runtime_s)
+
+    def add_refused(self, method: str, *, entrypoint: str, model: str, code: Code, why: str, count: int) -> None:
+        """Counts and logs requests that were refused before anyone looked at them.
+
+        Args:
+            method: of the API.
+            entrypoint: `GRPC` or `REST`.
+            model: the name that they ask for.
+            code: what they were answered with.
+            why: in words.
+            count: how many.
+        """
+        self.add(method, entrypoint=entrypoint, model=model, code=code, took_s=[0.0] * count, runtime_s=0.0)
+        self._errors.log(f"{entrypoint} {method} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
 
     def _remember(self, name: str) -> None:
         """Makes room for a new name: clients that reload the configuration cannot make the page grow either."""

@@ -16,16 +16,21 @@ from pathlib import Path
 
 from serving.api import Api
 from serving.catalog import Catalog
+from serving.front import FrontServer, is_built
+from serving.methods import SPARE_THREADS, Methods
 from serving.models import Limits, LoadedModel
 from serving.monitor import Monitor
 from serving.rest import RestServer
-from serving.rpc import SPARE_THREADS, RpcServer
+from serving.rpc import RpcServer
 from serving.settings import Batching, ModelSettings, Tls, read_models
 from serving.status import StatusError
 from serving.turns import Line
 from tfpipe.errors import ServingError, UsageError
 
 _LOG = logging.getLogger(__name__)
+
+
+FRONT_ENDS = ("auto", "native", "python")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,7 @@ class ServerConfig:
         rest_api_port: REST port; 0 picks a free one, a negative number turns REST off.
         rest_api_timeout_in_ms: longest wait of a REST request, in ms.
         grpc_max_threads: threads that take requests; 0 is as many as may compute and wait, and some to refuse with.
+        grpc_front_end: `native` (compiled, for plain text), `python` (grpcio), or `auto`: native where it can be.
         file_system_poll_wait_seconds: time between two looks for new versions, in s; 0 is one look only.
         enable_model_warmup: run the model's warm-up requests before it serves.
         batching: how requests are put together; None is not at all.
@@ -64,6 +70,7 @@ class ServerConfig:
     rest_api_port: int = 8501
     rest_api_timeout_in_ms: int = 30_000
     grpc_max_threads: int = 0
+    grpc_front_end: str = "auto"
     file_system_poll_wait_seconds: float = 1.0
     enable_model_warmup: bool = True
     batching: Batching | None = field(default_factory=Batching)
@@ -79,6 +86,10 @@ class ServerConfig:
             raise UsageError("give --model_base_path or --model_config_file, one of the two")
         if self.grpc_max_threads and self.grpc_max_threads <= SPARE_THREADS:
             raise UsageError(f"--grpc_max_threads {self.grpc_max_threads} is too few; use {SPARE_THREADS + 1} or more")
+        if self.grpc_front_end not in FRONT_ENDS:
+            raise UsageError(f"--grpc_front_end {self.grpc_front_end} is none; use one of {', '.join(FRONT_ENDS)}")
+        if self.grpc_front_end == "native" and self.tls is not None:
+            raise UsageError("--grpc_front_end native has no TLS; leave it out or use python")
 
 
 class Server:
@@ -109,19 +120,12 @@ class Server:
             early_labels=config.allow_version_labels_for_unavailable_models,
         )
         api, monitor = Api(self.catalog, limits), Monitor(self.catalog.knows)
-        threads = limits.in_hand + SPARE_THREADS
+        threads = config.grpc_max_threads or limits.in_hand + SPARE_THREADS
         self._draining = threading.Event()
-        self._rpc = RpcServer(
-            api,
-            monitor=monitor,
-            is_serving=self._is_serving,
-            host=config.host,
-            port=config.port,
-            threads=config.grpc_max_threads or threads,
-            tls=config.tls,
-        )
+        self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, threads=threads)
+        self._rpc = _bind_rpc(api, self.methods, monitor, config, threads=threads)
         self.port = self._rpc.port
-        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config, threads=threads)
+        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
         self.rest_port = self._rest.port if self._rest else None
 
     @property
@@ -197,14 +201,49 @@ def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
     return (ModelSettings(name=config.model_name, base_path=path),)
 
 
-def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig, *, threads: int) -> RestServer:
+def _bind_rpc(
+    api: Api, methods: Methods, monitor: Monitor, config: ServerConfig, *, threads: int
+) -> FrontServer | RpcServer:
+    """Returns the gRPC server that the settings ask for.
+
+    Raises:
+        ServingError: the port cannot be bound, or the native front end is not there.
+    """
+    native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and config.tls is None)
+    if native and is_built():
+        return FrontServer(
+            methods,
+            api=api,
+            monitor=monitor,
+            limits=config.limits,
+            batching=config.batching,
+            host=config.host,
+            port=config.port,
+            threads=threads,
+        )
+    if config.grpc_front_end == "native":
+        raise ServingError(
+            "the native front end is not built; install Rust (rustup.rs) and run scripts/setup again, "
+            "or use --grpc_front_end python"
+        )
+    return RpcServer(
+        methods,
+        message_bytes=config.limits.message_bytes,
+        host=config.host,
+        port=config.port,
+        threads=threads,
+        tls=config.tls,
+    )
+
+
+def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
     try:
         return RestServer(
             api,
             monitor=monitor,
             host=config.host,
             port=config.rest_api_port,
-            threads=threads,
+            threads=config.limits.in_hand + SPARE_THREADS,
             timeout_s=config.rest_api_timeout_in_ms / 1000,
             metrics_path=config.metrics_path,
         )

@@ -76,15 +76,15 @@ def write(proto: Any, array: NDArray[Any]) -> None:
     Raises:
         TensorError: no TensorFlow type for the array's.
     """
-    _describe(proto, array)
+    _describe(proto, array, array.shape)
     if proto.dtype == _STRING:
         proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
     else:
         proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).tobytes()
 
 
-def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> bytes:
-    """Returns the bytes of a PredictResponse with these outputs.
+def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> list[wire.Buffer]:
+    """Returns the bytes of a PredictResponse with these outputs, in parts that follow each other.
 
     Fields of a message may follow each other in any order, so the numbers go
     from the arrays straight to where they belong; as fields of the message they
@@ -97,27 +97,51 @@ def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> bytes:
     Raises:
         TensorError: as `write`.
     """
-    parts = [response.SerializeToString()]
+    parts: list[wire.Buffer] = [response.SerializeToString()]
     for alias, array in outputs.items():
-        proto, content = protos.TensorProto(), np.zeros(0, np.uint8)
-        if array.dtype.kind in "OSU":
-            write(proto, array)
-        else:
-            _describe(proto, array)
-            content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).reshape(-1).view(np.uint8)
-        tensor = proto.SerializeToString() + wire.header(wire.CONTENT, len(content))
-        key = wire.header(wire.KEY, len(alias.encode())) + alias.encode()
-        entry = key + wire.header(wire.VALUE, len(tensor) + len(content)) + tensor
-        parts += [wire.header(wire.OUTPUTS, len(entry) + len(content)), entry, content.data]
-    return b"".join(parts)
+        parts.append(head(alias, array))
+        if array.dtype.kind not in "OSU":
+            parts.append(content(array))
+    return parts
 
 
-def _describe(proto: Any, array: NDArray[Any]) -> None:
+def head(alias: str, array: NDArray[Any], *, rows: int | None = None) -> bytes:
+    """Returns what a PredictResponse holds of an output before its `content`; all of it for strings.
+
+    Args:
+        alias: of the output.
+        array: the output.
+        rows: so many of its rows are meant, instead of all; not for strings.
+
+    Raises:
+        TensorError: as `write`.
+    """
+    proto, size = protos.TensorProto(), 0
+    if array.dtype.kind in "OSU":
+        write(proto, array)
+        tensor = proto.SerializeToString()
+    else:
+        shape = array.shape if rows is None else (rows, *array.shape[1:])
+        _describe(proto, array, shape)
+        size = math.prod(shape) * array.itemsize
+        tensor = proto.SerializeToString() + wire.header(wire.CONTENT, size)
+    name = alias.encode()
+    entry = wire.header(wire.KEY, len(name)) + name + wire.header(wire.VALUE, len(tensor) + size) + tensor
+    return wire.header(wire.OUTPUTS, len(entry) + size) + entry
+
+
+def content(array: NDArray[Any]) -> memoryview:
+    """Returns the bytes of an array of numbers as `tensor_content` holds them, without a copy where that can be."""
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data
+
+
+def _describe(proto: Any, array: NDArray[Any], shape: Sequence[int]) -> None:
     number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
     proto.dtype = number
-    for size in array.shape:
+    for size in shape:
         proto.tensor_shape.dim.add(size=size)
 
 

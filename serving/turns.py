@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from serving.status import Code, StatusError
 
+QUEUE_IS_FULL = "The batch scheduling queue to which this task was submitted is full"
+
 
 class Call:
     """One client waiting for an answer.
@@ -17,12 +19,21 @@ class Call:
     Args:
         timeout_s: how long it waits, in s; None is for ever.
         has_left: tells whether the client has gone; asked before work begins.
+        alone: it is not to be computed together with others.
 
     Attributes:
         runtime_s: time that the model took for it so far, in s.
+        fits_others: rows of requests like it may be computed together; known once it was answered.
     """
 
-    def __init__(self, timeout_s: float | None = None, *, has_left: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        timeout_s: float | None = None,
+        *,
+        has_left: Callable[[], bool] = lambda: False,
+        alone: bool = False,
+    ) -> None:
+        self.alone, self.fits_others = alone, False
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._has_left = has_left
         self.runtime_s = 0.0
@@ -101,9 +112,7 @@ class Line:
             if not self._queue and ticket.rows <= self._free:
                 self._admit(ticket)
             elif sum(other.rows for other in self._queue) + ticket.rows > self._places:
-                raise StatusError(
-                    Code.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"
-                )
+                raise StatusError(Code.UNAVAILABLE, QUEUE_IS_FULL)
             else:
                 self._queue.append(ticket)
 

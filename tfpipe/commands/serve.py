@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rest_api_timeout_in_ms", type=int, default=30_000, help="longest wait of a REST request (default 30000)")
     add("--grpc_max_threads", type=int, default=0, help="threads that take requests; 0 decides by itself (default 0)")
     add(
+        "--grpc_front_end",
+        default="auto",
+        metavar="auto|native|python",
+        help="what speaks gRPC: native (compiled, no TLS), python, or native where it can be (default auto)",
+    )
+    add(
         "--file_system_poll_wait_seconds",
         type=float,
         default=1.0,
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(args.log_format)
     names = (
         "model_base_path model_name model_config_file model_config_file_poll_wait_seconds "
-        "allow_version_labels_for_unavailable_models host port rest_api_port rest_api_timeout_in_ms grpc_max_threads "
+        "allow_version_labels_for_unavailable_models host port rest_api_port rest_api_timeout_in_ms grpc_max_threads grpc_front_end "
         "file_system_poll_wait_seconds enable_model_warmup"
     )
     config = ServerConfig(
