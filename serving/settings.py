@@ -24,8 +24,8 @@ _MAX_PATH = 4096
 class Batching:
     """How requests are put together; the words are those of a batching parameters file.
 
-    With the defaults, 32 clients make two batches that take turns: while one computes, the answers of the
-    other travel. Larger ones leave the processor idle in between (on two cores, 13 % fewer answers with 32).
+    With the defaults, 32 clients make two batches: while one computes or its answers travel, the other computes.
+    On two cores that gives 0.9 of what the model alone does; one batch at a time gives 0.8, batches of 8 give 0.75.
 
     Attributes:
         max_batch_size: rows of a batch; larger requests go in steps of as many.
@@ -38,7 +38,7 @@ class Batching:
     max_batch_size: int = 16
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 8
-    num_batch_threads: int = 1
+    num_batch_threads: int = 2
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

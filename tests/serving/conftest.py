@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from serving_tools import export_toy, start_server
 
 from serving.client import Client
+from serving.front import is_built
 from tfpipe.spec import FeatureSpec
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus_small"
@@ -64,6 +65,14 @@ def server(exported):
     running = start_server(exported.path.parent)
     yield running
     running.stop(grace_s=5)
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def front_end(request):
+    """Each way of speaking gRPC; without Rust there is one."""
+    if request.param == "native" and not is_built():
+        pytest.skip("the native front end is not built; install Rust and run scripts/setup")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,8 @@ from serving.settings import Batching
 
 
 @pytest.fixture(scope="module")
-def served(toy):
-    running = start_server(toy)
+def served(toy, front_end):
+    running = start_server(toy, grpc_front_end=front_end)
     yield running
     running.stop(grace_s=5)
 
@@ -88,8 +89,8 @@ def steps(count):
 
 
 @pytest.mark.parametrize("batching", [Batching(), None])
-def test_requests_share_batches_where_batching_is_on(toy, batching):
-    with serving(toy, batching=batching) as (_, caller):
+def test_requests_share_batches_where_batching_is_on(toy, batching, front_end):
+    with serving(toy, batching=batching, grpc_front_end=front_end) as (_, caller):
         waiting = [caller.future("slow", x=steps(2000)) for _ in range(48)]
         assert all(one.result() for one in waiting)
         rows, runs = ran(caller)
@@ -125,9 +126,9 @@ def test_requests_that_do_not_fit_disturb_nobody(caller):
         assert len(list(pool.map(one, range(600)))) == 600
 
 
-def test_padding_to_allowed_sizes_and_large_requests(toy):
+def test_padding_to_allowed_sizes_and_large_requests(toy, front_end):
     batching = Batching(max_batch_size=8, allowed_batch_sizes=(4, 8), batch_timeout_micros=1000, num_batch_threads=2)
-    with serving(toy, batching=batching) as (_, caller), ThreadPoolExecutor(8) as pool:
+    with serving(toy, batching=batching, grpc_front_end=front_end) as (_, caller), ThreadPoolExecutor(8) as pool:
 
         def one(number):
             x = rows_of(number, number)
@@ -136,27 +137,52 @@ def test_padding_to_allowed_sizes_and_large_requests(toy):
         assert len(list(pool.map(one, [0, 1, 3, 7, 8, 9, 31, 32, 33, 100]))) == 10
 
 
-SMALL = Batching(max_batch_size=2, max_enqueued_batches=1)
+SMALL = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
 LONG = 40_000
 
 
 @contextlib.contextmanager
-def full_house(toy):
-    """A server whose `slow` is full: four rows compute or are about to, two wait."""
-    with serving(toy, batching=SMALL, rest_api_timeout_in_ms=120_000) as (server, caller):
+def full_house(toy, front_end):
+    """A server whose `slow` is full: some rows compute or are about to, two wait. Yields what `wait`s too."""
+    settings = {"batching": SMALL, "rest_api_timeout_in_ms": 120_000, "grpc_front_end": front_end}
+    with serving(toy, **settings) as (server, caller):
+        caller.predict("slow", x=steps(1))  # from now on, the front puts such requests together
         with server.catalog.use("vae") as model:
             line = model.signatures["slow"]._line
-        inside = [caller.future("slow", x=steps(LONG)) for _ in range(4)]
-        eventually(lambda: line._free == 0)
+        if front_end == "native":
+            inside = [caller.future("slow", x=steps(LONG))]
+            eventually(lambda: held(server) == 1)
+        else:
+            inside = [caller.future("slow", x=steps(LONG)) for _ in range(4)]
+            eventually(lambda: line._free == 0)
         waiting = [caller.future("slow", x=steps(1)) for _ in range(2)]
-        eventually(lambda: len(line._queue) == 2)
-        yield server, caller, inside, waiting
+
+        def are_waiting(count):
+            return held(server) == 1 + count if front_end == "native" else len(line._queue) == count
+
+        eventually(lambda: are_waiting(2))
+        yield server, caller, inside, waiting, are_waiting
 
 
-def test_a_full_queue_is_unavailable_at_once_and_recovers(toy):
-    with full_house(toy) as (server, caller, inside, waiting):
+def held(server):
+    return server._rpc.front.held()[0]
+
+
+def test_a_full_queue_is_unavailable_at_once_and_recovers(toy, front_end):
+    with full_house(toy, front_end) as (server, caller, inside, waiting, _):
+        started = time.monotonic()
         code, message = caller.refusal("slow", x=steps(1))
+        assert time.monotonic() - started < 0.1
         assert (code, "queue" in message) == ("UNAVAILABLE", True)
+        assert not any(one.done() for one in inside + waiting), "the refusals came no sooner than the answers"
+        # Others do not wait for it.
+        np.testing.assert_array_equal(caller.predict("double", x=steps(1))["y"], 2 * steps(1))
+        assert all(one.result() for one in inside + waiting)
+        np.testing.assert_array_equal(caller.predict("slow", x=steps(1))["y"], steps(1))
+
+
+def test_a_full_queue_is_503_over_rest(toy):
+    with full_house(toy, "python") as (server, _, inside, waiting, _):
         connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
         connection.request(
             "POST", "/v1/models/vae:predict", json.dumps({"signature_name": "slow", "inputs": [[1] * 3]})
@@ -165,29 +191,23 @@ def test_a_full_queue_is_unavailable_at_once_and_recovers(toy):
         assert (response.status, "queue" in json.loads(response.read())["error"]) == (503, True)
         connection.close()
         assert not any(one.done() for one in inside + waiting), "the refusals came no sooner than the answers"
-        # Others do not wait for it.
-        np.testing.assert_array_equal(caller.predict("double", x=steps(1))["y"], 2 * steps(1))
-        assert all(one.result() for one in inside + waiting)
-        np.testing.assert_array_equal(caller.predict("slow", x=steps(1))["y"], steps(1))
 
 
-def test_deadlines_are_honoured_and_abandoned_work_is_not_run(toy):
-    with full_house(toy) as (server, caller, inside, waiting):
+def test_deadlines_are_honoured_and_abandoned_work_is_not_run(toy, front_end):
+    with full_house(toy, front_end) as (_, caller, inside, waiting, are_waiting):
         waiting[0].cancel()
-        with server.catalog.use("vae") as model:
-            line = model.signatures["slow"]._line
-        eventually(lambda: len(line._queue) == 1)
+        eventually(lambda: are_waiting(1))
         code, _ = caller.refusal("slow", x=steps(1), timeout=0.3)
         assert code == "DEADLINE_EXCEEDED"
         assert not any(one.done() for one in inside)
         assert all(one.result() for one in inside)
         assert waiting[1].result()
-        assert ran(caller)[0] == 5
+        assert ran(caller)[0] == 1 + len(inside) + 1
 
 
-def test_more_requests_than_there_are_threads_are_refused(toy):
+def test_more_requests_than_there_are_threads_are_refused(toy, front_end):
     limits = Limits(running=1, in_hand=4)
-    with serving(toy, limits=limits, batching=None) as (_, caller):
+    with serving(toy, limits=limits, batching=None, grpc_front_end=front_end) as (_, caller):
         answers = [caller.future("slow", x=steps(10_000)) for _ in range(60)]
         codes = Counter(one.code().name for one in answers)
         assert set(codes) == {"OK", "UNAVAILABLE"}
@@ -195,10 +215,11 @@ def test_more_requests_than_there_are_threads_are_refused(toy):
         assert caller.predict("slow", x=steps(1))["y"].shape == (1, 3)
 
 
-def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy):
+def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy, front_end):
     copy_version(toy / "1", tmp_path, 1)
     ended, failures, seen = threading.Event(), [], Counter()
-    with serving(tmp_path, file_system_poll_wait_seconds=0.1) as (server, caller), ThreadPoolExecutor(16) as pool:
+    settings = {"file_system_poll_wait_seconds": 0.1, "grpc_front_end": front_end}
+    with serving(tmp_path, **settings) as (server, caller), ThreadPoolExecutor(16) as pool:
 
         def ask(number):
             while not ended.is_set():
@@ -236,10 +257,10 @@ def threading_count():
     return len(os.listdir("/proc/self/task")) - threading.active_count()
 
 
-def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy):
+def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end):
     """Small pieces of a message grow when it is read: twenty-fold in protobuf, thirty-fold in JSON."""
     limits = Limits(message_bytes=4 << 20, json_bytes=2 << 20, in_hand=64)
-    with serving(toy, limits=limits) as (server, caller), ThreadPoolExecutor(32) as pool:
+    with serving(toy, limits=limits, grpc_front_end=front_end) as (server, caller), ThreadPoolExecutor(32) as pool:
         name = b"\n\x03vae"
         dims = b"\x12\x00" * (1_900_000)  # empty dimensions of a shape
         messages = [
@@ -273,10 +294,53 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy):
     assert grown < 1500, f"{grown} MiB"
 
 
-def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported):
+def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported, monkeypatch):
+    from serving import front
+
+    if not front.is_built():
+        pytest.skip("the native front end is not built")
+    monkeypatch.setattr(front, "_PATIENCE_S", 5.0)
     limits = Limits(message_bytes=8 << 20, in_hand=64)
     z = np.zeros((64, 8), np.float32)
     with serving(exported.path.parent, limits=limits) as (server, caller), contextlib.ExitStack() as connections:
+
+        def unread():
+            return server._rpc.front.held()[2]
+
+        answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
+        caller.predict("decode", z=z[:1])
+        message = caller.request("decode", z=z).SerializeToString()
+        eventually(lambda: unread() == 0)
+        before = _peak_mib(reset=True)
+        # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
+        for _ in range(5):
+            connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
+        eventually(lambda: unread() >= 4 * answer)
+        refusal = caller.refusal("decode", z=z)
+        assert refusal == ("UNAVAILABLE", "Too many answers wait for clients that do not read them")
+        assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
+        grown = _peak_mib() - before
+        assert unread() <= 32 << 20
+        time.sleep(5.1)
+
+        def answered():
+            try:
+                return len(caller.predict("decode", z=z)["mel"]) == 64
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+
+        eventually(answered, timeout=20)
+        eventually(lambda: unread() == 0)
+    assert grown < 150, f"{grown} MiB"
+
+
+def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exported):
+    limits = Limits(message_bytes=8 << 20, in_hand=64)
+    z = np.zeros((64, 8), np.float32)
+    settings = {"limits": limits, "grpc_front_end": "python"}
+    with serving(exported.path.parent, **settings) as (server, caller), contextlib.ExitStack() as connections:
         answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
         message = caller.request("decode", z=z).SerializeToString()
         outbox = server._rpc._outbox

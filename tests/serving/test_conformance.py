@@ -10,16 +10,21 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from serving_tools import start_server
 
 from serving import conformance, protos, tensors
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_serving"
 
 
-def test_the_embedded_server_conforms(server, target):
-    command = [str(SCRIPT), target, "--rest", f"127.0.0.1:{server.rest_port}", "--json"]
+def test_the_embedded_server_conforms(exported, front_end):
+    running = start_server(exported.path.parent, grpc_front_end=front_end)
+    command = [str(SCRIPT), f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
     environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        running.stop(grace_s=5)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["differ"] == {}

@@ -28,9 +28,16 @@ UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_le
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
 
+@pytest.fixture(scope="module")
+def served(exported, front_end):
+    running = start_server(exported.path.parent, grpc_front_end=front_end)
+    yield running
+    running.stop(grace_s=5)
+
+
 @pytest.fixture
-def channel(target):
-    with grpc.insecure_channel(target, options=UNLIMITED) as opened:
+def channel(served):
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}", options=UNLIMITED) as opened:
         yield opened
 
 
@@ -299,7 +306,7 @@ def test_concurrent_clients_get_their_own_answers(channel):
         assert max(pool.map(one, range(48))) < 1e-4
 
 
-def test_garbage_and_oversize_messages_leave_the_server_standing(server, channel):
+def test_garbage_and_oversize_messages_leave_the_server_standing(served, channel):
     rng = np.random.default_rng(0)
     whole = predict_request(z=Z).SerializeToString()
     for _ in range(300):
@@ -308,9 +315,9 @@ def test_garbage_and_oversize_messages_leave_the_server_standing(server, channel
             data[at] = rng.integers(0, 256)
         with contextlib.suppress(grpc.RpcError):
             predict(channel, bytes(data[: rng.integers(1, len(data) + 1)]))
-    assert refused(channel, bytes(server.config.limits.message_bytes + 1))[0] == "RESOURCE_EXHAUSTED"
+    assert refused(channel, bytes(served.config.limits.message_bytes + 1))[0] == "RESOURCE_EXHAUSTED"
     for _ in range(20):
-        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        with socket.create_connection(("127.0.0.1", served.port)) as raw:
             raw.sendall(rng.bytes(200))
     assert predict(channel, predict_request(z=Z)).model_spec.version.value == 1
 
