@@ -81,6 +81,7 @@ setup(
             "apache-beam[aws]",
             "build",
             "check-jsonschema",  # has the schema of Compose files
+            "hpack",  # HTTP/2 spoken by hand
             "hypothesis",
             "kubernetes-validate",  # has the schemas of Kubernetes
             "moto[server]",  # S3 on loopback

@@ -57,10 +57,8 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
     if rounds < 1 or requests < 1 or pairs < 1:
         raise UsageError(f"rounds={rounds}, requests={requests}, pairs={pairs} cannot be measured; use 1 at least")
     model = _Model(model_dir)
-    with (
-        server_process(["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]) as port,
-        _Target(port) as ours,
-    ):
+    command = ["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]
+    with server_process(command) as port, _Target(port) as ours:
         # What our client asks first of any server; so the connection is a used one.
         ours.answer(_request("spec", index=np.zeros(1, np.int32)))
         first_ms = ours.milliseconds(model.singles[0])
@@ -68,9 +66,12 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
             server_process([str(model_dir)], module="serving.bench") as other_port,
             _Target(other_port) as baseline,
             _Target(other_port, method=_EMPTY) as empty,
+            server_process([*command, "--grpc_front_end", "python"]) as python_port,
+            _Target(python_port) as python,
         ):
             model.require_same(ours.answer(_request("decode", z=model.z)))
-            results = _throughput(model, ours, baseline, empty, rounds=rounds, requests=requests)
+            targets = {"ours": ours, "python": python, "baseline": baseline}
+            results = _throughput(model, targets, empty, rounds=rounds, requests=requests)
             served, alone = _pairs(
                 lambda: ours.milliseconds(model.singles[0]), lambda: model.run("decode", z=model.z[:1]), pairs
             )
@@ -123,30 +124,29 @@ class _Model:
 
 
 def _throughput(
-    model: _Model, ours: _Target, baseline: _Target, empty: _Target, *, rounds: int, requests: int
+    model: _Model, targets: dict[str, _Target], empty: _Target, *, rounds: int, requests: int
 ) -> list[Result]:
-    """Single rows from concurrent clients, against the model alone and against gRPC alone."""
-    nothing = [_empty_request(model.singles[0], answer_bytes=len(ours.answer(model.singles[0])))] * _CLIENTS
+    """Single rows from concurrent clients, against the model alone."""
+    nothing = [_empty_request(model.singles[0], answer_bytes=len(targets["ours"].answer(model.singles[0])))] * _CLIENTS
     found = rates(
         {
             "limit": _repeated(lambda: model.run("decode", z=model.z[:_ROWS]), _ROWS, requests),
-            "ours": lambda: ours.load(model.singles, requests),
-            "baseline": lambda: baseline.load(model.singles, requests),
+            **{name: functools.partial(target.load, model.singles, requests) for name, target in targets.items()},
             "empty": lambda: empty.load(nothing, requests),
         },
         rounds=rounds,
         what="serve",
     )
-    limit, concurrent = found["limit"], f"{_CLIENTS} concurrent decode requests"
-    # Model and transport share the processors: the time of an answer is the sum of both.
-    both = [1 / (1 / one + 1 / other) for one, other in zip(limit, found["empty"], strict=True)]
+    limit, baseline, concurrent = found["limit"], found["baseline"], f"{_CLIENTS} concurrent decode requests"
+    in_python = f"{concurrent}, --grpc_front_end python"
     return [
         compared("decode in process, full batches", limit, against="limit", of=limit),
-        compared("one call for each request", found["baseline"], against="baseline", of=found["baseline"]),
+        compared("one call for each request", baseline, against="baseline", of=baseline),
         compared("answers as large from an empty handler", found["empty"], against="limit", of=limit),
         compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=limit),
-        compared(f"{concurrent}, against model and empty handler", found["ours"], against="limit", of=both),
-        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=found["baseline"]),
+        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=baseline),
+        compared(f"{in_python}, against the limit", found["python"], against="limit", of=limit),
+        compared(f"{in_python}, against the baseline", found["python"], against="baseline", of=baseline),
     ]
 
 

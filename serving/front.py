@@ -18,7 +18,7 @@ from serving.api import Api
 from serving.methods import Methods
 from serving.models import Limits
 from serving.monitor import Monitor
-from serving.rpc import cannot_listen
+from serving.rpc import address_of, cannot_listen
 from serving.settings import Batching
 from serving.status import Code, StatusError
 from serving.turns import QUEUE_IS_FULL, Call
@@ -94,7 +94,7 @@ class FrontServer:
                 fill_time_s=self._batching.batch_timeout_micros / 1e6,
             )
         except OSError as error:
-            raise cannot_listen(f"{host}:{port}", error.strerror or str(error)) from error
+            raise cannot_listen(address_of(host, port), error.strerror or str(error)) from error
         self.port = self.front.port
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._free = threading.Semaphore(threads)
@@ -129,6 +129,7 @@ class FrontServer:
         """Gives requests that come by themselves to threads of their own, as long as there are any."""
         while self._free.acquire() and (asked := self.front.next_call()) is not None:
             self._pool.submit(self._answer, asked).add_done_callback(lambda _: self._free.release())
+            del asked  # with its message, while the next one is waited for
 
     def _hear_of_the_gone(self) -> None:
         """Wakes requests that wait in line for clients that have left."""
@@ -169,11 +170,11 @@ class FrontServer:
         try:
             message = unpacking.decompress(body, self._limits.message_bytes)
         except zlib.error:
-            message = b""
+            raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}") from None
         if unpacking.unconsumed_tail:
             raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {self._limits.message_bytes} bytes")
         if not unpacking.eof:
-            raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}")
+            raise StatusError(Code.INTERNAL, f"The message, packed as {asked.encoding}, is not whole")
         return message
 
     def _take_batches(self) -> None:
@@ -185,7 +186,7 @@ class FrontServer:
                 batch.refuse(Code.INTERNAL, "the server failed; its log says why")
             finally:
                 batch.computed()
-            del batch  # with its requests, while the next one is waited for
+            del batch  # likewise
 
     def _answer_together(self, batch: _front.Batch) -> None:
         """Answers the requests of a batch; one by one where that fails, so that each hears of its own fault alone."""

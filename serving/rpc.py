@@ -85,7 +85,7 @@ class RpcServer:
 
 
 def _bind(server: Any, host: str, port: int, tls: Tls | None) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = address_of(host, port)
     try:
         bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
     except (RuntimeError, ValueError):
@@ -93,6 +93,11 @@ def _bind(server: Any, host: str, port: int, tls: Tls | None) -> int:
     if not bound:
         raise cannot_listen(address, "taken, or not an address of this machine", secure=tls is not None)
     return int(bound)
+
+
+def address_of(host: str, port: int) -> str:
+    """Returns host and port as one address; IPv6 goes in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def cannot_listen(address: str, why: str, *, secure: bool = False) -> ServingError:

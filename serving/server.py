@@ -226,6 +226,8 @@ def _bind_rpc(
             "the native front end is not built; install Rust (rustup.rs) and run scripts/setup again, "
             "or use --grpc_front_end python"
         )
+    if native:
+        _LOG.info("gRPC is answered in Python; with Rust and scripts/setup it would be at three times the rate")
     return RpcServer(
         methods,
         message_bytes=config.limits.message_bytes,

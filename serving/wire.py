@@ -76,7 +76,9 @@ class _UnusualError(Exception):
 
 def _split(data: Buffer) -> tuple[bytes, dict[str, memoryview]]:
     """Returns a request without its tensors' contents, and these by alias."""
-    walk, parts, contents, aliases = _Walk(data), [], {}, set()
+    walk, aliases = _Walk(data), set()
+    parts: list[Buffer] = []
+    contents: dict[str, memoryview] = {}
     for tag, at, body, end in walk.fields(0, len(data)):
         if tag != INPUTS:
             parts.append(data[at:end])
@@ -97,7 +99,7 @@ def _split_input(walk: _Walk, start: int, stop: int) -> tuple[str, bytes, memory
     found = {tag: places for tag, *places in fields}
     if len(fields) != 2 or set(found) != {KEY, VALUE}:
         raise _UnusualError
-    parts: list[bytes] = []
+    parts: list[Buffer] = []
     contents: list[memoryview] = []
     for tag, at, body, end in walk.fields(*found[VALUE][1:]):
         if tag == CONTENT:

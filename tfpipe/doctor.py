@@ -6,6 +6,7 @@ Everything that could crash or hang is asked of `tfpipe.probes` in a child proce
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +33,10 @@ _PACKAGES = (
 # Parts of tensorflow-io that only some TensorFlow versions load; tfpipe does without them.
 _COMPILED = tuple(name for name in probes.TENSORFLOW_IO if name != "masks")
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_FRONT_ENDS = {
+    "native": "compiled front end",
+    "python": "gRPC in Python, at a third of the rate; for the compiled front end, install Rust and run scripts/setup",
+}
 _REINSTALL = "run scripts/setup, or `pip install -c constraints/default.txt tfpipe` in a fresh virtual environment"
 
 
@@ -72,7 +77,7 @@ def diagnose(*, folder: Path | None = None, timeout_s: float = _TIMEOUT_S) -> di
 
     Returns:
         JSON values: `tfpipe`, `python`, `platform`, `cpu`, `memory`, `disk`,
-        `packages`, `lane`, `probes` (name -> `ok`, `detail`) and `problems`
+        `packages`, `grpc_front_end`, `lane`, `probes` (name -> `ok`, `detail`) and `problems`
         (each with `what`, `fix`, `broken`).
     """
     versions = {name: lanes.installed_version(name) for name in _PACKAGES}
@@ -86,6 +91,8 @@ def diagnose(*, folder: Path | None = None, timeout_s: float = _TIMEOUT_S) -> di
         "memory": _memory(),
         "disk": _disk(folder or Path.cwd()),
         "packages": versions,
+        # Asked for, not imported: the core knows nothing of the server.
+        "grpc_front_end": "native" if importlib.util.find_spec("serving._front") else "python",
         "lane": {
             "name": match.lane if match.exact else None,
             "nearest": match.lane,
@@ -117,6 +124,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("memory", f"{memory['available_gib']} GiB available of {memory['total_gib']} GiB"),
         *(("disk", f"{free} GiB free in {path}") for path, free in report["disk"].items()),
         ("packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in report["packages"].items())),
+        ("serve", _FRONT_ENDS[report["grpc_front_end"]]),
         ("lane", lane["name"] or f"neither; nearest is {lane['nearest']}: {_differences(lane['differences'])}"),
         ("devices", "; ".join(map(_device, devices)) or "unknown: TensorFlow does not work"),
     ]

@@ -169,7 +169,7 @@ def held(server):
 
 
 def test_a_full_queue_is_unavailable_at_once_and_recovers(toy, front_end):
-    with full_house(toy, front_end) as (server, caller, inside, waiting, _):
+    with full_house(toy, front_end) as (_, caller, inside, waiting, _):
         started = time.monotonic()
         code, message = caller.refusal("slow", x=steps(1))
         assert time.monotonic() - started < 0.1

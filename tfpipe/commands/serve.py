@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(args.log_format)
     names = (
         "model_base_path model_name model_config_file model_config_file_poll_wait_seconds "
-        "allow_version_labels_for_unavailable_models host port rest_api_port rest_api_timeout_in_ms grpc_max_threads grpc_front_end "
-        "file_system_poll_wait_seconds enable_model_warmup"
+        "allow_version_labels_for_unavailable_models host port rest_api_port rest_api_timeout_in_ms grpc_max_threads "
+        "grpc_front_end file_system_poll_wait_seconds enable_model_warmup"
     )
     config = ServerConfig(
         **{name: getattr(args, name) for name in names.split()},

@@ -21,6 +21,7 @@ pub mod code {
 
 /// Kinds of requests known as fitting together; one more than this, and all are learnt anew.
 const MOST_KINDS: usize = 256;
+pub const LATE: &str = "The deadline passed before the request was answered.";
 const FULL: &str = "The batch scheduling queue to which this task was submitted is full";
 
 /// What a client is answered.
@@ -345,6 +346,7 @@ impl TurnedAway {
     fn unless_gone(&mut self, call: Call) -> Option<Call> {
         if call.is_late() {
             self.late += 1;
+            refuse(call, code::DEADLINE_EXCEEDED, LATE);
         } else if call.reply.is_closed() {
             self.left += 1;
         } else {

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::calls::{Answer, Call, Shared, code};
+use crate::calls::{Answer, Call, LATE, Shared, code};
 use crate::memory::Body;
 use crate::predict::rows_of;
 
@@ -172,7 +172,7 @@ async fn call(
         }
         () = late => {
             shared.left(id);
-            finish(respond, code::DEADLINE_EXCEEDED, "The deadline passed before the request was answered.")
+            finish(respond, code::DEADLINE_EXCEEDED, LATE)
         }
     }
 }

@@ -387,9 +387,11 @@ fn prefix(length: usize) -> PyResult<Bytes> {
     Ok(Bytes::from([&[0], &length.to_be_bytes()[..]].concat()))
 }
 
+type Found = (Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// Returns the key of a Predict request, and alias and content of each input; None where it comes by itself.
 #[pyfunction]
-fn rows_of(message: &[u8]) -> Option<(Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>)> {
+fn rows_of(message: &[u8]) -> Option<Found> {
     let found = predict::rows_of(message)?;
     let inputs = found
         .inputs

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 const MOST_FIELDS: usize = 256;
 const MOST_INPUTS: usize = 16;
+/// Keys are remembered, so that clients must not make them large.
+const LONGEST_KEY: usize = 4096;
 
 /// A Predict request whose inputs are rows of numbers in `tensor_content`.
 #[derive(Debug)]
@@ -34,9 +36,14 @@ pub fn rows_of(message: &[u8]) -> Option<Rows> {
         let field = fields.read(at, message.len())?;
         match (field.number, field.kind) {
             // model_spec and output_filter
-            (1 | 3, Kind::Bytes) => add_part(&mut found.key, &message[field.whole.clone()]),
+            (1 | 3, Kind::Bytes) if field.whole.len() <= LONGEST_KEY => {
+                add_part(&mut found.key, &message[field.whole.clone()])
+            }
             (2, Kind::Bytes) => add_input(&mut fields, &field, &mut found)?,
             _ => return None,
+        }
+        if found.key.len() > LONGEST_KEY {
+            return None;
         }
         at = field.whole.end;
     }
