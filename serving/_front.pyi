@@ -31,10 +31,13 @@ class Call:
         """Time since it came, in s."""
 
     def has_left(self) -> bool:
-        """Tells whether nobody waits for it any more."""
+        """Tells whether nobody waits for it any more, its answer included."""
 
-    def put_together(self) -> None:
-        """From now on, requests that differ from it in nothing but their rows come in batches."""
+    def put_together(self, model: str, signature: str) -> None:
+        """From now on, requests that differ from it in nothing but their rows come in batches.
+
+        All requests for a signature share what may wait and be computed, however they are written.
+        """
 
     def answer(self, parts: Sequence[ReadableBuffer]) -> bool:
         """Answers with the bytes of these parts, which must not change any more; False where there is no room."""
@@ -59,20 +62,16 @@ class Batch:
     def waited_s(self) -> list[float]:
         """Time since each request came, in s."""
 
-    @property
-    def turned_away(self) -> tuple[int, int, int]:
-        """Requests of this kind since the last batch: refused as too many waited, too late, left by their clients."""
-
     def computed(self) -> None:
         """The model is done; another batch of this kind may be computed."""
 
-    def answer(self, arrays: Sequence[ReadableBuffer], heads: Mapping[int, Sequence[bytes]], tail: bytes) -> bool:
+    def answer(self, arrays: Sequence[ReadableBuffer], heads: Mapping[int, Sequence[bytes]], rest: bytes) -> bool:
         """Answers each request with its rows; False where there is no room.
 
         Args:
             arrays: bytes of each output, with the rows of all requests; they must not change any more.
             heads: by number of rows, what stands before the rows of each output.
-            tail: what else stands in each answer.
+            rest: what else stands in each answer.
         """
 
     def refuse(self, code: int, message: str) -> None:
@@ -81,8 +80,8 @@ class Batch:
     def calls(self) -> list[Call]:
         """Takes the requests out, to be answered one by one."""
 
-    def forget_kind(self) -> tuple[int, int, int]:
-        """Requests of this kind come one by one again; returns those turned away since the batch was taken."""
+    def forget_kind(self) -> None:
+        """Requests of this kind come one by one again."""
 
 class Front:
     """Listens on a port, bound when made.
@@ -90,13 +89,14 @@ class Front:
     Args:
         host: address to listen on.
         port: 0 picks a free one.
-        message_bytes: largest message of a client; requests that are being read may have four times as many in sum.
+        message_bytes: largest message of a client; all large ones in hand may have four times as many in sum.
         unread_bytes: bytes of answers that clients have not taken, in sum.
-        patience_s: how long an answer keeps its room once others need it, in s.
-        batch_rows: rows of a batch; requests with as many are calls of their own.
-        waiting_rows: rows of one kind that may wait.
+        patience_s: how long a request that is being read, an answer or an idle connection keeps its room once
+            others need it, in s.
+        batch_rows: rows of a batch; requests with as many come by themselves.
+        waiting_rows: rows of one signature that may wait.
         waiting_calls: calls that may wait to be taken by `next_call`.
-        batches: batches of one kind that are computed at the same time.
+        batches: batches of one signature that are computed at the same time.
         fill_time_s: time that a batch waits to be filled, in s.
 
     Raises:
@@ -125,14 +125,18 @@ class Front:
     def next_batch(self) -> Batch | None:
         """Waits for requests to compute together; None once the server is closed."""
 
-    def next_left(self) -> list[int] | None:
-        """Waits for calls whose clients have left, by `Call.id`; None once the server is closed.
+    def next_news(self) -> tuple[list[int], list[tuple[str, int, int]]] | None:
+        """Waits for what the interpreter should know; None once the server is closed.
 
         A thread must wait here: it also gives back the memory of answers that were sent.
+
+        Returns:
+            Calls whose clients have left, by `Call.id`; and model, status code and number of the Predict calls that
+            were answered with it without coming up here.
         """
 
     def held(self) -> tuple[int, int, int]:
-        """Returns calls in hand, bytes of their requests, and bytes of answers that clients have not taken."""
+        """Returns calls in hand, bytes of large requests, and bytes of answers that clients have not taken."""
 
     def drain(self, grace_s: float) -> bool:
         """Takes no new requests and waits for those in hand; tells whether all were answered in time."""

@@ -34,28 +34,28 @@ from tfpipe.errors import ServingError, UsageError
 
 _CLIENTS = 32
 _ROWS = 32
-# Requests of one client in one timing, and pairs of calls that latencies are taken from.
-_REQUESTS, _PAIRS = 32, 200
+# Pairs of calls that latencies are taken from; time that the model alone is to take in one timing, in s, and bounds
+# of the requests of one client that this gives.
+_PAIRS, _TIMING_S, _REQUESTS = 200, 0.5, (4, 64)
 _MANY = 64
 _EMPTY = "/tfpipe.Bench/Empty"
 _SENDINGS = 30
 
 
-def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, pairs: int = _PAIRS) -> list[Result]:
+def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> list[Result]:
     """Measures an exported model behind the server.
 
     Args:
         model_dir: folder of the exported versions.
         rounds: how often everything is timed.
-        requests: requests of each of the concurrent clients in one timing.
         pairs: calls that latencies are taken from.
 
     Raises:
         UsageError: no rounds, or no version in the folder.
         ServingError: a server does not start or does not answer.
     """
-    if rounds < 1 or requests < 1 or pairs < 1:
-        raise UsageError(f"rounds={rounds}, requests={requests}, pairs={pairs} cannot be measured; use 1 at least")
+    if rounds < 1 or pairs < 1:
+        raise UsageError(f"rounds={rounds}, pairs={pairs} cannot be measured; use 1 at least")
     model = _Model(model_dir)
     command = ["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]
     with server_process(command) as port, _Target(port) as ours:
@@ -71,7 +71,7 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, requests: int = _REQUESTS, 
         ):
             model.require_same(ours.answer(_request("decode", z=model.z)))
             targets = {"ours": ours, "python": python, "baseline": baseline}
-            results = _throughput(model, targets, empty, rounds=rounds, requests=requests)
+            results = _throughput(model, targets, empty, rounds=rounds)
             served, alone = _pairs(
                 lambda: ours.milliseconds(model.singles[0]), lambda: model.run("decode", z=model.z[:1]), pairs
             )
@@ -115,6 +115,14 @@ class _Model:
         outputs = self._model.signatures[signature](**_constants(inputs))
         return {alias: tensor.numpy() for alias, tensor in outputs.items()}
 
+    def batches_in(self, seconds: float) -> int:
+        """Returns how many full batches the model does in a time, within `_REQUESTS`."""
+        self.run("decode", z=self.z[:_ROWS])
+        started = time.perf_counter()
+        self.run("decode", z=self.z[:_ROWS])
+        least, most = _REQUESTS
+        return max(least, min(most, round(seconds / (time.perf_counter() - started))))
+
     def require_same(self, answer: bytes) -> None:
         """Refuses a server that decodes `z` to something else."""
         proto = protos.PredictResponse.FromString(answer).outputs["mel"]
@@ -123,10 +131,9 @@ class _Model:
             raise ServingError(f"{self._path}: the server's answer differs from the model's by {difference:g}")
 
 
-def _throughput(
-    model: _Model, targets: dict[str, _Target], empty: _Target, *, rounds: int, requests: int
-) -> list[Result]:
+def _throughput(model: _Model, targets: dict[str, _Target], empty: _Target, *, rounds: int) -> list[Result]:
     """Single rows from concurrent clients, against the model alone."""
+    requests = model.batches_in(_TIMING_S)
     nothing = [_empty_request(model.singles[0], answer_bytes=len(targets["ours"].answer(model.singles[0])))] * _CLIENTS
     found = rates(
         {

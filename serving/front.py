@@ -8,20 +8,23 @@ decided here and in `Api` alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 import zlib
+from collections.abc import Iterator
 from concurrent import futures
 from typing import TYPE_CHECKING
 
 from serving.api import Api
 from serving.methods import Methods
-from serving.models import Limits
+from serving.models import DEFAULT_SIGNATURE, Limits
 from serving.monitor import Monitor
 from serving.rpc import address_of, cannot_listen
 from serving.settings import Batching
 from serving.status import Code, StatusError
-from serving.turns import QUEUE_IS_FULL, Call
+from serving.turns import HAS_LEFT, QUEUE_IS_FULL, TOO_LATE, Call, Line
 from serving.wire import Buffer, read_predict
 
 if TYPE_CHECKING:
@@ -30,11 +33,20 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _NO_ROOM = "Too many answers wait for clients that do not read them"
 _PATIENCE_S = 60.0
-# Signatures that are computed in batches at the same time.
-_SIGNATURES = 8
+# Signatures that are computed in batches at the same time, and threads for all of them.
+_SIGNATURES, _MOST_RUNNERS = 8, 64
+# Longest wait for threads of a server that stops, in s: one may still compute what nobody waits for.
+_LAST_S = 2.0
 # Requests that wait for a thread beyond those that have one; more are refused at once.
 _WAITING_CALLS = 1024
 _ZLIB_BITS = {"gzip": 31, "deflate": 15}
+# Compressed messages that unpack to more than this many bytes need room.
+_SMALL_MESSAGE = 64 << 10
+_REFUSALS = {
+    Code.UNAVAILABLE: QUEUE_IS_FULL,
+    Code.DEADLINE_EXCEEDED: TOO_LATE,
+    Code.CANCELLED: HAS_LEFT,
+}
 
 
 def is_built() -> bool:
@@ -98,10 +110,11 @@ class FrontServer:
         self.port = self.front.port
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._free = threading.Semaphore(threads)
+        self._unpacking = Line(inside=4 * limits.message_bytes, waiting=0)
         self._calls: dict[int, Call] = {}
-        runners = _SIGNATURES * self._batching.num_batch_threads
-        work = [self._take_calls, self._hear_of_the_gone, *[self._take_batches] * runners]
-        self._threads = [threading.Thread(target=one, name="front", daemon=True) for one in work]
+        runners = min(_SIGNATURES * self._batching.num_batch_threads, _MOST_RUNNERS)
+        work = {"calls": [self._take_calls], "news": [self._hear_news], "batches": [self._take_batches] * runners}
+        self._threads = [threading.Thread(target=one, name=name, daemon=True) for name in work for one in work[name]]
 
     def start(self) -> None:
         """Begins to answer."""
@@ -114,13 +127,16 @@ class FrontServer:
         stopped = threading.Event()
 
         def stop() -> None:
-            self.front.drain(grace_s)
-            self.front.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for thread in self._threads:
-                if thread.ident is not None:
-                    thread.join(timeout=1)  # one may still be computing what nobody waits for
-            stopped.set()
+            try:
+                self.front.drain(grace_s)
+                self.front.close()
+                self._pool.shutdown(wait=False, cancel_futures=True)
+                end = time.monotonic() + _LAST_S
+                for thread in self._threads:
+                    if thread.ident is not None:
+                        thread.join(timeout=max(0.0, end - time.monotonic()))
+            finally:
+                stopped.set()
 
         threading.Thread(target=stop, name="drain").start()
         return stopped
@@ -128,24 +144,43 @@ class FrontServer:
     def _take_calls(self) -> None:
         """Gives requests that come by themselves to threads of their own, as long as there are any."""
         while self._free.acquire() and (asked := self.front.next_call()) is not None:
-            self._pool.submit(self._answer, asked).add_done_callback(lambda _: self._free.release())
+            self._submit(asked).add_done_callback(lambda _: self._free.release())
             del asked  # with its message, while the next one is waited for
 
-    def _hear_of_the_gone(self) -> None:
-        """Wakes requests that wait in line for clients that have left."""
-        while (gone := self.front.next_left()) is not None:
-            for number in gone:
+    def _submit(self, asked: _front.Call, *, alone: bool = False) -> futures.Future[None]:
+        """Has a thread answer a request; where there is none to be had, it is refused."""
+        try:
+            return self._pool.submit(self._answer, asked, alone=alone)
+        except RuntimeError:  # the server stops, or the system has no more threads
+            asked.refuse(Code.UNAVAILABLE, "The server has no thread for the request")
+            refused: futures.Future[None] = futures.Future()
+            refused.set_result(None)
+            return refused
+
+    def _hear_news(self) -> None:
+        """Wakes requests that wait in line for clients that have left, and counts what the front refused."""
+        while (news := self.front.next_news()) is not None:
+            left, refused = news
+            for number in left:
                 if call := self._calls.get(number):
                     call.end()
+            for model, number, count in refused:
+                code = Code(number)
+                why = _REFUSALS.get(code, code.name)
+                self._monitor.add_refused("Predict", entrypoint="GRPC", model=model, code=code, why=why, count=count)
 
-    def _answer(self, asked: _front.Call, *, alone: bool = False) -> None:
-        call = Call(asked.timeout_s, has_left=asked.has_left, alone=alone or self._never_together)
+    def _answer(self, asked: _front.Call, *, alone: bool) -> None:
+        alone = alone or self._never_together
+        call = Call(asked.timeout_s, has_left=asked.has_left, alone=alone, waited_s=asked.waited_s)
         self._calls[asked.id] = call
         try:
-            if not asked.answer(self._methods.answer(asked.path, self._message(asked), call)):
+            with self._message(asked, call) as message:
+                answer = self._methods.answer(asked.path, message, call)
+            if not asked.answer(answer):
                 raise StatusError(Code.UNAVAILABLE, _NO_ROOM)
-            if call.fits_others and not alone:
-                asked.put_together()
+            if call.fits_others:
+                spec = read_predict(memoryview(asked.body)).model_spec
+                asked.put_together(spec.name, spec.signature_name or DEFAULT_SIGNATURE)
         except StatusError as error:
             asked.refuse(error.code, error.message)
         except Exception:  # a bug must not end the thread either
@@ -154,28 +189,35 @@ class FrontServer:
         finally:
             del self._calls[asked.id]
 
-    def _message(self, asked: _front.Call) -> Buffer:
-        """Returns a request's message, unpacked where it is compressed.
+    @contextlib.contextmanager
+    def _message(self, asked: _front.Call, call: Call) -> Iterator[Buffer]:
+        """Gives a request's message, unpacked where it is compressed; large ones only while there is room for them.
 
         Raises:
-            StatusError: it cannot be unpacked, or would be larger than allowed.
+            StatusError: it cannot be unpacked, would be larger than allowed, or there is no room.
         """
-        body = memoryview(asked.body)
         if asked.encoding is None:
-            return body
+            yield memoryview(asked.body)
+            return
         bits = _ZLIB_BITS.get(asked.encoding)
         if bits is None:
             raise StatusError(Code.UNIMPLEMENTED, f"Compression {asked.encoding[:40]!r} is not supported; use gzip")
         unpacking = zlib.decompressobj(bits)
+        most = self._limits.message_bytes
         try:
-            message = unpacking.decompress(body, self._limits.message_bytes)
+            first = unpacking.decompress(memoryview(asked.body), _SMALL_MESSAGE)
+            if unpacking.eof:
+                yield first
+                return
+            with self._unpacking.turn(call, most):
+                message = first + unpacking.decompress(unpacking.unconsumed_tail, most)
+                if len(message) > most or unpacking.unconsumed_tail:
+                    raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {most} bytes")
+                if not unpacking.eof:
+                    raise StatusError(Code.INTERNAL, f"The message, packed as {asked.encoding}, is not whole")
+                yield message
         except zlib.error:
             raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}") from None
-        if unpacking.unconsumed_tail:
-            raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {self._limits.message_bytes} bytes")
-        if not unpacking.eof:
-            raise StatusError(Code.INTERNAL, f"The message, packed as {asked.encoding}, is not whole")
-        return message
 
     def _take_batches(self) -> None:
         while (batch := self.front.next_batch()) is not None:
@@ -192,17 +234,15 @@ class FrontServer:
         """Answers the requests of a batch; one by one where that fails, so that each hears of its own fault alone."""
         call = Call()
         request = read_predict(memoryview(batch.request))
-        name = request.model_spec.name
-        self._count_turned_away(name, batch.turned_away)
         try:
             answer = self._api.predict_together(request, dict(batch.inputs), rows=batch.rows, call=call)
         except StatusError as error:
             # Unless it is a row that is bad, the model has changed: what fits together is learnt anew.
-            if not call.runtime_s:
-                self._count_turned_away(name, batch.forget_kind())
+            if not call.runtime_s or error.code == Code.FAILED_PRECONDITION:
+                batch.forget_kind()
             _LOG.debug("a batch is answered one by one: %s", error.message)
             for asked in batch.calls():
-                self._pool.submit(self._answer, asked, alone=True)
+                self._submit(asked, alone=True)
             return
         batch.computed()
         code = Code.OK
@@ -210,16 +250,10 @@ class FrontServer:
             batch.refuse(Code.UNAVAILABLE, _NO_ROOM)
             code = Code.UNAVAILABLE
         self._monitor.add(
-            "Predict", entrypoint="GRPC", model=name, code=code, took_s=batch.waited_s, runtime_s=call.runtime_s
+            "Predict",
+            entrypoint="GRPC",
+            model=request.model_spec.name,
+            code=code,
+            took_s=batch.waited_s,
+            runtime_s=call.runtime_s,
         )
-
-    def _count_turned_away(self, model: str, counts: tuple[int, int, int]) -> None:
-        """Counts what the front answered by itself."""
-        reasons = (
-            (Code.UNAVAILABLE, QUEUE_IS_FULL),
-            (Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered."),
-            (Code.CANCELLED, "The client has left."),
-        )
-        for count, (code, why) in zip(counts, reasons, strict=True):
-            if count:
-                self._monitor.add_refused("Predict", entrypoint="GRPC", model=model, code=code, why=why, count=count)

@@ -109,7 +109,6 @@ class Signature:
             raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(rows)}")
         total = rows.pop()
         if self._batched is not None and 0 < total < self._batch_rows and not call.alone:
-            call.fits_others = self.rows_fit
             return self._in_batch(self._batched, inputs, rows=total, turns=turns, call=call)
         parts: list[Arrays] = []
         for at in range(0, max(total, 1), limits.step_rows):
@@ -120,24 +119,29 @@ class Signature:
                 parts.append(_run(self._alone, step))
         return parts[0] if len(parts) == 1 else {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
-    def run_together(self, inputs: Arrays, *, limits: Limits, call: Call) -> Arrays:
-        """Runs the model on the rows of several requests, as one batch.
+    def run_together(self, inputs: Arrays, *, call: Call) -> Arrays:
+        """Runs the model on the rows of several requests, as one batch of at most `max_batch_size`.
 
         Args:
             inputs: by alias.
-            limits: what a request may ask for.
             call: is told the model's time.
 
         Raises:
-            StatusError: the inputs do not fit, or the model failed.
+            StatusError: the inputs do not fit, or the model failed; `rows_fit` says whether another batch may do.
         """
-        self._check(inputs, limits)
-        [rows] = {len(array) for array in inputs.values()}
+        if not self.rows_fit:
+            raise StatusError(Code.FAILED_PRECONDITION, "rows of different requests do not fit together")
+        self._check_types(inputs)
+        rows = len(next(iter(inputs.values())))
         size = next((size for size in self._batch_sizes if size >= rows), rows)
         if size > rows:
             inputs = {alias: np.concatenate([a, np.repeat(a[-1:], size - rows, axis=0)]) for alias, a in inputs.items()}
         with call.timed():
             outputs = _run(self._alone, inputs)
+        if any(array.shape[:1] != (size,) for array in outputs.values()):
+            # Cut apart, they would hand one client's rows to another.
+            self.rows_fit = False
+            raise StatusError(Code.FAILED_PRECONDITION, "the model answers with other rows than it was asked for")
         return {alias: array[:rows] for alias, array in outputs.items()} if size > rows else outputs
 
     def warm_up(self, inputs: Arrays) -> None:
@@ -147,7 +151,9 @@ class Signature:
     def _in_batch(self, batched: Run, inputs: Arrays, *, rows: int, turns: Line, call: Call) -> Arrays:
         try:
             with self._line.turn(call, rows), call.timed():
-                return _run(batched, inputs)
+                outputs = _run(batched, inputs)
+            call.fits_others = self.rows_fit
+            return outputs
         except StatusError as error:
             if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
                 raise
@@ -156,6 +162,15 @@ class Signature:
             return _run(self._alone, inputs)
 
     def _check(self, inputs: Arrays, limits: Limits) -> None:
+        self._check_types(inputs)
+        most = min(limits.rows, limits.message_bytes // max(1, self.row_bytes))
+        rows = max((len(array) for array in inputs.values()), default=0) if self.has_rows else 0
+        if rows > most:
+            raise StatusError(
+                Code.INVALID_ARGUMENT, f"a batch of {rows} rows is larger than this server's {most}; split it"
+            )
+
+    def _check_types(self, inputs: Arrays) -> None:
         for alias, array in inputs.items():
             info = self.definition.inputs[alias]
             wanted = tensors.dtype_of(info.dtype)
@@ -169,12 +184,6 @@ class Signature:
                 raise StatusError(
                     Code.INVALID_ARGUMENT,
                     f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
-                )
-            most = min(limits.rows, limits.message_bytes // max(1, self.row_bytes))
-            if self.has_rows and len(array) > most:
-                raise StatusError(
-                    Code.INVALID_ARGUMENT,
-                    f"a batch of {len(array)} rows is larger than this server's {most}; split it",
                 )
 
 
@@ -294,9 +303,7 @@ class LoadedModel:
             alias: np.frombuffer(contents[alias], array.dtype).reshape(sum(rows), *array.shape[1:])
             for alias, array in first.items()
         }
-        if not signature.rows_fit:
-            raise StatusError(Code.FAILED_PRECONDITION, "rows of different requests do not fit together")
-        outputs = signature.run_together(inputs, limits=self._limits, call=call)
+        outputs = signature.run_together(inputs, call=call)
         return Together(
             rest=self._response(request).SerializeToString(),
             heads={n: [tensors.head(alias, outputs[alias], rows=n) for alias in wanted] for n in set(rows)},

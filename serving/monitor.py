@@ -71,14 +71,14 @@ class Monitor:
                 entrypoint=entrypoint,
                 model=model,
                 code=code,
-                took_s=[time.monotonic() - started],
+                took_s=[call.waited_s + time.monotonic() - started],
                 runtime_s=call.runtime_s,
             )
 
     def add(
         self, method: str, *, entrypoint: str, model: str, code: Code, took_s: Sequence[float], runtime_s: float
     ) -> None:
-        """Counts requests that were answered together.
+        """Counts and times requests that were answered with the same code.
 
         Args:
             method: of the API.
@@ -108,7 +108,10 @@ class Monitor:
             why: in words.
             count: how many.
         """
-        self.add(method, entrypoint=entrypoint, model=model, code=code, took_s=[0.0] * count, runtime_s=0.0)
+        name = model if self._knows(model) else ""
+        with self._lock:
+            self._remember(name)
+            self._counts[name, code.name] += count
         self._errors.log(f"{entrypoint} {method} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
 
     def _remember(self, name: str) -> None:

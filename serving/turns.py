@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from serving.status import Code, StatusError
 
+TOO_LATE = "The deadline passed before the request was answered."
+HAS_LEFT = "The client has left."
 QUEUE_IS_FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
@@ -20,6 +22,7 @@ class Call:
         timeout_s: how long it waits, in s; None is for ever.
         has_left: tells whether the client has gone; asked before work begins.
         alone: it is not to be computed together with others.
+        waited_s: time since it came, in s.
 
     Attributes:
         runtime_s: time that the model took for it so far, in s.
@@ -32,8 +35,10 @@ class Call:
         *,
         has_left: Callable[[], bool] = lambda: False,
         alone: bool = False,
+        waited_s: float = 0.0,
     ) -> None:
-        self.alone, self.fits_others = alone, False
+        self.alone, self.waited_s = alone, waited_s
+        self.fits_others = False
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._has_left = has_left
         self.runtime_s = 0.0
@@ -56,9 +61,9 @@ class Call:
             StatusError: DEADLINE_EXCEEDED or CANCELLED.
         """
         if self.remaining_s() == 0.0:
-            raise StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered.")
+            raise StatusError(Code.DEADLINE_EXCEEDED, TOO_LATE)
         if self._ended or self._has_left():
-            raise StatusError(Code.CANCELLED, "The client has left.")
+            raise StatusError(Code.CANCELLED, HAS_LEFT)
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:

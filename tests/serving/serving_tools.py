@@ -35,6 +35,14 @@ def eventually(condition, *, timeout=60):
         time.sleep(0.05)
 
 
+def peak_mib(*, reset=False) -> int:
+    """Returns the most memory that this process has held since the last reset, in MiB."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) >> 10
+
+
 def run_command(name: str, *arguments: object) -> int:
     """Runs `tfpipe NAME ARGUMENTS` in this process."""
     command = importlib.import_module(f"tfpipe.commands.{name}")

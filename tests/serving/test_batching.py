@@ -10,12 +10,11 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from serving_tools import Caller, copy_version, eventually, export_toy, start_server
+from serving_tools import Caller, copy_version, eventually, export_toy, peak_mib, start_server
 
 from serving.models import Limits
 from serving.settings import Batching
@@ -285,9 +284,9 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end)
                 return str(connection.getresponse().status)
             return "413"
 
-        before = _peak_mib(reset=True)
+        before = peak_mib(reset=True)
         codes = Counter([*pool.map(over_grpc, range(48)), *pool.map(over_rest, range(48))])
-        grown = _peak_mib() - before
+        grown = peak_mib() - before
         assert set(codes) <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "400", "413", "503"}, codes
         assert {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "400", "413"} <= set(codes), codes
         np.testing.assert_array_equal(caller.predict("double", x=steps(1))["y"], 2 * steps(1))
@@ -311,7 +310,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported, mon
         caller.predict("decode", z=z[:1])
         message = caller.request("decode", z=z).SerializeToString()
         eventually(lambda: unread() == 0)
-        before = _peak_mib(reset=True)
+        before = peak_mib(reset=True)
         # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
         for _ in range(5):
             connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
@@ -319,7 +318,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported, mon
         refusal = caller.refusal("decode", z=z)
         assert refusal == ("UNAVAILABLE", "Too many answers wait for clients that do not read them")
         assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
-        grown = _peak_mib() - before
+        grown = peak_mib() - before
         assert unread() <= 32 << 20
         time.sleep(5.1)
 
@@ -345,7 +344,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exp
         message = caller.request("decode", z=z).SerializeToString()
         outbox = server._rpc._outbox
         eventually(lambda: outbox._used == 0)
-        before = _peak_mib(reset=True)
+        before = peak_mib(reset=True)
         # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
         for _ in range(5):
             connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
@@ -355,7 +354,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exp
             "Too many answers wait for clients that do not read them",
         )
         assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
-        grown = _peak_mib() - before
+        grown = peak_mib() - before
         eventually(lambda: len(outbox._held) == 4)
         outbox._limit = outbox._used
         assert caller.refusal("decode", z=z[:1])[0] == "UNAVAILABLE"
@@ -389,9 +388,9 @@ def test_long_answers_as_json_are_made_one_at_a_time_and_beyond_a_length_refused
 
     with serving(exported.path.parent, limits=limits) as (server, _), ThreadPoolExecutor(24) as pool:
         ask(server.rest_port, 40)
-        before = _peak_mib(reset=True)
+        before = peak_mib(reset=True)
         answers = list(pool.map(lambda _: ask(server.rest_port, 40)[:2], range(12)))
-        grown = _peak_mib() - before
+        grown = peak_mib() - before
         assert {status for status, _ in answers} == {200}
         assert ask(server.rest_port, 60)[0] == 400
         assert b"send fewer rows, or use gRPC" in ask(server.rest_port, 60)[2]
@@ -433,11 +432,3 @@ def _varint(number):
 
 def _field(number, data):
     return bytes([number << 3 | 2]) + _varint(len(data)) + data
-
-
-def _peak_mib(*, reset=False):
-    """Returns the most memory that this process has held since the last reset, in MiB."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) >> 10

@@ -17,13 +17,15 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from serving_tools import Caller, copy_version, eventually, export_toy, start_server
+from serving_tools import Caller, copy_version, eventually, export_toy, peak_mib, start_server
 
-from serving import protos, tensors
+from serving import front, protos, tensors
 from serving.front import is_built
 from serving.methods import PREDICT
 from serving.models import Limits
 from serving.settings import METRICS_PATH, Batching
+from serving.status import StatusError
+from serving.turns import Call
 from tfpipe.errors import ServingError, UsageError
 
 if is_built():
@@ -31,7 +33,7 @@ if is_built():
 
 native = pytest.mark.skipif(not is_built(), reason="the native front end is not built; install Rust")
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 
 
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="no Rust here")
@@ -229,6 +231,36 @@ def test_compressed_messages(served, caller):
 
 
 @native
+def test_compressed_messages_that_are_large_unpacked_take_room(toy):
+    """A few kilobytes that become many megabytes each, all at once: some are read, the others refused."""
+    limits = Limits(message_bytes=16 << 20)
+    server = start_server(toy, limits=limits, grpc_front_end="native")
+    try:
+        with Caller(server.port) as caller, ThreadPoolExecutor(32) as pool:
+            raw = caller.channel.unary_unary(PREDICT)
+            message = caller.request("double", x=np.zeros((1 << 20, 3), np.float32)).SerializeToString()
+            caller.predict("double", x=np.zeros((1, 3), np.float32))
+            before = peak_mib(reset=True)
+
+            def ask(_):
+                try:
+                    raw(message, compression=grpc.Compression.Gzip, timeout=120)
+                except grpc.RpcError as error:
+                    return error.code().name
+                return "OK"
+
+            codes = Counter(pool.map(ask, range(96)))
+            grown = peak_mib() - before
+            small = protos.PredictResponse.FromString(raw(ROWS, compression=grpc.Compression.Gzip, timeout=60))
+            assert small.outputs["y"].tensor_shape.dim[0].size == 1
+        assert set(codes) <= {"INVALID_ARGUMENT", "UNAVAILABLE"}, codes
+        assert codes["INVALID_ARGUMENT"] >= 1, "a million rows are too many"
+    finally:
+        server.stop(grace_s=5)
+    assert grown < 300, f"{grown} MiB"
+
+
+@native
 def test_unknown_methods_and_messages_that_are_none(caller):
     for path, data, code in (
         ("/tensorflow.serving.PredictionService/Nothing", b"", "UNIMPLEMENTED"),
@@ -258,7 +290,7 @@ def header_block(path=PREDICT, method=b"\x83", kind=b"application/grpc", extra=(
 def connection(port, data=b""):
     with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
         raw.sendall(PREFACE + frame(SETTINGS, 0, 0))
-        frames(raw, lambda one: one[:2] == (SETTINGS, 0))
+        frames(raw, lambda one: one[0] == WINDOW_UPDATE)
         # From here on, the server's windows are as wide as it said.
         raw.sendall(frame(SETTINGS, 1, 0) + data)
         yield raw
@@ -300,7 +332,7 @@ def prefixed(message, *, flag=0, length=None):
         (header_block(), prefixed(b"abc", length=9), b"ended before"),
         (header_block(), b"\0\0", b"ended before"),
         (header_block(), b"", b"ended before"),
-        (header_block(), prefixed(b"abc", flag=7), b"ended before"),
+        (header_block(), prefixed(b"abc", flag=7), b"does not say"),
         (header_block(), prefixed(b"abc", flag=1), b"Compression"),
         (header_block(extra=[(b"grpc-encoding", b"lzma")]), prefixed(b"abc", flag=1), b"Compression"),
         (header_block(extra=[(b"grpc-encoding", b"gzip")]), prefixed(b"abc", flag=1), b"unpacked"),
@@ -354,6 +386,68 @@ def test_connections_that_are_none_end_and_disturb_nobody(served, caller):
 
 
 @native
+@pytest.mark.parametrize("window", [0, (1 << 31) - 1], ids=["no window", "no reading"])
+def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
+    """Whether a client allows not a byte, or allows all and reads nothing: its answers go, and their memory."""
+    monkeypatch.setattr(front, "_PATIENCE_S", 1.0)
+    limits = Limits(message_bytes=8 << 20, in_hand=64)
+    server = start_server(exported.path.parent, limits=limits, grpc_front_end="native")
+    z = np.zeros((64, 8), np.float32)
+    try:
+        with Caller(server.port) as caller, contextlib.ExitStack() as stack:
+            message = caller.request("decode", z=z).SerializeToString()
+            call = frame(HEADERS, 4, 1, header_block()) + frame(DATA, 1, 1, prefixed(message))
+            settings_ = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, window))
+            wider = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 31) - 1 - 65_535)) if window else b""
+            for _ in range(6):
+                raw = socket.socket()
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+                raw.connect(("127.0.0.1", server.port))
+                stack.enter_context(raw)
+                raw.sendall(PREFACE + settings_ + wider + call)
+            eventually(lambda: server._rpc.front.held()[2] > 24 << 20)
+            assert caller.refusal("decode", z=z)[0] == "UNAVAILABLE"
+            request_ = protos.HealthCheckRequest()
+            health = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert health(request_.SerializeToString(), timeout=20), "small answers need no room"
+            time.sleep(1.2)
+
+            def answered():
+                try:
+                    return len(caller.predict("decode", z=z)["mel"]) == 64
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    return False
+
+            eventually(answered, timeout=20)
+    finally:
+        server.stop(grace_s=5)
+
+
+@native
+def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
+    """Some clients send all but the end of large messages and fall silent; others get room once it is needed."""
+    monkeypatch.setattr(front, "_PATIENCE_S", 1.0)
+    server = start_server(toy, limits=Limits(message_bytes=1 << 20), grpc_front_end="native")
+    x = np.ones((1, 3), np.float32)
+    try:
+        with Caller(server.port) as caller, contextlib.ExitStack() as stack:
+            most = prefixed(bytes((1 << 20) - 50), length=1 << 20)
+            parts = b"".join(frame(DATA, 0, 1, most[at : at + 16_000]) for at in range(0, len(most), 16_000))
+            for _ in range(4):
+                stack.enter_context(connection(server.port, frame(HEADERS, 4, 1, header_block()) + parts))
+            eventually(lambda: server._rpc.front.held()[1] > 4_100_000)
+            np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
+            large = np.ones((20_000, 3), np.float32)
+            assert caller.refusal("double", x=large)[0] == "UNAVAILABLE"
+            time.sleep(1.2)
+            eventually(lambda: caller.refusal("double", x=large)[0] == "INVALID_ARGUMENT")  # too many rows
+    finally:
+        server.stop(grace_s=5)
+
+
+@native
 def test_requests_that_are_read_are_bounded_in_sum(toy):
     """Announced sizes take nothing; what was sent does, and goes with its client."""
     limits = Limits(message_bytes=1 << 20)
@@ -368,10 +462,8 @@ def test_requests_that_are_read_are_bounded_in_sum(toy):
                     with contextlib.suppress(OSError):
                         raw.sendall(frame(HEADERS, 4, stream, header_block()))
                         raw.sendall(b"".join(frame(DATA, 0, stream, part) for part in parts))
-            time.sleep(0.5)
-            calls, bodies, _ = server._rpc.front.held()
-            assert 3 <= calls <= 5
-            assert bodies <= 4 << 20
+            eventually(lambda: server._rpc.front.held()[0] == 4)
+            assert server._rpc.front.held()[1] <= 4 << 20
         eventually(lambda: server._rpc.front.held() == (0, 0, 0))
     finally:
         server.stop(grace_s=5)
@@ -390,10 +482,14 @@ def test_what_it_refuses_is_counted(toy):
             codes = Counter(one.code().name for one in [caller.future("slow", x=slow) for _ in range(20)])
             caller.predict("slow", x=slow * 0)
         assert set(codes) == {"OK", "UNAVAILABLE"}
-        found = samples(page(server)[2])
-        count = ":tensorflow:serving:request_count"
-        assert found[count, 'model_name="vae",status="UNAVAILABLE"'] == codes["UNAVAILABLE"]
-        assert found[count, 'model_name="vae",status="OK"'] == codes["OK"] + 2
+
+        def counted(status):
+            return samples(page(server)[2]).get(
+                (":tensorflow:serving:request_count", f'model_name="vae",status="{status}"')
+            )
+
+        eventually(lambda: counted("UNAVAILABLE") == codes["UNAVAILABLE"])
+        assert counted("OK") == codes["OK"] + 2
     finally:
         server.stop(grace_s=5)
 
@@ -439,6 +535,59 @@ def test_the_load_of_the_bench_counts_right_answers_alone(served, caller):
         _front.load(where, "/nothing", [message], times=1, answer_bytes=length)
     with pytest.raises(ConnectionError):
         _front.load("127.0.0.1:1", PREDICT, [message], times=1, answer_bytes=length)
+
+
+@native
+def test_one_signature_has_one_queue_however_requests_are_written(toy):
+    """A client that writes each request in another way cannot get more than its share."""
+    batching = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
+    server = start_server(toy, batching=batching, grpc_front_end="native")
+    slow = np.full((1, 3), 100_000, np.float32)
+    try:
+        with Caller(server.port) as caller:
+            raw = caller.channel.unary_unary(PREDICT)
+            writings = [b"\x0a\x02\x1a\x00" * number for number in range(10)]
+            quick = caller.request("slow", x=slow * 0).SerializeToString()
+            for writing in writings:
+                raw(quick + writing, timeout=60)
+            time.sleep(0.3)  # each is learnt just after its answer
+            long = raw.future(caller.request("slow", x=slow).SerializeToString(), timeout=60)
+            eventually(lambda: server._rpc.front.held()[0] == 1)
+            codes = Counter(one.code().name for one in [raw.future(quick + w, timeout=60) for w in writings])
+            assert long.code().name == "OK"
+            assert codes == {"OK": 2, "UNAVAILABLE": 8}, "one computes, two wait"
+    finally:
+        server.stop(grace_s=5)
+
+
+@native
+def test_a_model_that_answers_with_other_rows_is_never_cut_apart(tmp_path):
+    """Two rows for each one: in a batch, one client's rows would stand where another's belong."""
+    import tensorflow as tf
+
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
+    def twice(x):
+        return {"y": tf.concat([x, -x], 0)}
+
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": twice.get_concrete_function()})
+    server = start_server(tmp_path, grpc_front_end="native")
+    try:
+        with Caller(server.port) as caller, ThreadPoolExecutor(8) as pool:
+
+            def one(number):
+                x = np.full((1, 3), number, np.float32)
+                np.testing.assert_array_equal(caller.predict("", x=x)["y"], np.concatenate([x, -x]))
+
+            assert len(list(pool.map(one, range(100)))) == 100
+            with server.catalog.use("vae") as model:
+                signature = model.signatures["serving_default"]
+            with pytest.raises(StatusError, match="other rows"):
+                signature.run_together({"x": np.ones((2, 3), np.float32)}, call=Call())
+            assert not signature.rows_fit
+    finally:
+        server.stop(grace_s=5)
 
 
 # How it is chosen.

@@ -1,48 +1,52 @@
 //! What waits between the connections and the interpreter: calls one by one, and rows to be put together.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::memory::{Body, Budget, Outgoing};
+use crate::memory::{Body, Budget, Message, Outgoing, Patience};
 use crate::predict::Rows;
 
 /// gRPC's status codes, as far as they are given here.
 pub mod code {
+    pub const CANCELLED: u32 = 1;
     pub const DEADLINE_EXCEEDED: u32 = 4;
     pub const RESOURCE_EXHAUSTED: u32 = 8;
     pub const INTERNAL: u32 = 13;
     pub const UNAVAILABLE: u32 = 14;
 }
 
-/// Kinds of requests known as fitting together; one more than this, and all are learnt anew.
+/// Kinds of requests, and groups of them, that are remembered before idle ones are forgotten; at most twice as many.
 const MOST_KINDS: usize = 256;
+/// Calls in hand, of all clients together.
+const MOST_CALLS: usize = 8192;
+const MOST_CONNECTIONS: usize = 1000;
 pub const LATE: &str = "The deadline passed before the request was answered.";
 const FULL: &str = "The batch scheduling queue to which this task was submitted is full";
+const ENDING: &str = "The server is shutting down";
 
 /// What a client is answered.
 pub enum Answer {
-    /// A message in parts, and what tells that the last of them was sent.
-    Message(Vec<Bytes>, Option<oneshot::Receiver<()>>),
+    Message(Message),
     Status(u32, String),
 }
 
 /// What may wait, and how rows are put together.
-#[derive(Clone)]
 pub struct Limits {
     /// Largest message of a client.
     pub message_bytes: usize,
-    /// Rows of a batch; larger requests are calls of their own.
+    /// Bytes of answers that clients have not read, in sum.
+    pub unread_bytes: usize,
+    /// Rows of a batch; requests with as many come by themselves.
     pub batch_rows: usize,
-    /// Rows of one kind that may wait.
+    /// Rows of one signature that may wait.
     pub waiting_rows: usize,
     /// Calls that may wait for the interpreter.
     pub waiting_calls: usize,
-    /// Batches of one kind that compute at the same time.
+    /// Batches of one signature that compute at the same time.
     pub batches: usize,
     /// Time that a batch waits to be filled.
     pub fill_time: Duration,
@@ -54,91 +58,114 @@ pub struct Call {
     pub path: String,
     /// How the message is compressed, where it is.
     pub encoding: Option<String>,
+    /// When it was whole.
     pub arrived: Instant,
     pub deadline: Option<Instant>,
     pub body: Arc<Body>,
+    /// What of it can be put together with others.
     pub rows: Option<Rows>,
     pub reply: oneshot::Sender<Answer>,
 }
 
 impl Call {
-    pub fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    fn row_count(&self) -> usize {
+        self.rows.as_ref().map_or(0, |rows| rows.rows)
+    }
+
+    /// Why nobody waits for it any more, if so.
+    fn gone(&self) -> Option<u32> {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            Some(code::DEADLINE_EXCEEDED)
+        } else {
+            self.reply.is_closed().then_some(code::CANCELLED)
+        }
     }
 }
 
-/// Calls that were answered without the interpreter, since it last asked.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct TurnedAway {
-    pub full: usize,
-    pub late: usize,
-    pub left: usize,
-}
+/// A model and one of its signatures, which requests of several kinds ask for.
+pub type Group = Arc<(String, String)>;
 
 /// Calls of one kind, to be computed together.
 pub struct Batch {
     pub key: Vec<u8>,
+    pub group: Group,
     pub calls: Vec<Call>,
-    pub turned_away: TurnedAway,
 }
 
-#[derive(Default)]
+/// Requests that differ in nothing but their rows.
 struct Kind {
+    group: Group,
     waiting: VecDeque<Call>,
     rows: usize,
-    computing: usize,
-    turned_away: TurnedAway,
 }
+
+/// Rows of all kinds of one signature.
+#[derive(Default)]
+struct Load {
+    waiting: usize,
+    computing: usize,
+}
+
+/// How often something was answered without the interpreter: by model and code.
+pub type Refused = HashMap<(String, u32), usize>;
 
 #[derive(Default)]
 struct State {
     closed: bool,
     kinds: HashMap<Vec<u8>, Kind>,
+    groups: HashMap<Group, Load>,
     calls: VecDeque<Call>,
     left: Vec<u64>,
-    tidy: bool,
+    refused: Refused,
+    has_sent: bool,
 }
 
 /// Shared by the connections and the interpreter's threads.
 pub struct Shared {
     pub limits: Limits,
+    pub patience: Arc<Patience>,
+    /// Calls that are not answered yet, or whose answer is on its way.
+    pub in_hand: Arc<Budget>,
+    pub connections: Arc<Budget>,
+    /// Bytes of large requests.
     pub bodies: Arc<Budget>,
     pub outgoing: Arc<Outgoing>,
-    /// Calls that are not answered yet, or whose answer is on its way.
-    pub in_hand: AtomicUsize,
     numbers: AtomicU64,
     state: Mutex<State>,
     has_rows: Condvar,
     has_calls: Condvar,
-    has_tidying: Condvar,
+    has_news: Condvar,
 }
 
 impl Shared {
-    pub fn new(limits: Limits, unread_bytes: usize, patience: Duration) -> Arc<Self> {
-        Arc::new_cyclic(|this: &std::sync::Weak<Shared>| {
+    pub fn new(limits: Limits, patience: Duration) -> Arc<Self> {
+        let patience = Arc::new(Patience::new(patience));
+        Arc::new_cyclic(|this: &Weak<Shared>| {
             let this = this.clone();
             let on_sent = Box::new(move || {
                 if let Some(shared) = this.upgrade() {
-                    shared.state().tidy = true;
-                    shared.has_tidying.notify_one();
+                    shared.state().has_sent = true;
+                    shared.has_news.notify_one();
                 }
             });
             Shared {
-                bodies: Arc::new(Budget::new(4 * limits.message_bytes)),
-                outgoing: Arc::new(Outgoing::new(unread_bytes, patience, on_sent)),
+                in_hand: Budget::new(MOST_CALLS, &patience),
+                connections: Budget::new(MOST_CONNECTIONS, &patience),
+                bodies: Budget::new(4 * limits.message_bytes, &patience),
+                outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, &patience), on_sent)),
+                patience,
                 limits,
-                in_hand: AtomicUsize::new(0),
                 numbers: AtomicU64::new(0),
                 state: Mutex::default(),
                 has_rows: Condvar::new(),
                 has_calls: Condvar::new(),
-                has_tidying: Condvar::new(),
+                has_news: Condvar::new(),
             }
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn number(&self) -> u64 {
@@ -150,31 +177,23 @@ impl Shared {
         let mut state = self.state();
         if state.closed {
             drop(state);
-            refuse(call, code::UNAVAILABLE, "The server is shutting down");
-            return;
+            return refuse(call, code::UNAVAILABLE, ENDING);
         }
-        let together = call.rows.as_ref().filter(|rows| rows.rows < self.limits.batch_rows);
-        if let Some((rows, kind)) = together.and_then(|rows| Some((rows.rows, state.kinds.get_mut(&rows.key)?))) {
-            if kind.rows + rows > self.limits.waiting_rows {
-                kind.forget_gone();
+        match state.place(&call, &self.limits) {
+            Place::Together => {
+                state.add(call);
+                self.has_rows.notify_one();
             }
-            if kind.rows + rows > self.limits.waiting_rows {
-                kind.turned_away.full += 1;
+            Place::Alone => {
+                state.calls.push_back(call);
+                self.has_calls.notify_one();
+            }
+            Place::None(model, why) => {
+                *state.refused.entry((model, code::UNAVAILABLE)).or_default() += 1;
                 drop(state);
-                refuse(call, code::UNAVAILABLE, FULL);
-                return;
+                self.has_news.notify_one();
+                refuse(call, code::UNAVAILABLE, why);
             }
-            kind.rows += rows;
-            kind.waiting.push_back(call);
-            drop(state);
-            self.has_rows.notify_one();
-        } else if state.calls.len() >= self.limits.waiting_calls {
-            drop(state);
-            refuse(call, code::UNAVAILABLE, "Too many requests wait for a thread");
-        } else {
-            state.calls.push_back(call);
-            drop(state);
-            self.has_calls.notify_one();
         }
     }
 
@@ -201,78 +220,79 @@ impl Shared {
             if state.closed {
                 return None;
             }
-            let now = Instant::now();
-            let ready = |kind: &Kind| Some((kind.ready_at(&self.limits)?, kind.waiting.front()?.arrived));
-            let next = state.kinds.iter().filter_map(|(key, kind)| Some((ready(kind)?, key))).min_by_key(|(at, _)| *at);
-            match next {
-                Some(((at, _), key)) if at <= now => {
-                    let key = key.clone();
-                    let kind = state.kinds.get_mut(&key).expect("the kind was just found");
-                    let batch = kind.take(key, self.limits.batch_rows);
+            match state.next_ready(&self.limits) {
+                Some((at, key)) if at <= Instant::now() => {
+                    let batch = state.take(key, self.limits.batch_rows);
+                    // Others may be ready, or be so in a while: another thread is to look.
+                    if state.next_ready(&self.limits).is_some() {
+                        self.has_rows.notify_one();
+                    }
+                    if !state.refused.is_empty() {
+                        self.has_news.notify_one();
+                    }
                     if batch.calls.is_empty() {
                         continue;
                     }
-                    let more = state.kinds.values().any(|kind| kind.ready_at(&self.limits).is_some_and(|at| at <= now));
-                    drop(state);
-                    if more {
-                        self.has_rows.notify_one();
-                    }
+                    state.load(&batch.group).computing += 1;
                     return Some(batch);
                 }
-                Some(((at, _), _)) => state = wait_until(&self.has_rows, state, at),
+                Some((at, _)) => state = wait_until(&self.has_rows, state, at),
                 None => state = wait(&self.has_rows, state),
             }
         }
     }
 
     /// Says that a batch has been computed.
-    pub fn computed(&self, key: &[u8]) {
-        if let Some(kind) = self.state().kinds.get_mut(key) {
-            kind.computing = kind.computing.saturating_sub(1);
+    pub fn computed(&self, group: &Group) {
+        if let Some(load) = self.state().groups.get_mut(group) {
+            load.computing = load.computing.saturating_sub(1);
         }
         self.has_rows.notify_one();
     }
 
     /// From now on, requests of this kind are put together.
-    pub fn learn(&self, key: &[u8]) {
+    pub fn learn(&self, key: &[u8], group: Group) {
         let mut state = self.state();
         if state.kinds.len() >= MOST_KINDS && !state.kinds.contains_key(key) {
             // Those in use are met again at once.
-            state.kinds.retain(|_, kind| kind.computing > 0 || !kind.waiting.is_empty());
+            state.kinds.retain(|_, kind| !kind.waiting.is_empty());
+            state.groups.retain(|_, load| load.waiting > 0 || load.computing > 0);
         }
-        if state.kinds.len() < 2 * MOST_KINDS {
-            state.kinds.entry(key.to_vec()).or_default();
+        if !state.closed && state.kinds.len() < 2 * MOST_KINDS {
+            let kind = || Kind { group, waiting: VecDeque::new(), rows: 0 };
+            state.kinds.entry(key.to_vec()).or_insert_with(kind);
         }
     }
 
     /// Calls of this kind come one by one again, those that wait included.
-    pub fn forget(&self, key: &[u8]) -> TurnedAway {
+    pub fn forget(&self, key: &[u8]) {
         let mut state = self.state();
-        let kind = state.kinds.remove(key).unwrap_or_default();
-        state.calls.extend(kind.waiting);
+        if let Some(kind) = state.kinds.remove(key) {
+            state.load(&kind.group).waiting -= kind.rows;
+            state.calls.extend(kind.waiting);
+        }
         drop(state);
         self.has_calls.notify_all();
-        kind.turned_away
     }
 
-    /// Says that the client of a call that the interpreter has taken is gone.
+    /// Says that the client of a call is gone that the interpreter may have taken.
     pub fn left(&self, id: u64) {
         self.state().left.push(id);
-        self.has_tidying.notify_one();
+        self.has_news.notify_one();
     }
 
-    /// Waits until there is something to tidy up; returns the calls whose clients have left, None once closed.
-    pub fn next_tidying(&self) -> Option<Vec<u64>> {
+    /// Waits for news: calls whose clients have left, and what was refused; None once the server is closed.
+    pub fn next_news(&self) -> Option<(Vec<u64>, Refused)> {
         let mut state = self.state();
         loop {
             if state.closed {
                 return None;
             }
-            if state.tidy || !state.left.is_empty() {
-                state.tidy = false;
-                return Some(std::mem::take(&mut state.left));
+            if state.has_sent || !state.left.is_empty() || !state.refused.is_empty() {
+                state.has_sent = false;
+                return Some((std::mem::take(&mut state.left), std::mem::take(&mut state.refused)));
             }
-            state = wait(&self.has_tidying, state);
+            state = wait(&self.has_news, state);
         }
     }
 
@@ -284,76 +304,110 @@ impl Shared {
         calls.extend(state.kinds.drain().flat_map(|(_, kind)| kind.waiting));
         drop(state);
         for call in calls {
-            refuse(call, code::UNAVAILABLE, "The server is shutting down");
+            refuse(call, code::UNAVAILABLE, ENDING);
         }
         self.has_rows.notify_all();
         self.has_calls.notify_all();
-        self.has_tidying.notify_all();
+        self.has_news.notify_all();
     }
 }
 
-impl Kind {
-    /// When the waiting calls may be taken: None where there are none or enough are computing.
-    ///
-    /// A batch that is not full starts at once where no other computes; else it can as well wait for more rows.
-    fn ready_at(&self, limits: &Limits) -> Option<Instant> {
-        let first = self.waiting.front()?.arrived;
-        if self.computing >= limits.batches {
-            return None;
+/// Where a call goes.
+enum Place {
+    Together,
+    Alone,
+    /// Nowhere: its model, where that is known, and why.
+    None(String, &'static str),
+}
+
+impl State {
+    /// Finds the place of a call; makes room for it by forgetting those that nobody waits for any more.
+    fn place(&mut self, call: &Call, limits: &Limits) -> Place {
+        let known = call.rows.as_ref().filter(|rows| rows.rows < limits.batch_rows);
+        let Some(group) = known.and_then(|rows| Some(self.kinds.get(&rows.key)?.group.clone())) else {
+            if self.calls.len() >= limits.waiting_calls {
+                self.calls.retain(|call| call.gone().is_none());
+            }
+            if self.calls.len() >= limits.waiting_calls {
+                return Place::None(String::new(), "Too many requests wait for a thread");
+            }
+            return Place::Alone;
+        };
+        let most = limits.waiting_rows.saturating_sub(call.row_count());
+        if self.load(&group).waiting > most {
+            self.forget_gone(&group);
         }
-        if self.rows >= limits.batch_rows {
-            return Some(first);
+        if self.load(&group).waiting > most {
+            return Place::None(group.0.clone(), FULL);
         }
-        (self.computing == 0).then(|| first + limits.fill_time)
+        Place::Together
     }
 
+    /// Adds a call to those of its kind.
+    fn add(&mut self, call: Call) {
+        let Some(kind) = call.rows.as_ref().and_then(|rows| self.kinds.get_mut(&rows.key)) else { return };
+        let (rows, group) = (call.row_count(), kind.group.clone());
+        kind.rows += rows;
+        kind.waiting.push_back(call);
+        self.load(&group).waiting += rows;
+    }
+
+    fn load(&mut self, group: &Group) -> &mut Load {
+        self.groups.entry(group.clone()).or_default()
+    }
+
+    /// Returns the kind that may be taken first, and when.
+    ///
+    /// A batch that is not full starts at once where no other of its signature computes; else it can as well wait for
+    /// more rows.
+    fn next_ready(&self, limits: &Limits) -> Option<(Instant, Vec<u8>)> {
+        let ready_at = |kind: &Kind| {
+            let first = kind.waiting.front()?.arrived;
+            let computing = self.groups.get(&kind.group).map_or(0, |load| load.computing);
+            let full = kind.rows >= limits.batch_rows && computing < limits.batches;
+            let at = if full { first } else { first + limits.fill_time };
+            (full || computing == 0).then_some((at, first))
+        };
+        let ready = self.kinds.iter().filter_map(|(key, kind)| Some((ready_at(kind)?, key)));
+        ready.min_by_key(|(times, _)| *times).map(|((at, _), key)| (at, key.clone()))
+    }
+
+    /// Takes the calls of a batch out; without those that nobody waits for.
     fn take(&mut self, key: Vec<u8>, most: usize) -> Batch {
-        let (mut calls, mut rows) = (Vec::new(), 0);
-        while let Some(call) = self.waiting.front() {
-            let more = rows_in(call);
-            if rows + more > most {
-                break;
-            }
-            self.rows -= more;
-            let call = self.waiting.pop_front().expect("a call stands in front");
-            if let Some(call) = self.turned_away.unless_gone(call) {
-                rows += more;
+        let kind = self.kinds.get_mut(&key).expect("the kind was found under the same lock");
+        let (group, mut calls, mut rows, mut taken) = (kind.group.clone(), Vec::new(), 0, 0);
+        while kind.waiting.front().is_some_and(|call| rows + call.row_count() <= most) {
+            let call = kind.waiting.pop_front().expect("there is a first one");
+            taken += call.row_count();
+            if let Some(call) = unless_gone(call, &group, &mut self.refused) {
+                rows += call.row_count();
                 calls.push(call);
             }
         }
-        self.computing += usize::from(!calls.is_empty());
-        let turned_away = if calls.is_empty() { TurnedAway::default() } else { std::mem::take(&mut self.turned_away) };
-        Batch { key, calls, turned_away }
+        kind.rows -= taken;
+        self.load(&group).waiting -= taken;
+        Batch { key, group, calls }
     }
 
-    /// Makes room: drops the calls that nobody waits for any more.
-    fn forget_gone(&mut self) {
-        for call in std::mem::take(&mut self.waiting) {
-            if let Some(call) = self.turned_away.unless_gone(call) {
-                self.waiting.push_back(call);
-            }
+    /// Drops the calls of a signature that nobody waits for any more.
+    fn forget_gone(&mut self, group: &Group) {
+        let mut waiting = 0;
+        for kind in self.kinds.values_mut().filter(|kind| kind.group == *group) {
+            let calls = std::mem::take(&mut kind.waiting).into_iter();
+            kind.waiting = calls.filter_map(|call| unless_gone(call, group, &mut self.refused)).collect();
+            kind.rows = kind.waiting.iter().map(Call::row_count).sum();
+            waiting += kind.rows;
         }
-        self.rows = self.waiting.iter().map(rows_in).sum();
+        self.load(group).waiting = waiting;
     }
 }
 
-impl TurnedAway {
-    pub fn counts(&self) -> (usize, usize, usize) {
-        (self.full, self.late, self.left)
-    }
-
-    /// Returns the call, or counts it where nobody waits for it any more.
-    fn unless_gone(&mut self, call: Call) -> Option<Call> {
-        if call.is_late() {
-            self.late += 1;
-            refuse(call, code::DEADLINE_EXCEEDED, LATE);
-        } else if call.reply.is_closed() {
-            self.left += 1;
-        } else {
-            return Some(call);
-        }
-        None
-    }
+/// Returns the call, or counts it where nobody waits for it any more.
+fn unless_gone(call: Call, group: &Group, refused: &mut Refused) -> Option<Call> {
+    let Some(why) = call.gone() else { return Some(call) };
+    *refused.entry((group.0.clone(), why)).or_default() += 1;
+    refuse(call, why, LATE);
+    None
 }
 
 /// Answers a call with an error; one whose client has left is forgotten.
@@ -361,15 +415,11 @@ pub fn refuse(call: Call, code: u32, message: &str) {
     let _ = call.reply.send(Answer::Status(code, message.to_owned()));
 }
 
-fn rows_in(call: &Call) -> usize {
-    call.rows.as_ref().map_or(0, |rows| rows.rows)
-}
-
 fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condition.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wait_until<'a>(condition: &Condvar, state: MutexGuard<'a, State>, at: Instant) -> MutexGuard<'a, State> {
     let time = at.saturating_duration_since(Instant::now());
-    condition.wait_timeout(state, time).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+    condition.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
 }

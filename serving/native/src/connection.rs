@@ -1,20 +1,21 @@
 //! HTTP/2 connections and the calls on them: gRPC's framing, deadlines, and clients that leave.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::calls::{Answer, Call, LATE, Shared, code};
-use crate::memory::Body;
+use crate::memory::{Body, Message};
 use crate::predict::rows_of;
 
 /// How far the server's end has come.
@@ -32,22 +33,22 @@ const GREETING: Duration = Duration::from_secs(20);
 /// Bytes of requests that one connection, and one call, may send ahead.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const CALL_WINDOW: u32 = 4 << 20;
-const FRAME: u32 = 1 << 20;
+/// Bytes of a frame, which is held until it is whole, and of a call's headers.
+const FRAME: u32 = 64 << 10;
 const HEADERS: u32 = 16 << 10;
 /// Calls of one connection at the same time; a client keeps further ones to itself until others are answered.
 const CALLS: u32 = 1000;
-/// Answers up to this size are not waited for: HTTP/2 holds more for any call.
-const SMALL: usize = 4096;
+/// Time after which the system asks whether a silent client is still there.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+/// Time that an answer which was given up may still hold its memory, where the client takes nothing at all.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// Takes in connections until the server closes.
 pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
     while *stage.borrow_and_update() == Stage::Open {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => {
-                    let _ = socket.set_nodelay(true);
-                    tokio::spawn(connection(socket, shared.clone(), stage.clone()));
-                }
+                Ok((socket, _)) => take_in(socket, &shared, &stage),
                 // Out of file descriptors, or a client that was gone at once.
                 Err(_) => sleep(Duration::from_millis(50)).await,
             },
@@ -56,23 +57,39 @@ pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch
     }
 }
 
-async fn connection(socket: TcpStream, shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
+fn take_in(socket: TcpStream, shared: &Arc<Shared>, stage: &watch::Receiver<Stage>) {
+    // Without room, the connection is closed, and those that have been idle for long are.
+    let Some(room) = shared.connections.take(1) else { return };
+    let _ = socket.set_nodelay(true);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+    let (shared, stage) = (shared.clone(), stage.clone());
+    tokio::spawn(async move {
+        connection(socket, &shared, stage).await;
+        drop(room);
+    });
+}
+
+async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::Receiver<Stage>) {
     let handshake = h2::server::Builder::new()
         .initial_window_size(CALL_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(HEADERS)
         .max_concurrent_streams(CALLS)
+        // A client may cancel all its calls at once.
+        .max_pending_accept_reset_streams(CALLS as usize)
         .handshake::<_, Bytes>(socket);
     let Ok(Ok(mut connection)) = timeout(GREETING, handshake).await else { return };
     if *stage.borrow_and_update() != Stage::Open {
         connection.graceful_shutdown();
     }
+    let (stuck, mut used) = (Arc::new(Notify::new()), Instant::now());
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    tokio::spawn(counted_call(shared.clone(), request, respond));
+                    used = Instant::now();
+                    take_call(shared, request, respond, &stuck);
                 }
                 _ => return,
             },
@@ -80,89 +97,75 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>, mut stage: watch::Re
                 Stage::Draining if changed.is_ok() => connection.graceful_shutdown(),
                 _ => return,
             },
+            () = shared.patience.ends(used) => {
+                if !connection.has_streams() {
+                    return;
+                }
+                used = Instant::now();
+            }
+            () = stuck.notified() => return,
         }
     }
 }
 
-async fn counted_call(shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let counted = InHand::new(&shared);
-    // An error here is a client that has left.
-    let _ = call(&shared, request, respond).await;
-    drop(counted);
-}
-
-/// A call while it is in hand.
-struct InHand<'a>(&'a Shared);
-
-impl<'a> InHand<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.in_hand.fetch_add(1, Ordering::SeqCst);
-        InHand(shared)
-    }
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.0.in_hand.fetch_sub(1, Ordering::SeqCst);
-    }
+fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>, stuck: &Arc<Notify>) {
+    // An error is a client that has left.
+    let Some(room) = shared.in_hand.take(1) else {
+        let _ = finish(respond, code::UNAVAILABLE, "Too many requests are in hand");
+        return;
+    };
+    let (shared, stuck) = (shared.clone(), stuck.clone());
+    tokio::spawn(async move {
+        let _ = call(&shared, request, respond, &stuck).await;
+        drop(room);
+    });
 }
 
 /// Why a call is refused before anyone has looked at its message.
 struct Refusal(u32, String);
 
+impl Refusal {
+    fn new(code: u32, message: &str) -> Self {
+        Refusal(code, message.to_owned())
+    }
+}
+
+/// What a call's headers say.
+struct Head {
+    path: String,
+    encoding: String,
+    deadline: Option<Instant>,
+}
+
 async fn call(
     shared: &Arc<Shared>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    stuck: &Notify,
 ) -> Result<(), h2::Error> {
     let (head, mut stream) = request.into_parts();
-    let kind = head.headers.get("content-type").map_or(&b""[..], |kind| kind.as_bytes());
-    if head.method != Method::POST || !kind.starts_with(b"application/grpc") {
-        let status = if head.method == Method::POST {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        } else {
-            StatusCode::METHOD_NOT_ALLOWED
-        };
+    if let Some(status) = not_grpc(&head) {
         let mut response = Response::new(());
         *response.status_mut() = status;
         respond.send_response(response, true)?;
         return Ok(());
     }
-    let arrived = Instant::now();
-    let Some(deadline) = deadline(&head.headers, arrived) else {
+    let Some(head) = read_head(head) else {
         return finish(respond, code::INTERNAL, "The header grpc-timeout is no time.");
     };
-    let reading = read_message(shared, &mut stream);
-    let read = match deadline {
-        Some(at) => match timeout_at(at.into(), reading).await {
-            Ok(read) => read?,
-            Err(_) => Err(Refusal(code::DEADLINE_EXCEEDED, "The deadline passed before the request was read.".into())),
-        },
-        None => reading.await?,
-    };
-    let (compressed, body) = match read {
+    let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
         Err(Refusal(code, message)) => return finish(respond, code, &message),
     };
-    let encoding = compressed.then(|| {
-        let named = head.headers.get("grpc-encoding").and_then(|name| name.to_str().ok());
-        named.unwrap_or("").to_owned()
-    });
-    let path = head.uri.path().to_owned();
-    let rows = if path == PREDICT && encoding.is_none() { rows_of(body.bytes()) } else { None };
+    let (deadline, encoding) = (head.deadline, compressed.then_some(head.encoding));
+    let rows = if head.path == PREDICT && encoding.is_none() { rows_of(body.bytes()) } else { None };
     let (reply, answer) = oneshot::channel();
-    let id = shared.number();
-    shared.submit(Call { id, path, encoding, arrived, deadline, body: Arc::new(body), rows, reply });
-    let late = async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at.into()).await,
-            None => std::future::pending().await,
-        }
-    };
+    let (id, arrived, body) = (shared.number(), Instant::now(), Arc::new(body));
+    shared.submit(Call { id, path: head.path, encoding, arrived, deadline, body, rows, reply });
     tokio::select! {
         biased;
         answer = answer => match answer {
-            Ok(Answer::Message(parts, sent)) => send(shared, respond, parts, sent).await,
+            Ok(Answer::Message(message)) => send(shared, respond, message, stuck).await,
             Ok(Answer::Status(code, message)) => finish(respond, code, &message),
             Err(_) => finish(respond, code::INTERNAL, "the server failed; its log says why"),
         },
@@ -170,10 +173,47 @@ async fn call(
             shared.left(id);
             Ok(())
         }
-        () = late => {
+        () = passes(deadline) => {
             shared.left(id);
             finish(respond, code::DEADLINE_EXCEEDED, LATE)
         }
+    }
+}
+
+/// Returns the status of a request that is none of gRPC.
+fn not_grpc(head: &Parts) -> Option<StatusCode> {
+    if head.method != Method::POST {
+        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let kind = head.headers.get("content-type").map_or(&b""[..], |kind| kind.as_bytes());
+    (!kind.starts_with(b"application/grpc")).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}
+
+/// Reads what matters of the headers, so that the rest can go; None where the timeout is no time.
+fn read_head(head: Parts) -> Option<Head> {
+    let encoding = head.headers.get("grpc-encoding").and_then(|name| name.to_str().ok()).unwrap_or("");
+    let deadline = deadline(&head.headers, Instant::now())?;
+    Some(Head { path: head.uri.path().to_owned(), encoding: encoding.to_owned(), deadline })
+}
+
+/// Waits for a deadline; for ever where there is none.
+async fn passes(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Reads the one message of a call, unless its deadline passes or it takes too long while others need the room.
+async fn read_in_time(
+    shared: &Shared,
+    stream: &mut RecvStream,
+    deadline: Option<Instant>,
+) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
+    tokio::select! {
+        read = read_message(shared, stream) => read,
+        () = passes(deadline) => Ok(Err(Refusal::new(code::DEADLINE_EXCEEDED, LATE))),
+        () = shared.patience.ends(Instant::now()) => Ok(Err(Refusal::new(code::UNAVAILABLE, "The request came too slowly"))),
     }
 }
 
@@ -181,7 +221,7 @@ async fn call(
 async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
     const PREFIX: usize = 5;
     let (mut prefix, mut whole) = (Vec::with_capacity(PREFIX), 0);
-    let mut body = Body::new(shared.bodies.clone());
+    let mut body = Body::default();
     while let Some(data) = stream.data().await {
         let mut data = data?;
         stream.flow_control().release_capacity(data.len())?;
@@ -199,14 +239,17 @@ async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result
             }
         }
         if body.bytes().len() + data.len() > whole {
-            return Ok(Err(Refusal(code::INTERNAL, "More than one message came where one was expected.".into())));
+            return Ok(Err(Refusal::new(code::INTERNAL, "More than one message came where one was expected.")));
         }
-        if !body.push(&data, whole) {
-            return Ok(Err(Refusal(code::UNAVAILABLE, "Too many large requests are being read".into())));
+        if !body.push(&data, whole, &shared.bodies) {
+            return Ok(Err(Refusal::new(code::UNAVAILABLE, "Too many large requests are being read")));
         }
     }
-    if prefix.len() < PREFIX || body.bytes().len() < whole || prefix[0] > 1 {
-        return Ok(Err(Refusal(code::INTERNAL, "The call ended before its message was whole.".into())));
+    if prefix.len() < PREFIX || body.bytes().len() < whole {
+        return Ok(Err(Refusal::new(code::INTERNAL, "The call ended before its message was whole.")));
+    }
+    if prefix[0] > 1 {
+        return Ok(Err(Refusal::new(code::INTERNAL, "The message does not say whether it is compressed.")));
     }
     Ok(Ok((prefix[0] == 1, body)))
 }
@@ -215,39 +258,27 @@ async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result
 async fn send(
     shared: &Shared,
     mut respond: SendResponse<Bytes>,
-    parts: Vec<Bytes>,
-    sent: Option<oneshot::Receiver<()>>,
+    message: Message,
+    stuck: &Notify,
 ) -> Result<(), h2::Error> {
-    let began = Instant::now();
-    let size: usize = parts.iter().map(Bytes::len).sum();
+    let (began, mut sent) = (Instant::now(), message.sent);
     let mut stream = respond.send_response(response(), false)?;
-    for part in parts {
+    for part in message.parts {
         stream.send_data(part, false)?;
     }
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     stream.send_trailers(trailers)?;
-    match sent {
-        Some(sent) if size > SMALL => taken(shared, stream, sent, began).await,
-        _ => Ok(()),
-    }
-}
-
-async fn taken(
-    shared: &Shared,
-    mut stream: SendStream<Bytes>,
-    sent: oneshot::Receiver<()>,
-    began: Instant,
-) -> Result<(), h2::Error> {
-    let mut given_up = shared.outgoing.given_up();
-    let too_late = given_up.wait_for(|late| late.is_some_and(|late| began < late));
     tokio::select! {
-        _ = sent => Ok(()),
-        _ = too_late => {
-            stream.send_reset(Reason::CANCEL);
-            Ok(())
-        }
+        _ = &mut sent => return Ok(()),
+        () = shared.patience.ends(began) => {}
     }
+    stream.send_reset(Reason::CANCEL);
+    // What HTTP/2 has begun to write stays until the client reads on, or is gone.
+    if timeout(STUCK, sent).await.is_err() {
+        stuck.notify_one();
+    }
+    Ok(())
 }
 
 /// Answers without a message.

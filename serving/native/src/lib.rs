@@ -17,14 +17,21 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use tokio::sync::{oneshot, watch};
 
-use crate::calls::{Answer, Limits, Shared};
+use crate::calls::{Answer, Group, Limits, Shared};
 use crate::connection::Stage;
-use crate::memory::{Body, Buffers, Memory};
+use crate::memory::{Body, Memory, Message, Place, is_small};
+
+/// Time that is as good as for ever, and that every clock can hold.
+const LONGEST: Duration = Duration::from_secs(1_000_000);
+/// Time for the last answers to arrive.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Calls whose clients have left; and model, code and number of calls that were refused.
+type News = (Vec<u64>, Vec<(String, u32, usize)>);
 
 /// The listening side of a server; see `_front.pyi`.
 #[pyclass(frozen, module = "serving._front")]
@@ -60,10 +67,11 @@ impl Front {
         let time = |seconds: f64| {
             Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))
         };
+        let fill_time = time(fill_time_s)?;
         let limits =
-            Limits { message_bytes, batch_rows, waiting_rows, waiting_calls, batches, fill_time: time(fill_time_s)? };
+            Limits { message_bytes, unread_bytes, batch_rows, waiting_rows, waiting_calls, batches, fill_time };
         Ok(Front {
-            shared: Shared::new(limits, unread_bytes, time(patience_s)?),
+            shared: Shared::new(limits, time(patience_s)?),
             stage: watch::Sender::new(Stage::Open),
             port: listener.local_addr()?.port(),
             listener: Mutex::new(Some(listener)),
@@ -101,35 +109,33 @@ impl Front {
     fn next_batch(&self, py: Python<'_>) -> Option<Batch> {
         let (batch, inputs) = py.detach(|| {
             let batch = self.shared.next_batch()?;
-            let inputs = join_inputs(&batch.calls, &self.shared);
+            let inputs = join_inputs(&batch.calls);
             Some((batch, inputs))
         })?;
         Some(Batch::new(batch, inputs, &self.shared))
     }
 
-    fn next_left(&self, py: Python<'_>) -> Option<Vec<u64>> {
-        let left = py.detach(|| self.shared.next_tidying());
+    fn next_news(&self, py: Python<'_>) -> Option<News> {
+        let news = py.detach(|| self.shared.next_news());
         self.shared.outgoing.release(py);
-        left
+        let (left, refused) = news?;
+        Some((left, refused.into_iter().map(|((model, code), count)| (model, code, count)).collect()))
     }
 
     fn held(&self) -> (usize, usize, usize) {
-        let shared = &self.shared;
-        (shared.in_hand.load(Ordering::SeqCst), shared.bodies.used(), shared.outgoing.unread())
+        (self.shared.in_hand.used(), self.shared.bodies.used(), self.shared.outgoing.unread())
     }
 
     fn drain(&self, py: Python<'_>, grace_s: f64) -> bool {
         self.listener.lock().unwrap().take();
         self.stage.send_replace(Stage::Draining);
-        let end = Instant::now() + Duration::try_from_secs_f64(grace_s).unwrap_or_default();
+        let grace = Duration::try_from_secs_f64(grace_s).unwrap_or_default().min(LONGEST);
         py.detach(|| {
-            while self.shared.in_hand.load(Ordering::SeqCst) > 0 {
-                if Instant::now() >= end {
-                    return false;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            true
+            let end = Instant::now() + grace;
+            let answered = wait_until(end, || self.shared.in_hand.used() == 0);
+            // What is answered is also to arrive; idle clients end their connections themselves.
+            wait_until(end.min(Instant::now() + FAREWELL), || self.shared.connections.used() == 0);
+            answered
         })
     }
 
@@ -137,8 +143,8 @@ impl Front {
         self.shared.close();
         let thread = self.thread.lock().unwrap().take();
         py.detach(|| {
-            // What `close` refused goes out before the connections end.
-            std::thread::sleep(Duration::from_millis(20));
+            // What was refused just now goes out before the connections end.
+            wait_until(Instant::now() + FAREWELL / 20, || self.shared.connections.used() == 0);
             self.stage.send_replace(Stage::Closed);
             if let Some(thread) = thread {
                 let _ = thread.join();
@@ -148,8 +154,19 @@ impl Front {
     }
 }
 
+/// Waits until something is so, or the time is up; tells which.
+fn wait_until(end: Instant, is_so: impl Fn() -> bool) -> bool {
+    while !is_so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 /// Puts the rows of several calls one after another, for each input.
-fn join_inputs(calls: &[calls::Call], shared: &Shared) -> Vec<(String, Arc<Body>)> {
+fn join_inputs(calls: &[calls::Call]) -> Vec<(String, Arc<Body>)> {
     let rows = |call: &calls::Call| call.rows.as_ref().expect("only calls with rows are put together").inputs.len();
     let Some(first) = calls.first() else { return Vec::new() };
     (0..rows(first))
@@ -164,7 +181,7 @@ fn join_inputs(calls: &[calls::Call], shared: &Shared) -> Vec<(String, Arc<Body>
             for call in calls {
                 data.extend_from_slice(&call.body.bytes()[input(call).1]);
             }
-            (alias, Arc::new(Body::joined(data, shared.bodies.clone())))
+            (alias, Arc::new(Body::joined(data)))
         })
         .collect()
 }
@@ -212,12 +229,12 @@ impl Call {
 impl Call {
     #[getter]
     fn body(&self) -> Memory {
-        Memory::new(self.body.clone())
+        Memory::new(&self.body)
     }
 
     #[getter]
     fn timeout_s(&self) -> Option<f64> {
-        Some(self.deadline?.saturating_duration_since(Instant::now()).as_secs_f64())
+        Some(self.deadline?.saturating_duration_since(Instant::now()).min(LONGEST).as_secs_f64())
     }
 
     #[getter]
@@ -229,25 +246,22 @@ impl Call {
         self.reply.lock().unwrap().as_ref().is_none_or(|reply| reply.is_closed())
     }
 
-    fn put_together(&self) {
+    fn put_together(&self, model: String, signature: String) {
         if let Some(key) = &self.key {
-            self.shared.learn(key);
+            self.shared.learn(key, Group::new((model, signature)));
         }
     }
 
     fn answer(&self, parts: Vec<Bound<'_, PyAny>>) -> PyResult<bool> {
-        let Some(buffers) = Buffers::take(&parts, &self.shared.outgoing)? else {
+        let buffers = self.shared.outgoing.hold(&parts)?;
+        let length = (0..parts.len()).map(|part| buffers.len(part)).sum();
+        if !is_small(length) && !buffers.take_room() {
             return Ok(false);
-        };
-        let total: usize = (0..parts.len()).map(|part| buffers.len(part)).sum();
-        let (done, sent) = oneshot::channel();
-        let mut message = vec![prefix(total)?];
-        let mut done = Some(done);
-        for part in 0..parts.len() {
-            let last = if part + 1 == parts.len() { done.take() } else { None };
-            message.push(buffers.part(part, 0, buffers.len(part), last));
         }
-        self.reply(Answer::Message(message, Some(sent)));
+        let mut own = prefix(length)?;
+        let piece = |array| (std::mem::take(&mut own), Place { array, start: 0, length: buffers.len(array) });
+        let pieces = (0..parts.len()).map(piece).collect();
+        self.reply(Answer::Message(Message::new(pieces, length, &buffers)));
         Ok(true)
     }
 
@@ -261,9 +275,9 @@ impl Call {
 struct Batch {
     shared: Arc<Shared>,
     key: Vec<u8>,
+    group: Group,
     #[pyo3(get)]
     rows: Vec<usize>,
-    turned_away: calls::TurnedAway,
     first: Arc<Body>,
     inputs: Vec<(String, Arc<Body>)>,
     arrived: Vec<Instant>,
@@ -273,12 +287,12 @@ struct Batch {
 
 impl Batch {
     fn new(batch: calls::Batch, inputs: Vec<(String, Arc<Body>)>, shared: &Arc<Shared>) -> Self {
-        let rows = batch.calls.iter().map(|call| call.rows.as_ref().map_or(0, |rows| rows.rows)).collect();
+        let rows = |call: &calls::Call| call.rows.as_ref().map_or(0, |rows| rows.rows);
         Batch {
             shared: shared.clone(),
             key: batch.key,
-            rows,
-            turned_away: batch.turned_away,
+            group: batch.group,
+            rows: batch.calls.iter().map(rows).collect(),
             first: batch.calls[0].body.clone(),
             inputs,
             arrived: batch.calls.iter().map(|call| call.arrived).collect(),
@@ -300,15 +314,14 @@ impl Drop for Batch {
 
 #[pymethods]
 impl Batch {
-    /// The first of the requests, which stands for all.
     #[getter]
     fn request(&self) -> Memory {
-        Memory::new(self.first.clone())
+        Memory::new(&self.first)
     }
 
     #[getter]
     fn inputs(&self) -> Vec<(String, Memory)> {
-        self.inputs.iter().map(|(alias, data)| (alias.clone(), Memory::new(data.clone()))).collect()
+        self.inputs.iter().map(|(alias, data)| (alias.clone(), Memory::new(data))).collect()
     }
 
     #[getter]
@@ -316,19 +329,14 @@ impl Batch {
         self.arrived.iter().map(|arrived| arrived.elapsed().as_secs_f64()).collect()
     }
 
-    #[getter]
-    fn turned_away(&self) -> (usize, usize, usize) {
-        self.turned_away.counts()
-    }
-
     fn computed(&self) {
         if !self.computed.swap(true, Ordering::Relaxed) {
-            self.shared.computed(&self.key);
+            self.shared.computed(&self.group);
         }
     }
 
-    fn forget_kind(&self) -> (usize, usize, usize) {
-        self.shared.forget(&self.key).counts()
+    fn forget_kind(&self) {
+        self.shared.forget(&self.key);
     }
 
     fn calls(&self) -> Vec<Call> {
@@ -339,36 +347,37 @@ impl Batch {
         &self,
         arrays: Vec<Bound<'_, PyAny>>,
         heads: HashMap<usize, Vec<Vec<u8>>>,
-        tail: Vec<u8>,
+        rest: Vec<u8>,
     ) -> PyResult<bool> {
         let total: usize = self.rows.iter().sum();
-        let Some(buffers) = Buffers::take(&arrays, &self.shared.outgoing)? else {
-            return Ok(false);
-        };
+        let buffers = self.shared.outgoing.hold(&arrays)?;
         let sizes: Vec<usize> = (0..arrays.len()).map(|array| buffers.len(array)).collect();
-        if arrays.is_empty()
-            || sizes.iter().any(|size| size % total != 0)
-            || heads.values().any(|heads| heads.len() != arrays.len())
-        {
-            return Err(PyValueError::new_err("no outputs, one without a head, or one with other rows than the batch"));
+        if arrays.is_empty() || sizes.iter().any(|size| size % total != 0) {
+            return Err(PyValueError::new_err("no outputs, or one with other rows than the batch"));
+        }
+        // By number of rows: what stands before each output's rows, and the length of the message.
+        let mut layouts = HashMap::new();
+        for &rows in &self.rows {
+            let heads = heads.get(&rows).filter(|heads| heads.len() == arrays.len());
+            let heads = heads.ok_or_else(|| PyValueError::new_err(format!("no heads for {rows} rows")))?;
+            let content = sizes.iter().map(|size| size / total * rows).sum::<usize>();
+            let length = rest.len() + heads.iter().map(Vec::len).sum::<usize>() + content;
+            layouts.insert(rows, (heads, length, prefix(length)?));
+        }
+        if !layouts.values().all(|(_, length, _)| is_small(*length)) && !buffers.take_room() {
+            return Ok(false);
         }
         let mut at = 0;
         for (call, &rows) in self.take_calls().into_iter().zip(&self.rows) {
-            let heads = heads.get(&rows).ok_or_else(|| PyValueError::new_err(format!("no heads for {rows} rows")))?;
-            let lengths: Vec<usize> = sizes.iter().map(|size| size / total * rows).collect();
-            let length = tail.len() + heads.iter().map(Vec::len).sum::<usize>() + lengths.iter().sum::<usize>();
-            let (done, sent) = oneshot::channel();
-            let mut done = Some(done);
-            let mut before = prefix(length)?.to_vec();
-            before.extend_from_slice(&tail);
-            let mut message = Vec::with_capacity(2 * arrays.len());
-            for (array, head) in heads.iter().enumerate() {
-                before.extend_from_slice(head);
-                message.push(Bytes::from(std::mem::take(&mut before)));
-                let last = if array + 1 == arrays.len() { done.take() } else { None };
-                message.push(buffers.part(array, sizes[array] / total * at, lengths[array], last));
-            }
-            let _ = call.reply.send(Answer::Message(message, Some(sent)));
+            let (heads, length, prefix) = &layouts[&rows];
+            let mut pieces: Vec<_> = (0..arrays.len())
+                .map(|array| {
+                    let row = sizes[array] / total;
+                    (heads[array].clone(), Place { array, start: row * at, length: row * rows })
+                })
+                .collect();
+            pieces[0].0.splice(0..0, prefix.iter().chain(&rest).copied());
+            let _ = call.reply.send(Answer::Message(Message::new(pieces, *length, &buffers)));
             at += rows;
         }
         Ok(true)
@@ -382,11 +391,12 @@ impl Batch {
 }
 
 /// Returns what stands before a message in a gRPC stream.
-fn prefix(length: usize) -> PyResult<Bytes> {
+fn prefix(length: usize) -> PyResult<Vec<u8>> {
     let length = u32::try_from(length).map_err(|_| PyValueError::new_err("an answer of more than 4 GiB"))?;
-    Ok(Bytes::from([&[0], &length.to_be_bytes()[..]].concat()))
+    Ok([&[0], &length.to_be_bytes()[..]].concat())
 }
 
+/// Key, number of rows, and alias and content of each input.
 type Found = (Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// Returns the key of a Predict request, and alias and content of each input; None where it comes by itself.

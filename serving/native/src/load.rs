@@ -20,6 +20,9 @@ const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 const FRAME_HEAD: usize = 9;
 const WINDOW: u32 = (1 << 31) - 1;
+/// Bytes of a frame, unless the server allows more; and of a header, in one byte that says so.
+const LONGEST_FRAME: usize = 16_384;
+const LONGEST_TEXT: usize = 126;
 /// What HTTP/2 lets either side send before it is told more.
 const FIRST_WINDOW: u32 = 65_535;
 
@@ -62,6 +65,9 @@ struct Stream {
 
 impl Client {
     fn connect(address: &str, path: &str) -> std::io::Result<Self> {
+        if address.len() > LONGEST_TEXT || path.len() > LONGEST_TEXT {
+            return Err(std::io::Error::other("address or path are too long"));
+        }
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(120)))?;
@@ -87,6 +93,9 @@ impl Client {
     }
 
     fn run(&mut self, requests: &[Vec<u8>], times: usize, answer_bytes: usize) -> std::io::Result<usize> {
+        if requests.iter().any(|request| request.len() + 5 > LONGEST_FRAME) {
+            return Err(std::io::Error::other("a request is longer than a frame"));
+        }
         let (mut streams, mut answered) = (HashMap::new(), 0);
         let mut waiting: Vec<(usize, usize)> = (0..requests.len()).map(|request| (request, times)).collect();
         waiting.retain(|&(_, left)| left > 0);
@@ -162,11 +171,7 @@ impl Client {
         add_frame(&mut self.out, HEADERS, END_HEADERS, id, &self.headers);
         let message = [&[0], &(request.len() as u32).to_be_bytes()[..], request].concat();
         self.may_send -= message.len() as i64;
-        // No frame may be longer unless the server said so.
-        let count = message.len().div_ceil(16_384);
-        for (number, part) in message.chunks(16_384).enumerate() {
-            add_frame(&mut self.out, DATA, if number + 1 == count { END_STREAM } else { 0 }, id, part);
-        }
+        add_frame(&mut self.out, DATA, END_STREAM, id, &message);
         id
     }
 
@@ -222,8 +227,8 @@ fn add_header(block: &mut Vec<u8>, name: Name, value: &str) {
             block.extend_from_slice(name.as_bytes());
         }
     }
-    block.push(value.len().min(126) as u8);
-    block.extend_from_slice(&value.as_bytes()[..value.len().min(126)]);
+    block.push(value.len() as u8);
+    block.extend_from_slice(value.as_bytes());
 }
 
 fn add_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, body: &[u8]) {

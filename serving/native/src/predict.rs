@@ -36,10 +36,10 @@ pub fn rows_of(message: &[u8]) -> Option<Rows> {
         let field = fields.read(at, message.len())?;
         match (field.number, field.kind) {
             // model_spec and output_filter
-            (1 | 3, Kind::Bytes) if field.whole.len() <= LONGEST_KEY => {
+            (1 | 3, Wire::Bytes) if field.whole.len() <= LONGEST_KEY => {
                 add_part(&mut found.key, &message[field.whole.clone()])
             }
-            (2, Kind::Bytes) => add_input(&mut fields, &field, &mut found)?,
+            (2, Wire::Bytes) => add_input(&mut fields, &field, &mut found)?,
             _ => return None,
         }
         if found.key.len() > LONGEST_KEY {
@@ -58,15 +58,16 @@ fn add_input(fields: &mut Fields, entry: &Field, found: &mut Rows) -> Option<()>
         let field = fields.read(at, entry.value.end)?;
         at = field.whole.end;
         let place = match (field.number, field.kind) {
-            (1, Kind::Bytes) => &mut alias,
-            (2, Kind::Bytes) => &mut tensor,
+            (1, Wire::Bytes) => &mut alias,
+            (2, Wire::Bytes) => &mut tensor,
             _ => return None,
         };
         if place.replace(field.value).is_some() {
             return None;
         }
     }
-    let (alias, tensor) = (alias?, read_tensor(fields, tensor?)?);
+    let alias = alias.filter(|alias| alias.len() <= LONGEST_KEY)?;
+    let tensor = read_tensor(fields, tensor?)?;
     let data = fields.data;
     std::str::from_utf8(&data[alias.clone()]).ok()?;
     let first = found.inputs.is_empty();
@@ -104,9 +105,9 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
         let field = fields.read(at, place.end)?;
         at = field.whole.end;
         let place = match (field.number, field.kind) {
-            (1, Kind::Varint) => &mut dtype,
-            (2, Kind::Bytes) => &mut shape,
-            (4, Kind::Bytes) => &mut content,
+            (1, Wire::Varint) => &mut dtype,
+            (2, Wire::Bytes) => &mut shape,
+            (4, Wire::Bytes) => &mut content,
             _ => return None,
         };
         if place.replace(field.value).is_some() {
@@ -120,7 +121,7 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
         let dim = fields.read(at, shape.end)?;
         at = dim.whole.end;
         let size = fields.read(dim.value.start, dim.value.end)?;
-        if (dim.number, dim.kind) != (2, Kind::Bytes) || (size.number, size.kind) != (1, Kind::Varint) {
+        if (dim.number, dim.kind) != (2, Wire::Bytes) || (size.number, size.kind) != (1, Wire::Varint) {
             return None;
         }
         // A named dimension has a second field.
@@ -139,14 +140,14 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Wire {
     Varint,
     Bytes,
 }
 
 struct Field {
     number: u64,
-    kind: Kind,
+    kind: Wire,
     whole: Range<usize>,
     value: Range<usize>,
 }
@@ -162,12 +163,12 @@ impl Fields<'_> {
         self.left = self.left.checked_sub(1)?;
         let (tag, at) = self.varint(start, stop)?;
         let (kind, value) = match tag & 7 {
-            0 => (Kind::Varint, at..self.varint(at, stop)?.1),
+            0 => (Wire::Varint, at..self.varint(at, stop)?.1),
             2 => {
                 let (size, at) = self.varint(at, stop)?;
                 // Protobuf refuses lengths that this would not.
                 let size = usize::try_from(size).ok().filter(|&size| size <= stop - at)?;
-                (Kind::Bytes, at..at + size)
+                (Wire::Bytes, at..at + size)
             }
             _ => return None,
         };
