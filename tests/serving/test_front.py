@@ -94,6 +94,7 @@ def assert_rows_are_protobufs(data):
     except DecodeError:
         return False  # it is never answered, so that its key is never learnt
     assert rows > 0
+    assert len(inputs) == len(message.inputs)
     assert {alias.decode(): content for alias, content in inputs} == {
         alias: proto.tensor_content for alias, proto in message.inputs.items()
     }
@@ -151,6 +152,13 @@ def test_what_differs_in_more_than_its_rows_has_another_key():
         request(),
     ):
         assert _front.rows_of(alone.SerializeToString()) is None
+    # So does an input that is given twice, and what would make a long key.
+    given = request(x=x).SerializeToString()
+    assert _front.rows_of(given) is not None
+    assert _front.rows_of(given + given[given.index(b"\x12") :]) is None
+    assert _front.rows_of(given + b"\x0a\x02\x22\x00" * 300) is None
+    assert _front.rows_of(request(x=x, name="v" * 5000).SerializeToString()) is None
+    assert _front.rows_of(request(**{"x" * 5000: x}).SerializeToString()) is None
 
 
 @native
@@ -203,11 +211,13 @@ def test_more_kinds_of_requests_than_are_remembered(caller):
     """Each version, filter and name is a kind of its own; clients cannot make the memory of them grow."""
     x = np.ones((1, 3), np.float32)
     raw = caller.channel.unary_unary(PREDICT)
-    for number in range(700):
-        message = request(x=x)
-        message.model_spec.version.value = 1
-        # A field's bytes may be written in more ways than one: a kind for each.
-        data = message.SerializeToString() + b"\x0a\x02\x1a\x00" * number
+    for number in range(720):
+        more = number // 60
+        message = request(x=x, signature=("double", "", "serving_default")[more // 4], output_filter=["y"] * (more & 1))
+        if more & 2:
+            message.model_spec.version.value = 1
+        # An empty label says nothing, and may be written as often as one likes: a kind for each.
+        data = message.SerializeToString() + b"\x0a\x02\x22\x00" * (number % 60)
         response = protos.PredictResponse.FromString(raw(data, timeout=60))
         np.testing.assert_array_equal(tensors.from_proto(response.outputs["y"], max_bytes=100), 2 * x)
     np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
@@ -546,7 +556,7 @@ def test_one_signature_has_one_queue_however_requests_are_written(toy):
     try:
         with Caller(server.port) as caller:
             raw = caller.channel.unary_unary(PREDICT)
-            writings = [b"\x0a\x02\x1a\x00" * number for number in range(10)]
+            writings = [b"\x0a\x02\x22\x00" * number for number in range(10)]
             quick = caller.request("slow", x=slow * 0).SerializeToString()
             for writing in writings:
                 raw(quick + writing, timeout=60)
