@@ -259,7 +259,7 @@ def test_compressed_messages_that_are_large_unpacked_take_room(toy):
                     return error.code().name
                 return "OK"
 
-            codes = Counter(pool.map(ask, range(96)))
+            codes = Counter(pool.map(ask, range(40)))
             grown = peak_mib() - before
             small = protos.PredictResponse.FromString(raw(ROWS, compression=grpc.Compression.Gzip, timeout=60))
             assert small.outputs["y"].tensor_shape.dim[0].size == 1

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,7 @@ def _copy(repo, folder) -> Path:
     names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
     names += ["docs", "tfpipe", "beam_jobs", "serving"]
     subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
+    shutil.rmtree(source / "serving" / "native" / "target", ignore_errors=True)
     return source
 
 
@@ -52,7 +54,9 @@ def wheel(tmp_path_factory, repo) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = _copy(repo, folder)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    # What the checkout's own build has compiled of the crates need not be compiled again.
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(repo / "serving" / "native" / "target")}
+    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     (path,) = folder.glob("*.whl")
     return path
 
@@ -70,7 +74,11 @@ def _run(command, *, cwd):
 
 def test_wheel_content(wheel, repo):
     names = zipfile.ZipFile(wheel).namelist()
-    assert wheel.name.startswith(f"tfpipe-{__version__}-py3")
+    if shutil.which("cargo"):
+        # The compiled front end is for any Python from 3.11 on.
+        assert wheel.name.startswith(f"tfpipe-{__version__}-cp311-abi3-")
+        assert "serving/_front.abi3.so" in names
+    assert not [name for name in names if name.endswith((".rs", ".toml")) or "/native/" in name]
     tops = {name.split("/")[0] for name in names}
     assert tops == {"tfpipe", "beam_jobs", "serving", f"tfpipe-{__version__}.dist-info"}
     for package in ("tfpipe", "beam_jobs", "serving"):
