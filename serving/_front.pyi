@@ -30,6 +30,10 @@ class Call:
     def waited_s(self) -> float:
         """Time since it came, in s."""
 
+    @property
+    def has_rows(self) -> bool:
+        """It is a Predict request whose rows can be told, and are fewer than a batch."""
+
     def has_left(self) -> bool:
         """Tells whether nobody waits for it any more, its answer included."""
 
@@ -63,7 +67,7 @@ class Batch:
         """Time since each request came, in s."""
 
     def computed(self) -> None:
-        """The model is done; another batch of this kind may be computed."""
+        """The model is done; another batch of this signature may be computed."""
 
     def answer(self, arrays: Sequence[ReadableBuffer], heads: Mapping[int, Sequence[bytes]], rest: bytes) -> bool:
         """Answers each request with its rows; False where there is no room.
@@ -125,14 +129,14 @@ class Front:
     def next_batch(self) -> Batch | None:
         """Waits for requests to compute together; None once the server is closed."""
 
-    def next_news(self) -> tuple[list[int], list[tuple[str, int, int]]] | None:
+    def next_news(self) -> tuple[list[int], list[tuple[str, int, str, int]]] | None:
         """Waits for what the interpreter should know; None once the server is closed.
 
         A thread must wait here: it also gives back the memory of answers that were sent.
 
         Returns:
-            Calls whose clients have left, by `Call.id`; and model, status code and number of the Predict calls that
-            were answered with it without coming up here.
+            Calls whose clients have left, by `Call.id`; and model (empty where it is not known), status code, reason
+            and number of the calls that were refused without coming up here.
         """
 
     def held(self) -> tuple[int, int, int]:

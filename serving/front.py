@@ -23,8 +23,8 @@ from serving.models import DEFAULT_SIGNATURE, Limits
 from serving.monitor import Monitor
 from serving.rpc import address_of, cannot_listen
 from serving.settings import Batching
-from serving.status import Code, StatusError
-from serving.turns import HAS_LEFT, QUEUE_IS_FULL, TOO_LATE, Call, Line
+from serving.status import FAILED, Code, StatusError
+from serving.turns import Call, Line
 from serving.wire import Buffer, read_predict
 
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ _WAITING_CALLS = 1024
 _ZLIB_BITS = {"gzip": 31, "deflate": 15}
 # Compressed messages that unpack to more than this many bytes need room.
 _SMALL_MESSAGE = 64 << 10
-_REFUSALS = {
-    Code.UNAVAILABLE: QUEUE_IS_FULL,
-    Code.DEADLINE_EXCEEDED: TOO_LATE,
-    Code.CANCELLED: HAS_LEFT,
-}
 
 
 def is_built() -> bool:
@@ -164,10 +159,8 @@ class FrontServer:
             for number in left:
                 if call := self._calls.get(number):
                     call.end()
-            for model, number, count in refused:
-                code = Code(number)
-                why = _REFUSALS.get(code, code.name)
-                self._monitor.add_refused("Predict", entrypoint="GRPC", model=model, code=code, why=why, count=count)
+            for model, code, why, count in refused:
+                self._monitor.add_refused(entrypoint="GRPC", model=model, code=Code(code), why=why, count=count)
 
     def _answer(self, asked: _front.Call, *, alone: bool) -> None:
         alone = alone or self._never_together
@@ -177,15 +170,16 @@ class FrontServer:
             with self._message(asked, call) as message:
                 answer = self._methods.answer(asked.path, message, call)
             if not asked.answer(answer):
+                self._monitor.add_refused(entrypoint="GRPC", model="", code=Code.UNAVAILABLE, why=_NO_ROOM, count=1)
                 raise StatusError(Code.UNAVAILABLE, _NO_ROOM)
-            if call.fits_others:
+            if call.fits_others and asked.has_rows:
                 spec = read_predict(memoryview(asked.body)).model_spec
                 asked.put_together(spec.name, spec.signature_name or DEFAULT_SIGNATURE)
         except StatusError as error:
             asked.refuse(error.code, error.message)
         except Exception:  # a bug must not end the thread either
             _LOG.exception("a gRPC request failed")
-            asked.refuse(Code.INTERNAL, "the server failed; its log says why")
+            asked.refuse(Code.INTERNAL, FAILED)
         finally:
             del self._calls[asked.id]
 
@@ -225,7 +219,10 @@ class FrontServer:
                 self._answer_together(batch)
             except Exception:  # a bug must not end the thread
                 _LOG.exception("a batch failed")
-                batch.refuse(Code.INTERNAL, "the server failed; its log says why")
+                batch.refuse(Code.INTERNAL, FAILED)
+                self._monitor.add_refused(
+                    entrypoint="GRPC", model="", code=Code.INTERNAL, why=FAILED, count=len(batch.rows)
+                )
             finally:
                 batch.computed()
             del batch  # likewise

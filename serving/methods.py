@@ -12,7 +12,7 @@ from typing import Any
 from serving import protos
 from serving.api import Api
 from serving.monitor import Monitor
-from serving.status import Code, StatusError
+from serving.status import FAILED, Code, StatusError
 from serving.turns import Call, Line
 from serving.wire import Buffer, read_predict
 
@@ -94,7 +94,7 @@ class Methods:
             raise
         except Exception as error:  # a bug must neither end the server nor show its stack
             _LOG.exception("a gRPC request failed")
-            raise StatusError(Code.INTERNAL, "the server failed; its log says why") from error
+            raise StatusError(Code.INTERNAL, FAILED) from error
         return answer if isinstance(answer, list) else [answer.SerializeToString()]
 
     def _counted(self, method: _Method, request: Any, call: Call) -> Any:

@@ -163,8 +163,16 @@ class Signature:
 
     def _check(self, inputs: Arrays, limits: Limits) -> None:
         self._check_types(inputs)
+        if self.has_rows:
+            self.check_rows(max((len(array) for array in inputs.values()), default=0), limits)
+
+    def check_rows(self, rows: int, limits: Limits) -> None:
+        """Refuses more rows than a request may have.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT.
+        """
         most = min(limits.rows, limits.message_bytes // max(1, self.row_bytes))
-        rows = max((len(array) for array in inputs.values()), default=0) if self.has_rows else 0
         if rows > most:
             raise StatusError(
                 Code.INVALID_ARGUMENT, f"a batch of {rows} rows is larger than this server's {most}; split it"
@@ -297,6 +305,7 @@ class LoadedModel:
             StatusError: they do not fit the model, or the model failed on one of the rows.
         """
         signature = self._signature(request)
+        signature.check_rows(max(rows), self._limits)
         first = self._inputs(signature, request)
         wanted = _filtered(signature.definition.outputs, request.message.output_filter)
         inputs = {

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from serving.status import Code, StatusError
+from serving.status import FAILED, Code, StatusError
 from serving.turns import Call
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Monitor:
         except Exception as error:  # a bug must neither end the server nor show its stack
             code = Code.INTERNAL
             _LOG.exception("%s %s failed", entrypoint, method)
-            raise StatusError(code, "the server failed; its log says why") from error
+            raise StatusError(code, FAILED) from error
         finally:
             self.add(
                 method,
@@ -97,11 +97,10 @@ class Monitor:
                 if runtime_s:
                     self._runtimes[name, method, "TF1"].add(1e6 * runtime_s)
 
-    def add_refused(self, method: str, *, entrypoint: str, model: str, code: Code, why: str, count: int) -> None:
-        """Counts and logs requests that were refused before anyone looked at them.
+    def add_refused(self, *, entrypoint: str, model: str, code: Code, why: str, count: int) -> None:
+        """Counts and logs requests that were refused before or after the model saw them.
 
         Args:
-            method: of the API.
             entrypoint: `GRPC` or `REST`.
             model: the name that they ask for.
             code: what they were answered with.
@@ -112,7 +111,7 @@ class Monitor:
         with self._lock:
             self._remember(name)
             self._counts[name, code.name] += count
-        self._errors.log(f"{entrypoint} {method} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
+        self._errors.log(f"{entrypoint} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
 
     def _remember(self, name: str) -> None:
         """Makes room for a new name: clients that reload the configuration cannot make the page grow either."""

@@ -26,7 +26,7 @@ from serving import protos, tensors
 from serving.api import Api
 from serving.models import DEFAULT_SIGNATURE, Arrays, LoadedModel, Signature
 from serving.monitor import Monitor
-from serving.status import Code, StatusError
+from serving.status import FAILED, Code, StatusError
 from serving.turns import Call, Line
 
 _LOG = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class _Application:
             return error.code, {"error": error.message}
         except Exception:  # a bug must neither end the server nor show its stack
             _LOG.exception("a REST request failed")
-            return Code.INTERNAL, {"error": "the server failed; its log says why"}
+            return Code.INTERNAL, {"error": FAILED}
 
     def _route(self, verb: str, path: str, environ: Mapping[str, Any]) -> Any:
         if verb == "POST" and (match := _POST.fullmatch(path)):

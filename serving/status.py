@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import re
 
+# What a client hears of a bug; its stack goes to the log alone.
+FAILED = "the server failed; its log says why"
 # TensorFlow Serving cuts gRPC messages at this length (model_servers/grpc_status_util.cc).
 _MAX_MESSAGE = 1024
 

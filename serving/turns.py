@@ -10,10 +10,6 @@ from collections.abc import Callable, Iterator
 
 from serving.status import Code, StatusError
 
-TOO_LATE = "The deadline passed before the request was answered."
-HAS_LEFT = "The client has left."
-QUEUE_IS_FULL = "The batch scheduling queue to which this task was submitted is full"
-
 
 class Call:
     """One client waiting for an answer.
@@ -61,9 +57,9 @@ class Call:
             StatusError: DEADLINE_EXCEEDED or CANCELLED.
         """
         if self.remaining_s() == 0.0:
-            raise StatusError(Code.DEADLINE_EXCEEDED, TOO_LATE)
+            raise StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered.")
         if self._ended or self._has_left():
-            raise StatusError(Code.CANCELLED, HAS_LEFT)
+            raise StatusError(Code.CANCELLED, "The client has left.")
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
@@ -117,7 +113,9 @@ class Line:
             if not self._queue and ticket.rows <= self._free:
                 self._admit(ticket)
             elif sum(other.rows for other in self._queue) + ticket.rows > self._places:
-                raise StatusError(Code.UNAVAILABLE, QUEUE_IS_FULL)
+                raise StatusError(
+                    Code.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"
+                )
             else:
                 self._queue.append(ticket)
 

@@ -56,6 +56,18 @@ class Feed:
         self._augment.check(manifest.spec)
 
     @property
+    def uneven(self) -> str:
+        """A sentence where the replicas cannot share every batch of training evenly, else empty."""
+        size, replicas = self.batch_size, self.part.total
+        rest = size % replicas
+        if not rest:
+            return ""
+        return (
+            f"{replicas} replicas cannot share batches of {size} evenly: {rest} of each are left out, other examples "
+            f"each epoch; --batch-size {size - rest} or {size - rest + replicas} leaves out none"
+        )
+
+    @property
     def validates(self) -> bool:
         """Whether there is a validation split."""
         return self.manifest.examples("validation") > 0

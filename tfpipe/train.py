@@ -168,7 +168,7 @@ class Trainer:
                     f"{self.epochs} epochs, {parameters:,} parameters, "
                     f"{self.stepper.policy}, {self.strategy.num_replicas_in_sync} replica(s)"
                 )
-            for sentence in self.feed.lost:
+            for sentence in filter(None, [*self.feed.lost, self.feed.uneven]):
                 bar.message(f"train: {sentence}")
             # Asked before each epoch: a run killed right after its last one must not train another.
             while self.epoch < self.epochs and not self._without_progress():

@@ -227,7 +227,7 @@ def test_more_kinds_of_requests_than_are_remembered(caller):
 
 
 @native
-def test_compressed_messages(served, caller):
+def test_compressed_messages(served, caller, caplog):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     message = caller.request("double", x=x).SerializeToString()
     raw = caller.channel.unary_unary(PREDICT)
@@ -238,6 +238,7 @@ def test_compressed_messages(served, caller):
     with pytest.raises(grpc.RpcError) as info:
         raw(bytes(served.config.limits.message_bytes + 1), compression=grpc.Compression.Gzip, timeout=60)
     assert info.value.code().name == "RESOURCE_EXHAUSTED"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @native
@@ -458,6 +459,54 @@ def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
 
 
 @native
+def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
+    """Idle ones end, and so do those of clients that never read what they are told."""
+    monkeypatch.setattr(front, "_PATIENCE_S", 1.0)
+    server = start_server(toy, grpc_front_end="native")
+    unknown = header_block(path="/" + "x" * 100)
+    try:
+        with contextlib.ExitStack() as stack:
+            idle = stack.enter_context(connection(server.port))
+            deaf = socket.socket()
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", server.port))
+            stack.enter_context(deaf).settimeout(20)
+            deaf.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            # More answers than the socket holds, of no more calls than a connection may have.
+            for stream in range(1, 1981, 2):
+                deaf.sendall(frame(HEADERS, 4, stream, unknown) + frame(DATA, 1, stream, prefixed(b"")))
+            silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(998)]
+            eventually(lambda: server._rpc.front.held()[0] == 0)
+
+            def is_closed(raw):
+                raw.settimeout(0.5)
+                try:
+                    while raw.recv(65_536):
+                        pass
+                except TimeoutError:
+                    return False
+                except OSError:
+                    pass
+                return True
+
+            def is_refused():
+                with socket.create_connection(("127.0.0.1", server.port)) as another:
+                    return is_closed(another)
+
+            assert is_refused(), "there is no room for one more"
+            time.sleep(1.2)
+            is_refused()
+            assert is_closed(idle)
+            assert is_closed(deaf)
+            with Caller(server.port) as caller:
+                x = np.ones((1, 3), np.float32)
+                np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
+            assert len(silent) == 998
+    finally:
+        server.stop(grace_s=5)
+
+
+@native
 def test_requests_that_are_read_are_bounded_in_sum(toy):
     """Announced sizes take nothing; what was sent does, and goes with its client."""
     limits = Limits(message_bytes=1 << 20)
@@ -567,6 +616,41 @@ def test_one_signature_has_one_queue_however_requests_are_written(toy):
             assert long.code().name == "OK"
             assert codes == {"OK": 2, "UNAVAILABLE": 8}, "one computes, two wait"
     finally:
+        server.stop(grace_s=5)
+
+
+@native
+def test_a_kind_of_requests_does_not_wait_for_ever_behind_another(toy):
+    """Clients that keep every batch full write their requests in one way, another client in its own."""
+    batching = Batching(max_batch_size=4, num_batch_threads=2)
+    server = start_server(toy, batching=batching, grpc_front_end="native")
+    ended = threading.Event()
+    try:
+        with Caller(server.port) as caller, ThreadPoolExecutor(40) as pool:
+            raw = caller.channel.unary_unary(PREDICT)
+            message = caller.request("slow", x=np.full((1, 3), 1000, np.float32)).SerializeToString()
+            other = message + b"\x0a\x02\x22\x00"
+            raw(other, timeout=60)
+
+            def ask_on():
+                count = 0
+                while not ended.is_set():
+                    raw(message, timeout=60)
+                    count += 1
+                return count
+
+            asking = [pool.submit(ask_on) for _ in range(24)]
+            time.sleep(1)
+            waited = []
+            for _ in range(5):
+                started = time.monotonic()
+                raw(other, timeout=20)
+                waited.append(time.monotonic() - started)
+            ended.set()
+            assert min(one.result() for one in asking) > 0
+            assert max(waited) < 5, waited
+    finally:
+        ended.set()
         server.stop(grace_s=5)
 
 

@@ -188,23 +188,37 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
         np.testing.assert_allclose([row[name] for row in together], [row[name] for row in alone], rtol=2e-3)
 
 
-@pytest.mark.slow
-def test_two_devices_of_a_process_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def train_on_devices(count: int, dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Trains in one process whose processor counts as several devices."""
     code = (
         "import sys, tensorflow as tf; from tfpipe.cli import main\n"
         "(cpu,) = tf.config.list_physical_devices('CPU')\n"
-        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        f"tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    arguments = train_command(dataset, run, "--strategy", "mirrored")[3:]
+    arguments = train_command(dataset, run, "--strategy", "mirrored", *more)[3:]
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert "2 replica(s)" in done.stderr
+    assert f"{count} replica(s)" in done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_devices_of_a_process_give_the_loss_curve_of_one(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = train_on_devices(2, dataset, run)
+    assert "cannot share" not in done.stderr
     alone, mirrored = load_run(finished).history, load_run(run).history
     for name in ("loss", "mse", "kl", "val_mse", "val_kl"):
         np.testing.assert_allclose([row[name] for row in mirrored], [row[name] for row in alone], rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_batches_that_devices_cannot_share_evenly_are_told(dataset: Path, tmp_path: Path) -> None:
+    done = train_on_devices(3, dataset, tmp_path / "run", "--batch-size", "8", "--epochs", "1")
+    assert "3 replicas cannot share batches of 8 evenly: 2 of each are left out" in done.stderr
+    assert "--batch-size 6 or 9 leaves out none" in done.stderr
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::memory::{Body, Budget, Message, Outgoing, Patience};
+use crate::memory::{Body, Budget, Message, Outgoing};
 use crate::predict::Rows;
 
 /// gRPC's status codes, as far as they are given here.
@@ -25,6 +25,7 @@ const MOST_KINDS: usize = 256;
 const MOST_CALLS: usize = 8192;
 const MOST_CONNECTIONS: usize = 1000;
 pub const LATE: &str = "The deadline passed before the request was answered.";
+const LEFT: &str = "The client has left.";
 const FULL: &str = "The batch scheduling queue to which this task was submitted is full";
 const ENDING: &str = "The server is shutting down";
 
@@ -106,8 +107,8 @@ struct Load {
     computing: usize,
 }
 
-/// How often something was answered without the interpreter: by model and code.
-pub type Refused = HashMap<(String, u32), usize>;
+/// How often calls were refused without the interpreter: by model (empty where it is not known), code and reason.
+pub type Refused = HashMap<(String, u32, &'static str), usize>;
 
 #[derive(Default)]
 struct State {
@@ -123,7 +124,6 @@ struct State {
 /// Shared by the connections and the interpreter's threads.
 pub struct Shared {
     pub limits: Limits,
-    pub patience: Arc<Patience>,
     /// Calls that are not answered yet, or whose answer is on its way.
     pub in_hand: Arc<Budget>,
     pub connections: Arc<Budget>,
@@ -139,7 +139,6 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(limits: Limits, patience: Duration) -> Arc<Self> {
-        let patience = Arc::new(Patience::new(patience));
         Arc::new_cyclic(|this: &Weak<Shared>| {
             let this = this.clone();
             let on_sent = Box::new(move || {
@@ -149,11 +148,10 @@ impl Shared {
                 }
             });
             Shared {
-                in_hand: Budget::new(MOST_CALLS, &patience),
-                connections: Budget::new(MOST_CONNECTIONS, &patience),
-                bodies: Budget::new(4 * limits.message_bytes, &patience),
-                outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, &patience), on_sent)),
-                patience,
+                in_hand: Budget::new(MOST_CALLS, patience),
+                connections: Budget::new(MOST_CONNECTIONS, patience),
+                bodies: Budget::new(4 * limits.message_bytes, patience),
+                outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, patience), on_sent)),
                 limits,
                 numbers: AtomicU64::new(0),
                 state: Mutex::default(),
@@ -189,12 +187,17 @@ impl Shared {
                 self.has_calls.notify_one();
             }
             Place::None(model, why) => {
-                *state.refused.entry((model, code::UNAVAILABLE)).or_default() += 1;
                 drop(state);
-                self.has_news.notify_one();
+                self.count_refused(model, code::UNAVAILABLE, why);
                 refuse(call, code::UNAVAILABLE, why);
             }
         }
+    }
+
+    /// Counts a call that the interpreter never sees.
+    pub fn count_refused(&self, model: String, code: u32, why: &'static str) {
+        *self.state().refused.entry((model, code, why)).or_default() += 1;
+        self.has_news.notify_one();
     }
 
     /// Waits for a call that comes by itself; None once the server is closed.
@@ -213,7 +216,7 @@ impl Shared {
 
     /// Waits for rows to compute; None once the server is closed.
     ///
-    /// Of the kinds that are ready, the one whose first call has waited longest is taken.
+    /// Of the kinds that are ready, the one that has been so for longest is taken.
     pub fn next_batch(&self) -> Option<Batch> {
         let mut state = self.state();
         loop {
@@ -326,7 +329,8 @@ impl State {
         let known = call.rows.as_ref().filter(|rows| rows.rows < limits.batch_rows);
         let Some(group) = known.and_then(|rows| Some(self.kinds.get(&rows.key)?.group.clone())) else {
             if self.calls.len() >= limits.waiting_calls {
-                self.calls.retain(|call| call.gone().is_none());
+                let calls = std::mem::take(&mut self.calls).into_iter();
+                self.calls = calls.filter_map(|call| unless_gone(call, "", &mut self.refused)).collect();
             }
             if self.calls.len() >= limits.waiting_calls {
                 return Place::None(String::new(), "Too many requests wait for a thread");
@@ -358,15 +362,14 @@ impl State {
 
     /// Returns the kind that may be taken first, and when.
     ///
-    /// A batch that is not full starts at once where no other of its signature computes; else it can as well wait for
-    /// more rows.
+    /// Where no batch of a signature computes, one of its kinds may start once its `fill_time` is over. While others
+    /// compute, rows can as well wait for more, until there are enough of the signature for a batch.
     fn next_ready(&self, limits: &Limits) -> Option<(Instant, Vec<u8>)> {
         let ready_at = |kind: &Kind| {
-            let first = kind.waiting.front()?.arrived;
-            let computing = self.groups.get(&kind.group).map_or(0, |load| load.computing);
-            let full = kind.rows >= limits.batch_rows && computing < limits.batches;
-            let at = if full { first } else { first + limits.fill_time };
-            (full || computing == 0).then_some((at, first))
+            let (first, load) = (kind.waiting.front()?.arrived, self.groups.get(&kind.group)?);
+            let enough = load.waiting >= limits.batch_rows && load.computing < limits.batches;
+            let at = if enough { first } else { first + limits.fill_time };
+            (enough || load.computing == 0).then_some((at, first))
         };
         let ready = self.kinds.iter().filter_map(|(key, kind)| Some((ready_at(kind)?, key)));
         ready.min_by_key(|(times, _)| *times).map(|((at, _), key)| (at, key.clone()))
@@ -379,7 +382,7 @@ impl State {
         while kind.waiting.front().is_some_and(|call| rows + call.row_count() <= most) {
             let call = kind.waiting.pop_front().expect("there is a first one");
             taken += call.row_count();
-            if let Some(call) = unless_gone(call, &group, &mut self.refused) {
+            if let Some(call) = unless_gone(call, &group.0, &mut self.refused) {
                 rows += call.row_count();
                 calls.push(call);
             }
@@ -394,7 +397,7 @@ impl State {
         let mut waiting = 0;
         for kind in self.kinds.values_mut().filter(|kind| kind.group == *group) {
             let calls = std::mem::take(&mut kind.waiting).into_iter();
-            kind.waiting = calls.filter_map(|call| unless_gone(call, group, &mut self.refused)).collect();
+            kind.waiting = calls.filter_map(|call| unless_gone(call, &group.0, &mut self.refused)).collect();
             kind.rows = kind.waiting.iter().map(Call::row_count).sum();
             waiting += kind.rows;
         }
@@ -402,11 +405,12 @@ impl State {
     }
 }
 
-/// Returns the call, or counts it where nobody waits for it any more.
-fn unless_gone(call: Call, group: &Group, refused: &mut Refused) -> Option<Call> {
-    let Some(why) = call.gone() else { return Some(call) };
-    *refused.entry((group.0.clone(), why)).or_default() += 1;
-    refuse(call, why, LATE);
+/// Returns the call; one that nobody waits for any more is refused and counted.
+fn unless_gone(call: Call, model: &str, refused: &mut Refused) -> Option<Call> {
+    let Some(code) = call.gone() else { return Some(call) };
+    let why = if code == code::CANCELLED { LEFT } else { LATE };
+    *refused.entry((model.to_owned(), code, why)).or_default() += 1;
+    refuse(call, code, why);
     None
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::calls::{Answer, Call, LATE, Shared, code};
-use crate::memory::{Body, Message};
+use crate::memory::{Body, Budget, Message};
 use crate::predict::rows_of;
 
 /// How far the server's end has come.
@@ -83,9 +83,11 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
     if *stage.borrow_and_update() != Stage::Open {
         connection.graceful_shutdown();
     }
+    // Each of its calls holds the other end of `stuck`.
     let (stuck, mut used) = (Arc::new(Notify::new()), Instant::now());
     loop {
         tokio::select! {
+            biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     used = Instant::now();
@@ -97,13 +99,15 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
                 Stage::Draining if changed.is_ok() => connection.graceful_shutdown(),
                 _ => return,
             },
-            () = shared.patience.ends(used) => {
-                if !connection.has_streams() {
+            () = stuck.notified() => return,
+            () = shared.connections.runs_out(used) => {
+                if Arc::strong_count(&stuck) == 1 {
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                    let _ = timeout(STUCK, poll_fn(|context| connection.poll_closed(context))).await;
                     return;
                 }
                 used = Instant::now();
             }
-            () = stuck.notified() => return,
         }
     }
 }
@@ -111,7 +115,9 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
 fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>, stuck: &Arc<Notify>) {
     // An error is a client that has left.
     let Some(room) = shared.in_hand.take(1) else {
-        let _ = finish(respond, code::UNAVAILABLE, "Too many requests are in hand");
+        const WHY: &str = "Too many requests are in hand";
+        shared.count_refused(String::new(), code::UNAVAILABLE, WHY);
+        let _ = finish(respond, code::UNAVAILABLE, WHY);
         return;
     };
     let (shared, stuck) = (shared.clone(), stuck.clone());
@@ -122,13 +128,7 @@ fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendRe
 }
 
 /// Why a call is refused before anyone has looked at its message.
-struct Refusal(u32, String);
-
-impl Refusal {
-    fn new(code: u32, message: &str) -> Self {
-        Refusal(code, message.to_owned())
-    }
-}
+struct Refusal(u32, &'static str);
 
 /// What a call's headers say.
 struct Head {
@@ -155,7 +155,10 @@ async fn call(
     };
     let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
-        Err(Refusal(code, message)) => return finish(respond, code, &message),
+        Err(Refusal(code, why)) => {
+            shared.count_refused(String::new(), code, why);
+            return finish(respond, code, why);
+        }
     };
     let (deadline, encoding) = (head.deadline, compressed.then_some(head.encoding));
     let rows = if head.path == PREDICT && encoding.is_none() { rows_of(body.bytes()) } else { None };
@@ -204,6 +207,15 @@ async fn passes(deadline: Option<Instant>) {
     }
 }
 
+/// Waits until what begins now has taken too long, and others need its room: in a budget, or among the calls.
+async fn runs_out(shared: &Shared, budget: &Budget) {
+    let began = Instant::now();
+    tokio::select! {
+        () = budget.runs_out(began) => {}
+        () = shared.in_hand.runs_out(began) => {}
+    }
+}
+
 /// Reads the one message of a call, unless its deadline passes or it takes too long while others need the room.
 async fn read_in_time(
     shared: &Shared,
@@ -212,8 +224,8 @@ async fn read_in_time(
 ) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
     tokio::select! {
         read = read_message(shared, stream) => read,
-        () = passes(deadline) => Ok(Err(Refusal::new(code::DEADLINE_EXCEEDED, LATE))),
-        () = shared.patience.ends(Instant::now()) => Ok(Err(Refusal::new(code::UNAVAILABLE, "The request came too slowly"))),
+        () = passes(deadline) => Ok(Err(Refusal(code::DEADLINE_EXCEEDED, LATE))),
+        () = runs_out(shared, &shared.bodies) => Ok(Err(Refusal(code::UNAVAILABLE, "The request came too slowly"))),
     }
 }
 
@@ -232,24 +244,22 @@ async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result
                 continue;
             }
             whole = (&prefix[1..]).get_u32() as usize;
-            let most = shared.limits.message_bytes;
-            if whole > most {
-                let message = format!("Received message larger than max ({whole} vs. {most})");
-                return Ok(Err(Refusal(code::RESOURCE_EXHAUSTED, message)));
+            if whole > shared.limits.message_bytes {
+                return Ok(Err(Refusal(code::RESOURCE_EXHAUSTED, "Received message larger than max")));
             }
         }
         if body.bytes().len() + data.len() > whole {
-            return Ok(Err(Refusal::new(code::INTERNAL, "More than one message came where one was expected.")));
+            return Ok(Err(Refusal(code::INTERNAL, "More than one message came where one was expected.")));
         }
         if !body.push(&data, whole, &shared.bodies) {
-            return Ok(Err(Refusal::new(code::UNAVAILABLE, "Too many large requests are being read")));
+            return Ok(Err(Refusal(code::UNAVAILABLE, "Too many large requests are being read")));
         }
     }
     if prefix.len() < PREFIX || body.bytes().len() < whole {
-        return Ok(Err(Refusal::new(code::INTERNAL, "The call ended before its message was whole.")));
+        return Ok(Err(Refusal(code::INTERNAL, "The call ended before its message was whole.")));
     }
     if prefix[0] > 1 {
-        return Ok(Err(Refusal::new(code::INTERNAL, "The message does not say whether it is compressed.")));
+        return Ok(Err(Refusal(code::INTERNAL, "The message does not say whether it is compressed.")));
     }
     Ok(Ok((prefix[0] == 1, body)))
 }
@@ -261,7 +271,7 @@ async fn send(
     message: Message,
     stuck: &Notify,
 ) -> Result<(), h2::Error> {
-    let (began, mut sent) = (Instant::now(), message.sent);
+    let mut sent = message.sent;
     let mut stream = respond.send_response(response(), false)?;
     for part in message.parts {
         stream.send_data(part, false)?;
@@ -271,7 +281,7 @@ async fn send(
     stream.send_trailers(trailers)?;
     tokio::select! {
         _ = &mut sent => return Ok(()),
-        () = shared.patience.ends(began) => {}
+        () = runs_out(shared, &shared.outgoing.unread) => {}
     }
     stream.send_reset(Reason::CANCEL);
     // What HTTP/2 has begun to write stays until the client reads on, or is gone.

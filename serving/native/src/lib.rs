@@ -30,8 +30,8 @@ const LONGEST: Duration = Duration::from_secs(1_000_000);
 /// Time for the last answers to arrive.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Calls whose clients have left; and model, code and number of calls that were refused.
-type News = (Vec<u64>, Vec<(String, u32, usize)>);
+/// Calls whose clients have left; and model, code, reason and number of calls that were refused.
+type News = (Vec<u64>, Vec<(String, u32, &'static str, usize)>);
 
 /// The listening side of a server; see `_front.pyi`.
 #[pyclass(frozen, module = "serving._front")]
@@ -119,11 +119,11 @@ impl Front {
         let news = py.detach(|| self.shared.next_news());
         self.shared.outgoing.release(py);
         let (left, refused) = news?;
-        Some((left, refused.into_iter().map(|((model, code), count)| (model, code, count)).collect()))
+        Some((left, refused.into_iter().map(|((model, code, why), count)| (model, code, why, count)).collect()))
     }
 
     fn held(&self) -> (usize, usize, usize) {
-        (self.shared.in_hand.used(), self.shared.bodies.used(), self.shared.outgoing.unread())
+        (self.shared.in_hand.used(), self.shared.bodies.used(), self.shared.outgoing.unread.used())
     }
 
     fn drain(&self, py: Python<'_>, grace_s: f64) -> bool {
@@ -132,10 +132,12 @@ impl Front {
         let grace = Duration::try_from_secs_f64(grace_s).unwrap_or_default().min(LONGEST);
         py.detach(|| {
             let end = Instant::now() + grace;
-            let answered = wait_until(end, || self.shared.in_hand.used() == 0);
-            // What is answered is also to arrive; idle clients end their connections themselves.
-            wait_until(end.min(Instant::now() + FAREWELL), || self.shared.connections.used() == 0);
-            answered
+            // What was on its way when the end was told is still taken in; and what is answered is also to arrive.
+            for _ in 0..2 {
+                wait_until(end, || self.shared.in_hand.used() == 0);
+                wait_until(end.min(Instant::now() + FAREWELL), || self.shared.connections.used() == 0);
+            }
+            self.shared.in_hand.used() == 0
         })
     }
 
@@ -242,6 +244,11 @@ impl Call {
         self.arrived.elapsed().as_secs_f64()
     }
 
+    #[getter]
+    fn has_rows(&self) -> bool {
+        self.key.is_some()
+    }
+
     fn has_left(&self) -> bool {
         self.reply.lock().unwrap().as_ref().is_none_or(|reply| reply.is_closed())
     }
@@ -253,6 +260,9 @@ impl Call {
     }
 
     fn answer(&self, parts: Vec<Bound<'_, PyAny>>) -> PyResult<bool> {
+        if parts.is_empty() {
+            return Err(PyValueError::new_err("an answer of no parts"));
+        }
         let buffers = self.shared.outgoing.hold(&parts)?;
         let length = (0..parts.len()).map(|part| buffers.len(part)).sum();
         if !is_small(length) && !buffers.take_room() {

@@ -17,50 +17,19 @@ const SMALL_REQUEST: usize = 64 << 10;
 /// Answers up to this size are copied: they take no room among those that clients have not read, and hold no batch.
 const SMALL_ANSWER: usize = 4096;
 
-/// Tells those who have held room for long to give it up, once others need it.
-pub struct Patience {
-    time: Duration,
+/// How much of one kind is held, and how much may be. Those who have held room for long are told to give it up once
+/// others need it.
+pub struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+    patience: Duration,
     /// Who began before this is to give up.
     late: watch::Sender<Option<Instant>>,
 }
 
-impl Patience {
-    pub fn new(time: Duration) -> Self {
-        Patience { time, late: watch::Sender::new(None) }
-    }
-
-    /// Says that others need room.
-    fn run_out(&self) {
-        let Some(now) = Instant::now().checked_sub(self.time) else { return };
-        self.late.send_if_modified(|late| {
-            // All who wait hear of it, so it is not said too often.
-            let news = late.is_none_or(|before| now.saturating_duration_since(before) > Duration::from_millis(200));
-            if news {
-                *late = Some(now);
-            }
-            news
-        });
-    }
-
-    /// Waits until who began then is to give up.
-    pub async fn ends(&self, began: Instant) {
-        let ended = self.late.subscribe().wait_for(|late| late.is_some_and(|late| began < late)).await.is_ok();
-        if !ended {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// How much of one kind is held, and how much may be.
-pub struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-    patience: Arc<Patience>,
-}
-
 impl Budget {
-    pub fn new(limit: usize, patience: &Arc<Patience>) -> Arc<Self> {
-        Arc::new(Budget { used: AtomicUsize::new(0), limit, patience: patience.clone() })
+    pub fn new(limit: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Budget { used: AtomicUsize::new(0), limit, patience, late: watch::Sender::new(None) })
     }
 
     pub fn used(&self) -> usize {
@@ -72,6 +41,26 @@ impl Budget {
         let mut room = Room { budget: self.clone(), count: 0 };
         room.grow(count).then_some(room)
     }
+
+    /// Waits until who began then is to give up.
+    pub async fn runs_out(&self, began: Instant) {
+        let told = self.late.subscribe().wait_for(|late| late.is_some_and(|late| began < late)).await.is_ok();
+        if !told {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn needs_room(&self) {
+        let Some(now) = Instant::now().checked_sub(self.patience) else { return };
+        self.late.send_if_modified(|late| {
+            // All who wait hear of it, so it is not said too often.
+            let news = late.is_none_or(|before| now.saturating_duration_since(before) > Duration::from_millis(200));
+            if news {
+                *late = Some(now);
+            }
+            news
+        });
+    }
 }
 
 /// Room in a budget, while it is held.
@@ -82,13 +71,16 @@ pub struct Room {
 
 impl Room {
     fn grow(&mut self, more: usize) -> bool {
-        let used = self.budget.used.fetch_add(more, Ordering::SeqCst);
-        let fits = used == self.count || used.saturating_add(more) <= self.budget.limit;
+        let (own, limit) = (self.count, self.budget.limit);
+        let with_more = |used: usize| {
+            let wanted = used.saturating_add(more);
+            (used == own || wanted <= limit).then_some(wanted)
+        };
+        let fits = self.budget.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_more).is_ok();
         if fits {
             self.count += more;
         } else {
-            self.budget.used.fetch_sub(more, Ordering::SeqCst);
-            self.budget.patience.run_out();
+            self.budget.needs_room();
         }
         fits
     }
@@ -170,7 +162,7 @@ impl Body {
 
 /// Answers on their way, whose bytes are bounded in sum.
 pub struct Outgoing {
-    unread: Arc<Budget>,
+    pub unread: Arc<Budget>,
     /// Buffers that were sent and must be given back by a thread that holds the interpreter.
     sent: Mutex<Vec<PyBuffer<u8>>>,
     on_sent: Box<dyn Fn() + Send + Sync>,
@@ -179,10 +171,6 @@ pub struct Outgoing {
 impl Outgoing {
     pub fn new(unread: Arc<Budget>, on_sent: Box<dyn Fn() + Send + Sync>) -> Self {
         Outgoing { unread, sent: Mutex::default(), on_sent }
-    }
-
-    pub fn unread(&self) -> usize {
-        self.unread.used()
     }
 
     /// Gives buffers back to the interpreter.
@@ -252,7 +240,7 @@ impl Drop for Buffers {
 /// A message on its way: bytes of ours, each followed by a part of the buffers.
 pub struct Message {
     pub parts: Vec<Bytes>,
-    /// Resolves once the last byte was sent, or given up.
+    /// Resolves once HTTP/2 has let go of the last byte: it was written, or the call is over.
     pub sent: oneshot::Receiver<()>,
 }
 
@@ -273,7 +261,9 @@ impl Message {
         let mut parts = Vec::with_capacity(2 * pieces.len());
         let (mut done, count) = (Some(done), pieces.len());
         for (number, (own, place)) in pieces.into_iter().enumerate() {
-            parts.push(Bytes::from(own));
+            if !own.is_empty() {
+                parts.push(Bytes::from(own));
+            }
             let done = if number + 1 == count { done.take() } else { None };
             parts.push(Bytes::from_owner(Part { data: Data::Held(buffers.clone(), place), _done: done }));
         }
