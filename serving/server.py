@@ -227,7 +227,7 @@ def _bind_rpc(
             "or use --grpc_front_end python"
         )
     if native:
-        _LOG.info("gRPC is answered in Python; with Rust and scripts/setup it would be at three times the rate")
+        _LOG.info("gRPC is answered in Python; with Rust and scripts/setup it would be at over twice the rate")
     return RpcServer(
         methods,
         message_bytes=config.limits.message_bytes,

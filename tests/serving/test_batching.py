@@ -293,48 +293,6 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end)
     assert grown < 1500, f"{grown} MiB"
 
 
-def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up(exported, monkeypatch):
-    from serving import front
-
-    if not front.is_built():
-        pytest.skip("the native front end is not built")
-    monkeypatch.setattr(front, "_PATIENCE_S", 5.0)
-    limits = Limits(message_bytes=8 << 20, in_hand=64)
-    z = np.zeros((64, 8), np.float32)
-    with serving(exported.path.parent, limits=limits) as (server, caller), contextlib.ExitStack() as connections:
-
-        def unread():
-            return server._rpc.front.held()[2]
-
-        answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
-        caller.predict("decode", z=z[:1])
-        message = caller.request("decode", z=z).SerializeToString()
-        eventually(lambda: unread() == 0)
-        before = peak_mib(reset=True)
-        # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
-        for _ in range(5):
-            connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
-        eventually(lambda: unread() >= 4 * answer)
-        refusal = caller.refusal("decode", z=z)
-        assert refusal == ("UNAVAILABLE", "Too many answers wait for clients that do not read them")
-        assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
-        grown = peak_mib() - before
-        assert unread() <= 32 << 20
-        time.sleep(5.1)
-
-        def answered():
-            try:
-                return len(caller.predict("decode", z=z)["mel"]) == 64
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-                return False
-
-        eventually(answered, timeout=20)
-        eventually(lambda: unread() == 0)
-    assert grown < 150, f"{grown} MiB"
-
-
 def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exported):
     limits = Limits(message_bytes=8 << 20, in_hand=64)
     z = np.zeros((64, 8), np.float32)
