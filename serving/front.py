@@ -225,7 +225,7 @@ class FrontServer:
                 )
             finally:
                 batch.computed()
-            del batch  # likewise
+            del batch  # with its requests, while the next one is waited for
 
     def _answer_together(self, batch: _front.Batch) -> None:
         """Answers the requests of a batch; one by one where that fails, so that each hears of its own fault alone."""
