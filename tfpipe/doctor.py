@@ -35,7 +35,7 @@ _COMPILED = tuple(name for name in probes.TENSORFLOW_IO if name != "masks")
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 _FRONT_ENDS = {
     "native": "compiled front end",
-    "python": "gRPC in Python, at under half of the rate; for the compiled front end, install Rust and run scripts/setup",
+    "python": "gRPC in Python, at under half of the rate; for the compiled one, install Rust and run scripts/setup",
 }
 _REINSTALL = "run scripts/setup, or `pip install -c constraints/default.txt tfpipe` in a fresh virtual environment"
 
