@@ -33,6 +33,9 @@ DEFAULT_SIGNATURE = "serving_default"
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_WARMUPS = 1000
 _STRING = 7  # DT_STRING
+# Operations that call a function, and those that compute nothing.
+_CALLS = ("StatefulPartitionedCall", "PartitionedCall")
+_INERT = ("Placeholder", "Const", "Identity", "NoOp", "VarHandleOp", "ReadVariableOp")
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
@@ -255,7 +258,7 @@ class LoadedModel:
         import tensorflow as tf
 
         _require_complete(path)
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto(allow_soft_placement=True))
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(path))
         try:
             with session.graph.as_default():
                 with _quiet():
@@ -377,6 +380,35 @@ def _require_complete(path: Path) -> None:
             raise StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
 
 
+def _session_config(path: Path) -> Any:
+    """Returns how a model's session is to be made.
+
+    For each way into a graph, a session optimises all of it anew, with the functions that it does not call: most
+    of the time that a model took to load. A graph that does nothing but call functions does without, since they
+    are optimised when they are first called.
+    """
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    config.graph_options.rewrite_options.disable_meta_optimizer = _only_calls_functions(path / "saved_model.pb")
+    return config
+
+
+def _only_calls_functions(path: Path) -> bool:
+    """Tells whether all that the graph of a SavedModel computes is in functions that bring their own settings."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except (DecodeError, OSError):
+        return False  # the loader has better words for it
+    nodes = [
+        node for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags for node in graph.graph_def.node
+    ]
+    return all(node.op in _INERT or (node.op in _CALLS and node.attr["config_proto"].s) for node in nodes)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps from the server's log what TensorFlow has to say of its older loader, which serving needs."""
@@ -422,7 +454,7 @@ def _batch_op(
 
     calls = {tensor.op.name: tensor.op for tensor in fetches.values()}
     [function] = calls.values() if len(calls) == 1 else [None]
-    if function is None or function.type not in ("StatefulPartitionedCall", "PartitionedCall"):
+    if function is None or function.type not in _CALLS:
         return None
     rows = {tensor.name for tensor in feeds.values()}
     given = [tensor for tensor in function.inputs if tensor.name in rows]

@@ -7,9 +7,9 @@ import json
 import grpc
 import numpy as np
 import pytest
-from serving_tools import Caller, copy_version, eventually
+from serving_tools import Caller, copy_version, eventually, start_server
 
-from serving import protos
+from serving import models, protos
 from serving.server import Server, ServerConfig
 from tfpipe.errors import ServingError, UsageError
 
@@ -198,3 +198,23 @@ def test_wrong_flags_and_configurations_are_one_line(tmp_path, toy):
     path = config_file(tmp_path, entry("a", tmp_path / "nowhere"))
     with pytest.raises(ServingError, match=r"1 servable\(s\) did not become available: \{a\}"), serving(path):
         pass
+
+
+def test_a_model_of_tensorflow_1_is_served_too(tmp_path, toy):
+    """Its operations stand in the graph itself, which the session then optimises."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 3], name="x")
+        scale = tf.compat.v1.get_variable("scale", initializer=2.0, use_resource=True)
+        session.run(scale.initializer)
+        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": scale * x + 1.0})
+    assert models._only_calls_functions(toy / "1" / "saved_model.pb")
+    assert not models._only_calls_functions(tmp_path / "1" / "saved_model.pb")
+    running = start_server(tmp_path)
+    try:
+        with Caller(running.port) as caller:
+            answer = caller.predict("serving_default", x=np.ones((2, 3), np.float32))
+    finally:
+        running.stop(grace_s=5)
+    np.testing.assert_allclose(answer["y"], np.full((2, 3), 3.0))
