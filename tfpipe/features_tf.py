@@ -6,10 +6,12 @@ audio: both compute in float64. Everything here can live in a SavedModel.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tfpipe.features import mel_basis
 from tfpipe.spec import FeatureSpec
@@ -114,14 +116,23 @@ def _inverse_stft(stft: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
     window = _window(spec.n_fft, tf.float32)
     frames = tf.signal.irfft(stft, [spec.n_fft]) * window
     signal = tf.signal.overlap_and_add(frames, spec.hop)
-    squared = np.zeros((spec.frames - 1) * spec.hop + spec.n_fft)
+    overlap = _window_overlap(spec)
+    signal /= tf.constant(overlap)
+    start = spec.n_fft // 2
+    missing = max(0, start + spec.samples - overlap.size)
+    return tf.pad(signal, [[0, 0], [0, missing]])[:, start : start + spec.samples]
+
+
+@functools.lru_cache(maxsize=16)
+def _window_overlap(spec: FeatureSpec) -> NDArray[np.float32]:
+    """Sum of the squared windows of all frames where they overlap, `[(frames - 1) * hop + n_fft]`."""
+    overlap = np.zeros((spec.frames - 1) * spec.hop + spec.n_fft)
     hann_squared = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(spec.n_fft) / spec.n_fft)) ** 2
     for frame in range(spec.frames):
-        squared[frame * spec.hop : frame * spec.hop + spec.n_fft] += hann_squared
-    signal /= tf.constant(np.maximum(squared, 1e-8).astype(np.float32))
-    start = spec.n_fft // 2
-    missing = max(0, start + spec.samples - squared.size)
-    return tf.pad(signal, [[0, 0], [0, missing]])[:, start : start + spec.samples]
+        overlap[frame * spec.hop : frame * spec.hop + spec.n_fft] += hann_squared
+    shared = np.maximum(overlap, 1e-8).astype(np.float32)
+    shared.setflags(write=False)
+    return shared
 
 
 def _window(length: int, dtype: tf.DType) -> tf.Tensor:
