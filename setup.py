@@ -7,7 +7,7 @@ The ranges hold both tested lanes; `constraints/default.txt` and
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools_rust import Binding, RustExtension
 
 ROOT = Path(__file__).parent
@@ -35,12 +35,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=["tfpipe", "tfpipe.commands", "beam_jobs", "serving"],
-    package_data={"serving": ["*.pb", "*.pyi"]},
+    packages=find_packages(include=["tfpipe*", "beam_jobs*", "serving*"]),
+    package_data={"serving.protocol": ["*.pb"], "serving.server": ["*.pyi"]},
     # The compiled front end of `tfpipe serve`; without Rust, the server answers gRPC in Python.
     rust_extensions=[
         RustExtension(
-            "serving._front",
+            "serving.server._front",
             path="serving/native/Cargo.toml",
             args=["--locked"],
             binding=Binding.PyO3,
@@ -96,7 +96,7 @@ setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["tfpipe = tfpipe.cli:entry"]},
+    entry_points={"console_scripts": ["tfpipe = tfpipe.cli.main:entry"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_jobs.augment import ENGINES, ORIGINAL, Variant
+from beam_jobs.variants import ENGINES, ORIGINAL, Variant
 from tfpipe.errors import UsageError
+from tfpipe.files.storage import digest
 from tfpipe.spec import FeatureSpec
-from tfpipe.storage import digest
 
 # Raised when the same settings would give other examples.
 _JOB_VERSION = 3

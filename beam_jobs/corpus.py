@@ -21,12 +21,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from tfpipe import remote
-from tfpipe.audio import is_audio
+from tfpipe.audio.reader import is_audio
+from tfpipe.data.manifest import Skipped, load_tracks
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import Skipped, load_tracks
-from tfpipe.remote import is_remote
-from tfpipe.storage import explain, explain_os_errors
+from tfpipe.files import remote
+from tfpipe.files.remote import is_remote
+from tfpipe.files.storage import explain, explain_os_errors
 
 # Names that claim to be audio: such a file is reported when it cannot be used. Any
 # other file is taken when its content is audio and passed over silently when it is not.
@@ -85,7 +85,7 @@ class _Entry:
 
 _MAGIC = re.compile(r"(/\*\*(?=/)|\*\*|\*|\?|\[!?[^]!][^]]*\])")
 _WILD = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-# The state file of `tfpipe.workflow`.
+# The state file of `tfpipe.workflow.stages`.
 _WORK_MARK = "stages.json"
 
 

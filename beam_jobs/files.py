@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from tfpipe import remote
 from tfpipe.errors import TfpipeError
-from tfpipe.remote import exists, is_remote
-from tfpipe.storage import explain_os_errors
+from tfpipe.files import remote
+from tfpipe.files.remote import exists, is_remote
+from tfpipe.files.storage import explain_os_errors
 
 _SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 # A job that holds a remote folder says so this often, in s ...
@@ -104,7 +104,7 @@ def shard_names(folder: str) -> list[str]:
 
 @contextlib.contextmanager
 def held(folder: str, *, what: str) -> Iterator[None]:
-    """Holds a remote folder for one job, as `tfpipe.storage.folder_lock` does a local one.
+    """Holds a remote folder for one job, as `tfpipe.files.storage.folder_lock` does a local one.
 
     Stores have no locks. Each job writes a mark of its own, then looks for
     others: S3 and Google Cloud Storage list all that was written before, so of

@@ -30,10 +30,9 @@ from typing import IO, cast
 
 import soundfile
 
-from beam_jobs.augment import cached_augmenter
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus, discover
-from beam_jobs.meter import Counts, profile, skipped
+from beam_jobs.metrics import Counts, profile, skipped
 from beam_jobs.plan import input_digest
 from beam_jobs.reuse import (
     PART,
@@ -45,13 +44,16 @@ from beam_jobs.reuse import (
     read_scans,
     sources_of,
 )
-from beam_jobs.tracks import Scan, content_hash, file_stamp
-from tfpipe import __version__, children, remote
+from beam_jobs.scan import Scan, content_hash, file_stamp
+from beam_jobs.variants import cached_augmenter
+from tfpipe import __version__
+from tfpipe.data.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
-from tfpipe.progress import Progress
-from tfpipe.remote import open_read
-from tfpipe.storage import digest, explain_os_errors, folder_lock
+from tfpipe.files import remote
+from tfpipe.files.remote import open_read
+from tfpipe.files.storage import digest, explain_os_errors, folder_lock
+from tfpipe.process import children
+from tfpipe.process.progress import Progress
 
 _POLL_S = 0.2
 _HASHERS = 8

@@ -35,15 +35,15 @@ from apache_beam.runners.runner import PipelineResult
 from beam_jobs import files, runners
 from beam_jobs.corpus import AudioFile
 from beam_jobs.job import Job, versions
-from beam_jobs.meter import Meter
+from beam_jobs.metrics import Meter
 from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
 from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
+from beam_jobs.scan import Scan, scan_track
 from beam_jobs.shards import shard_path, write_shard
-from beam_jobs.tracks import Scan, scan_track
-from tfpipe import remote
+from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
-from tfpipe.storage import explain
+from tfpipe.files import remote
+from tfpipe.files.storage import explain
 
 # Beam hands a worker's exception on as text; what a person should read stands in it as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus
-from beam_jobs.tracks import Scan
+from beam_jobs.scan import Scan
+from tfpipe.data.manifest import SPLITS, Skipped, Track
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import SPLITS, Skipped, Track
-from tfpipe.storage import digest
+from tfpipe.files.storage import digest
 
 DUPLICATE = "duplicate"
 _HASH_DIGITS = 16

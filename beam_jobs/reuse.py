@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.corpus import AudioFile
-from beam_jobs.tracks import Scan, file_stamp
+from beam_jobs.scan import Scan, file_stamp
+from tfpipe.data.manifest import Manifest, Skipped
+from tfpipe.data.records import Example, decode_example, read_records
 from tfpipe.errors import AudioError, DatasetError
-from tfpipe.manifest import Manifest, Skipped
-from tfpipe.records import Example, decode_example, read_records
-from tfpipe.remote import is_remote, join
+from tfpipe.files.remote import is_remote, join
 
 SCANS = ".scans.jsonl"
 PART = ".part"

@@ -15,18 +15,18 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import files
-from beam_jobs.augment import Augmenter, Window, cached_augmenter
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.meter import Meter
+from beam_jobs.metrics import Meter
 from beam_jobs.plan import ShardPlan, ShardTrack, example_key
 from beam_jobs.reuse import Earlier, Source
-from beam_jobs.tracks import file_stamp
-from tfpipe.audio import TrackReader
+from beam_jobs.scan import file_stamp
+from beam_jobs.variants import Augmenter, Window, cached_augmenter
+from tfpipe.audio.reader import TrackReader
+from tfpipe.data.manifest import Shard
+from tfpipe.data.records import Example, encode_example, write_record
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features import LogMel, quantise
-from tfpipe.manifest import Shard
-from tfpipe.records import Example, encode_example, write_record
-from tfpipe.storage import sha256_file
+from tfpipe.features.log_mel import LogMel, quantise
+from tfpipe.files.storage import sha256_file
 
 
 def write_shard(

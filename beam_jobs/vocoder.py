@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from tfpipe.features import FloatArray
+from tfpipe.features.log_mel import FloatArray
 
 # librosa's own defaults; they are the engine's, whatever the features' STFT is.
 _N_FFT = 2048

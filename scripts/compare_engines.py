@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs import augment
-from beam_jobs.augment import Augmenter, Variant, Window
+from beam_jobs import variants
 from beam_jobs.corpus import discover
+from beam_jobs.variants import Augmenter, Variant, Window
 from beam_jobs.vocoder import Vocoder
-from tfpipe.audio import TrackReader, window_starts
-from tfpipe.features import LogMel, is_silent, log_mel
+from tfpipe.audio.reader import TrackReader, window_starts
+from tfpipe.features.log_mel import LogMel, is_silent, log_mel
 from tfpipe.spec import FeatureSpec
 
 SPEC = FeatureSpec()
@@ -36,7 +36,7 @@ def main(folder: str) -> None:
 
 def _compare_engines(tracks: list[NDArray[np.floating]]) -> None:
     names = VARIANTS + CHORDS
-    spectral, waveform = (Augmenter(SPEC, [*map(Variant.parse, names)], engine) for engine in augment.ENGINES)
+    spectral, waveform = (Augmenter(SPEC, [*map(Variant.parse, names)], engine) for engine in variants.ENGINES)
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
     for window in _windows(tracks):
         pairs = zip(names, spectral.log_mels(window), waveform.log_mels(window), strict=True)
@@ -65,11 +65,11 @@ def _compare_margins(tracks: list[NDArray[np.floating]]) -> None:
                 if not SPEC.sample_rate < window.start < len(track) - SPEC.samples - SPEC.sample_rate:
                     continue
                 reference = log_mel(whole[window.start : window.start + SPEC.samples], SPEC)
-                for augment.MARGIN_S in MARGINS_S:
+                for variants.MARGIN_S in MARGINS_S:
                     (ours,) = augmenter.log_mels(window)
                     difference = np.abs(_levels(ours) - _levels(reference))
                     edges = np.concatenate([difference[:, :5], difference[:, -5:]], axis=1)
-                    found[augment.MARGIN_S].append((difference.mean(), edges.mean()))
+                    found[variants.MARGIN_S].append((difference.mean(), edges.mean()))
     for margin, values in found.items():
         everywhere, edges = np.mean(values, axis=0)
         print(f"| {margin:g} | {everywhere:.2f} | {edges:.2f} |")

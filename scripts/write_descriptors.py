@@ -1,4 +1,4 @@
-"""Writes serving/descriptors.pb: the TensorFlow Serving messages that server and clients need, and no more.
+"""Writes serving/protocol/descriptors.pb: the TensorFlow Serving messages that server and clients need, and no more.
 
 Run once, by hand, where tensorflow-serving-api is installed; the result is
 committed. Messages that cannot be reached from `_ROOTS` are left out, so that

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
+pytest_plugins = ["job_fixtures", "serving_fixtures", "training_fixtures"]
+
 # A shell starts background jobs deaf to SIGINT, and all that they start; tests send it to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,7 +28,7 @@ def repo() -> Path:
 @pytest.fixture(scope="session")
 def synth_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Piano/ and Voice/, three synthesised tracks of 11 s each."""
-    from tfpipe.synth import synthesise
+    from tfpipe.testing.synthesis import synthesise
 
     folder = tmp_path_factory.mktemp("synth_corpus")
     synthesise(folder, tracks_per_label=3, seconds=11.0)

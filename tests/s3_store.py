@@ -60,7 +60,7 @@ def endpoint(tmp_path_factory):
 @pytest.fixture
 def no_store(monkeypatch, tmp_path):
     """Nothing that says where a store is, who we are, or that one has answered."""
-    from tfpipe import remote, s3
+    from tfpipe.files import remote, s3
 
     for name in [name for name in os.environ if name.startswith(("AWS_", "S3_"))]:
         monkeypatch.delenv(name)

@@ -1,6 +1,6 @@
 """`python -m tfpipe` is the `tfpipe` command."""
 
-from tfpipe.cli import entry
+from tfpipe.cli.main import entry
 
 if __name__ == "__main__":
     entry()

@@ -20,10 +20,10 @@ from job_tools import SMALL, config_for, note, run_here, shard_bytes, write_corp
 
 from beam_jobs.corpus import discover
 from beam_jobs.job import preprocess
-from tfpipe.audio import probe
+from tfpipe.audio.reader import probe
+from tfpipe.data.manifest import load_manifest, load_skipped, load_tracks, verify
+from tfpipe.data.records import decode_example, read_records
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import load_manifest, load_skipped, load_tracks, verify
-from tfpipe.records import decode_example, read_records
 from tfpipe.spec import FeatureSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,21 +80,21 @@ def long_corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=20.0)
 
 
-def test_dataset_is_whole_and_counts_agree(dataset):
-    manifest, tracks = load_manifest(dataset), load_tracks(dataset)
-    assert verify(dataset) == []
+def test_dataset_is_whole_and_counts_agree(job_dataset):
+    manifest, tracks = load_manifest(job_dataset), load_tracks(job_dataset)
+    assert verify(job_dataset) == []
     assert manifest.labels == ("Human", "Piano")
     assert {track.windows for track in tracks} == {4}
     for split in ("train", "validation", "test"):
-        found = list(examples(dataset, split))
+        found = list(examples(job_dataset, split))
         ours = [track for track in tracks if track.split == split]
         assert len(found) == manifest.examples(split) == sum(track.windows * track.variants for track in ours) > 0
         assert {example.track for example in found} == {track.hash for track in ours}
         assert {example.label for example in found} == {0, 1}
         assert [example.key for example in found] == sorted({example.key for example in found})
-    assert {example.variant for example in examples(dataset, "test")} == {"original"}
-    assert len(list(dataset.glob("train-*"))) > 1
-    assert not (dataset / ".work").exists()
+    assert {example.variant for example in examples(job_dataset, "test")} == {"original"}
+    assert len(list(job_dataset.glob("train-*"))) > 1
+    assert not (job_dataset / ".work").exists()
 
 
 def test_original_codes_are_the_notebooks(clips, tmp_path):
@@ -118,15 +118,15 @@ def test_original_codes_are_the_notebooks(clips, tmp_path):
         assert example.ref_db == pytest.approx(10 * np.log10(mel.max()), abs=1e-3)
 
 
-def test_two_workers_and_any_order_give_the_same_bytes_without_tensorflow(corpus, dataset, tmp_path, monkeypatch):
+def test_two_workers_and_any_order_give_the_same_bytes(job_corpus, job_dataset, tmp_path, monkeypatch):
     trap = tmp_path / "trap" / "tensorflow"
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
     monkeypatch.setenv("PYTHONPATH", str(trap.parent))
-    shuffled = [corpus / "Piano", *sorted((corpus / "Human").iterdir(), reverse=True)]
+    shuffled = [job_corpus / "Piano", *sorted((job_corpus / "Human").iterdir(), reverse=True)]
     manifest = preprocess(config_for(shuffled, tmp_path / "out", workers=2), quiet=True)
-    assert manifest.fingerprint == load_manifest(dataset).fingerprint
-    assert shard_bytes(tmp_path / "out") == shard_bytes(dataset)
+    assert manifest.fingerprint == load_manifest(job_dataset).fingerprint
+    assert shard_bytes(tmp_path / "out") == shard_bytes(job_dataset)
     assert not (tmp_path / "imported").exists()
 
 
@@ -206,8 +206,8 @@ def test_windows_and_silence_are_counted(tmp_path):
     assert probe(tmp_path / "in" / "gap.wav").seconds == 2.25
 
 
-def test_again_does_nothing_and_other_settings_are_not_mixed_in(corpus, tmp_path, capsys):
-    source = shutil.copytree(corpus, tmp_path / "in")
+def test_again_does_nothing_and_other_settings_are_not_mixed_in(job_corpus, tmp_path, capsys):
+    source = shutil.copytree(job_corpus, tmp_path / "in")
     output = tmp_path / "out"
     first = run_here(config_for(source, output))
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
@@ -226,8 +226,8 @@ def test_again_does_nothing_and_other_settings_are_not_mixed_in(corpus, tmp_path
     assert len(load_tracks(output)) == 11
 
 
-def test_failing_job_leaves_the_old_dataset_whole(corpus, tmp_path):
-    source = shutil.copytree(corpus, tmp_path / "in")
+def test_failing_job_leaves_the_old_dataset_whole(job_corpus, tmp_path):
+    source = shutil.copytree(job_corpus, tmp_path / "in")
     output = tmp_path / "out"
     first = run_here(config_for(source, output))
     for path in source.rglob("*.wav"):
@@ -268,19 +268,19 @@ def test_kill_in_the_middle_then_resume(long_corpus, tmp_path, capsys):
     assert resumed.fingerprint == clean.fingerprint
 
 
-def test_a_damaged_leftover_is_not_taken_over(corpus, dataset, tmp_path, monkeypatch):
+def test_a_damaged_leftover_is_not_taken_over(job_corpus, job_dataset, tmp_path, monkeypatch):
     from beam_jobs import pipeline
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_publish", lambda job: None)
         with pytest.raises(TfpipeError, match="no complete dataset"):
-            run_here(config_for(corpus, tmp_path / "out"))
+            run_here(config_for(job_corpus, tmp_path / "out"))
     leftovers = sorted((tmp_path / "out" / ".work").glob("*/*.tfrecord"))
     data = bytearray(leftovers[0].read_bytes())
     data[100] ^= 1
     leftovers[0].write_bytes(data)
-    run_here(config_for(corpus, tmp_path / "out"))
-    assert shard_bytes(tmp_path / "out") == shard_bytes(dataset)
+    run_here(config_for(job_corpus, tmp_path / "out"))
+    assert shard_bytes(tmp_path / "out") == shard_bytes(job_dataset)
 
 
 def test_interrupt_ends_everything_at_once(long_corpus, tmp_path):
@@ -310,7 +310,7 @@ def test_a_worker_that_dies_ends_the_job_with_its_cause(long_corpus, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs a small file system of its own")
-def test_full_disk_says_so_and_the_job_goes_on_where_it_was(corpus, dataset, tmp_path):
+def test_full_disk_says_so_and_the_job_goes_on_where_it_was(job_corpus, job_dataset, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True).returncode:
@@ -319,25 +319,25 @@ def test_full_disk_says_so_and_the_job_goes_on_where_it_was(corpus, dataset, tmp
         with pytest.raises(
             TfpipeError, match=r"small/out.*: disk full; free some space and run the same command again"
         ):
-            preprocess(config_for(corpus, small / "out"), quiet=True)
+            preprocess(config_for(job_corpus, small / "out"), quiet=True)
         assert not (small / "out" / "dataset.json").exists()
         done = [path.with_suffix("") for path in (small / "out" / ".work").glob("*/*.tfrecord.json")]
         assert done
         kept = {path.stat().st_ino for path in done}
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        run_here(config_for(corpus, small / "out"))
+        run_here(config_for(job_corpus, small / "out"))
         assert kept <= {path.stat().st_ino for path in (small / "out").glob("*.tfrecord")}
-        assert shard_bytes(small / "out") == shard_bytes(dataset)
+        assert shard_bytes(small / "out") == shard_bytes(job_dataset)
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 
 
-def test_a_source_that_changes_under_the_job_is_refused(corpus, tmp_path):
+def test_a_source_that_changes_under_the_job_is_refused(job_corpus, tmp_path):
     from beam_jobs.plan import make_plan
+    from beam_jobs.scan import scan_track
     from beam_jobs.shards import write_shard
-    from beam_jobs.tracks import scan_track
 
-    source = shutil.copytree(corpus, tmp_path / "in")
+    source = shutil.copytree(job_corpus, tmp_path / "in")
     config = config_for(source, tmp_path / "out")
     plan = make_plan([scan_track(file, config) for file in discover(config.inputs).files], skipped=(), config=config)
     victim = plan.shards[0].tracks[0].path
@@ -347,16 +347,16 @@ def test_a_source_that_changes_under_the_job_is_refused(corpus, tmp_path):
     assert list((tmp_path / "w").iterdir()) == []
 
 
-def test_two_jobs_do_not_share_a_folder(corpus, tmp_path):
-    from tfpipe.storage import folder_lock
+def test_two_jobs_do_not_share_a_folder(job_corpus, tmp_path):
+    from tfpipe.files.storage import folder_lock
 
     with folder_lock(tmp_path / "out", what="preprocessing job"), pytest.raises(TfpipeError, match="working here"):
-        preprocess(config_for(corpus, tmp_path / "out"), quiet=True)
+        preprocess(config_for(job_corpus, tmp_path / "out"), quiet=True)
 
 
-def test_verify_finds_every_kind_of_damage(dataset, tmp_path):
+def test_verify_finds_every_kind_of_damage(job_dataset, tmp_path):
     def damaged(name):
-        return shutil.copytree(dataset, tmp_path / name)
+        return shutil.copytree(job_dataset, tmp_path / name)
 
     flipped = damaged("flipped")
     path = next(flipped.glob("train-*"))
@@ -371,9 +371,9 @@ def test_verify_finds_every_kind_of_damage(dataset, tmp_path):
         assert sentence in problem
 
 
-def test_manifest_records_how_it_was_made(dataset, corpus):
-    content = json.loads((dataset / "dataset.json").read_text())
+def test_manifest_records_how_it_was_made(job_dataset, job_corpus):
+    content = json.loads((job_dataset / "dataset.json").read_text())
     assert content["config"]["semitones"] == [0, 4, 7, 8, 12]
-    assert content["config"]["inputs"] == [str(corpus)]
+    assert content["config"]["inputs"] == [str(job_corpus)]
     assert {"librosa", "numpy", "soxr", "apache-beam", "tfpipe"} <= set(content["versions"])
     assert SMALL.fingerprint == content["spec_fingerprint"]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
 from beam_jobs.plan import ShardTrack, assign_splits, cut_shards, example_key, make_plan, split_of
-from beam_jobs.tracks import Scan
+from beam_jobs.scan import Scan
+from tfpipe.data.manifest import SPLITS, Skipped
 from tfpipe.errors import TfpipeError
-from tfpipe.manifest import SPLITS, Skipped
 
 CONFIG = PreprocessConfig(inputs=("in",), output="out")
 LABELS = st.dictionaries(st.binary(max_size=4).map(lambda b: hashlib.sha256(b).hexdigest()), st.sampled_from("ABC"))

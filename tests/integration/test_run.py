@@ -76,7 +76,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(killed: tuple[
 
 
 def test_weights_are_those_of_an_undisturbed_training(killed: tuple[Path, dict], dataset: Path, tmp_path: Path) -> None:
-    from tfpipe import checkpoint
+    from tfpipe.training import checkpoint
 
     last_json(tfpipe("train", "--data", dataset, "--run", tmp_path / "run", *QUICK[:4], "--json"))
     alone = checkpoint.load(tmp_path / "run" / "checkpoints", "best")

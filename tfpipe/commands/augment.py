@@ -28,11 +28,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TfpipeError: the file cannot be used, or nothing can be written.
     """
-    from beam_jobs.augment import Variant, stack_audio
+    from beam_jobs.variants import Variant, stack_audio
     from beam_jobs.vocoder import Vocoder
-    from tfpipe.audio import TrackReader, write_wav
-    from tfpipe.features import is_silent, log_mel
-    from tfpipe.plots import spectrograms
+    from tfpipe.audio.reader import TrackReader, write_wav
+    from tfpipe.evaluation.plots import spectrograms
+    from tfpipe.features.log_mel import is_silent, log_mel
 
     spec = FeatureSpec()
     shifted, stacked = Variant.shift(args.semitones), Variant.chord(args.chord)

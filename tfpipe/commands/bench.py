@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfpipe.bench import Result
+    from tfpipe.bench.compare import Result
 
 HELP = "measure speed, as ratios to named baselines and limits in one run"
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
     logging.disable(logging.WARNING)  # Beam warns of parts that nobody uses here
-    from beam_jobs.bench import bench_preprocess
-    from tfpipe.synth import synthesise
+    from tfpipe.bench.preprocess import bench_preprocess
+    from tfpipe.testing.synthesis import synthesise
 
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
         if not args.inputs:
@@ -61,13 +61,13 @@ def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
 
 
 def _input(args: argparse.Namespace) -> Sequence[Result]:
-    from tfpipe.bench_input import bench_input
+    from tfpipe.bench.input import bench_input
 
     return bench_input(_dataset(args), rounds=_rounds(args, 3))
 
 
 def _train(args: argparse.Namespace) -> Sequence[Result]:
-    from tfpipe.bench_train import bench_train
+    from tfpipe.bench.training import bench_train
 
     return bench_train(_dataset(args), rounds=_rounds(args, 10))
 
@@ -83,7 +83,7 @@ def _rounds(args: argparse.Namespace, usual: int) -> int:
 
 
 def _serve(args: argparse.Namespace) -> Sequence[Result]:
-    from serving.bench import bench_serve
+    from tfpipe.bench.serving import bench_serve
 
     if len(args.inputs) != 1:
         raise UsageError("bench serve: give the folder of an exported model")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from serving.client import Client, Encoded
-    from tfpipe.progress import Progress
+    from serving.client.client import Client, Encoded
+    from tfpipe.process.progress import Progress
 
 HELP = "encode, decode, reconstruct, generate and interpolate through a running server"
 
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs one action against the server."""
-    from serving.client import Client, ClientTls
+    from serving.client.client import Client, ClientTls
 
     if (args.tls_cert or args.tls_key) and not args.tls_ca:
         raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from tfpipe.progress import Progress
+    from tfpipe.process.progress import Progress
 
     columns: dict[str, list[Any]] = {name: [] for name in ("z_mean", "z_log_var", "ref_db", "start_s", "path")}
     skipped = []
@@ -121,8 +121,8 @@ def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from tfpipe.audio import write_wav
-    from tfpipe.progress import Progress
+    from tfpipe.audio.reader import write_wav
+    from tfpipe.process.progress import Progress
 
     latents = _load_npz(args.latents, ("z_mean", "ref_db"))
     _require_same_model(latents, client, args.latents)
@@ -151,9 +151,9 @@ def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from serving.windows import overlap_samples, stitch
-    from tfpipe.audio import probe, write_long_wav
-    from tfpipe.progress import Progress
+    from serving.client.windows import overlap_samples, stitch
+    from tfpipe.audio.reader import probe, write_long_wav
+    from tfpipe.process.progress import Progress
 
     spec = client.spec()
     panels: list[tuple[str, Any]] = []
@@ -189,7 +189,7 @@ def _first(count: int, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]
 def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from tfpipe.audio import write_wav
+    from tfpipe.audio.reader import write_wav
 
     if not -100.0 <= args.ref_db <= 30.0:
         raise UsageError(f"--ref_db {args.ref_db:g} is no level; use -100 to 30 dB (recordings lie about {_REF_DB:g})")
@@ -206,8 +206,8 @@ def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _interpolate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from serving.windows import overlap_samples, stitch
-    from tfpipe.audio import write_long_wav
+    from serving.client.windows import overlap_samples, stitch
+    from tfpipe.audio.reader import write_long_wav
 
     ends = [_loudest(client, path) for path in (args.first, args.last)]
     walk = client.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
@@ -252,7 +252,7 @@ def _loudest(client: Client, path: Path) -> Encoded:
 
 
 def _plot(path: Path, panels: list[tuple[str, Any]], client: Client, *, columns: int | None = None) -> None:
-    from tfpipe.plots import spectrograms
+    from tfpipe.evaluation.plots import spectrograms
 
     spectrograms(path, panels[:_MAX_PANELS], client.spec(), columns=columns)
 
@@ -260,7 +260,7 @@ def _plot(path: Path, panels: list[tuple[str, Any]], client: Client, *, columns:
 def _save_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     import numpy as np
 
-    from tfpipe.storage import write_bytes
+    from tfpipe.files.storage import write_bytes
 
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -275,7 +275,7 @@ def _save_mels(
 
     import numpy as np
 
-    from tfpipe.storage import explain_os_errors
+    from tfpipe.files.storage import explain_os_errors
 
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -299,7 +299,7 @@ def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
 
     import numpy as np
 
-    from tfpipe.storage import explain_os_errors
+    from tfpipe.files.storage import explain_os_errors
 
     try:
         with explain_os_errors(path), np.load(path) as arrays:

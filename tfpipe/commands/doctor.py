@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; 1 when something needed is broken, else 0."""
-    from tfpipe import doctor
+    from tfpipe.doctor import report
 
     print("tfpipe doctor: trying out the libraries, up to a minute ...", file=sys.stderr, flush=True)
-    report = doctor.diagnose()
-    print(json.dumps(report) if args.json else doctor.render(report))
-    return int(any(problem["broken"] for problem in report["problems"]))
+    found = report.diagnose()
+    print(json.dumps(found) if args.json else report.render(found))
+    return int(any(problem["broken"] for problem in found["problems"]))

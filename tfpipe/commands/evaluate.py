@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the figures."""
-    from tfpipe.remote import require_local
+    from tfpipe.files.remote import require_local
 
     require_local(args.cache or "", what="the cache")
-    from tfpipe.evaluate import evaluate
+    from tfpipe.evaluation.evaluate import evaluate
 
     against, plots, cache = (Path(place) if place else None for place in (args.against, args.plots, args.cache))
     result = evaluate(

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports and reports where the version is."""
-    from serving.export import export
+    from serving.export.saved_model import export
 
     done = export(
         run=args.run,

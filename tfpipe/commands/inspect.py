@@ -13,8 +13,8 @@ from tfpipe.commands.train import add_augment_arguments, augment_settings
 from tfpipe.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
-    from tfpipe.augment import AugmentConfig
-    from tfpipe.records import Example
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.data.records import Example
 
 # A sheet that is still a picture.
 _MOST_ROWS, _MOST_COLUMNS = 12, 16
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: pictures without reading examples, or augmentation without its picture.
         DatasetError: pictures of a dataset without examples.
     """
-    from tfpipe.manifest import inspect, levels
-    from tfpipe.progress import Progress
+    from tfpipe.data.manifest import inspect, levels
+    from tfpipe.process.progress import Progress
 
     if args.counts and args.plots:
         raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
@@ -84,9 +84,9 @@ def _rank(example: Example) -> str:
 
 def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str) -> str:
     """Draws a row per label and a column per variant."""
-    from tfpipe.features import dequantise
-    from tfpipe.manifest import load_manifest
-    from tfpipe.plots import spectrograms
+    from tfpipe.data.manifest import load_manifest
+    from tfpipe.evaluation.plots import spectrograms
+    from tfpipe.features.log_mel import dequantise
 
     manifest = load_manifest(folder)
     labels = sorted({label for label, _ in picked})[:_MOST_ROWS]
@@ -113,11 +113,11 @@ def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folde
     import numpy as np
     import tensorflow as tf
 
-    from tfpipe import augment_tf
-    from tfpipe.augment import AugmentConfig
-    from tfpipe.features import dequantise
-    from tfpipe.manifest import load_manifest
-    from tfpipe.plots import spectrograms
+    from tfpipe.data import augmentation_tf
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.data.manifest import load_manifest
+    from tfpipe.evaluation.plots import spectrograms
+    from tfpipe.features.log_mel import dequantise
 
     manifest = load_manifest(folder)
     if not augment.on:
@@ -139,7 +139,7 @@ def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folde
     }
     columns = {"as stored": AugmentConfig(), **alone, "all": augment}
     augmented = {
-        title: augment_tf.apply(batch, config, spec=manifest.spec, seed=0, epoch=0)["mel"].numpy()[..., 0]
+        title: augmentation_tf.apply(batch, config, spec=manifest.spec, seed=0, epoch=0)["mel"].numpy()[..., 0]
         for title, config in columns.items()
     }
     panels = [
@@ -153,7 +153,7 @@ def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folde
 
 
 def table(folder: str, summary: Mapping[str, Any]) -> str:
-    """Lays out `tfpipe.manifest.inspect`'s summary for people."""
+    """Lays out `tfpipe.data.manifest.inspect`'s summary for people."""
     skipped, spec = summary["skipped"], summary["spec"]
     rows = [
         ("dataset", f"{folder} (fingerprint {summary['fingerprint']})"),

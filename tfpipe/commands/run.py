@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the unfinished stages and prints what came of it."""
-    from tfpipe.storage import folder_lock, write_json
-    from tfpipe.workflow import STATE, run_stages
+    from tfpipe.files.storage import folder_lock, write_json
+    from tfpipe.workflow.stages import STATE, run_stages
 
     workdir = _workdir(args)
     chain = _Chain(args, workdir)
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _workdir(args: argparse.Namespace) -> Path:
     """Returns the work folder, refusing one where somebody else's files would be replaced."""
-    from tfpipe.remote import require_local
-    from tfpipe.workflow import STATE
+    from tfpipe.files.remote import require_local
+    from tfpipe.workflow.stages import STATE
 
     if not args.workdir.strip():
         raise UsageError("--workdir is empty; name a folder")
@@ -76,7 +76,7 @@ class _Chain:
     """The stages and what they hand on; each imports what it needs when it runs."""
 
     def __init__(self, args: argparse.Namespace, workdir: Path) -> None:
-        from tfpipe.runs import TrainConfig
+        from tfpipe.training.run_folder import TrainConfig
 
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", args.model_name):
             raise UsageError(f"--model_name {args.model_name!r}: use letters, digits, dots, dashes and underscores")
@@ -88,7 +88,7 @@ class _Chain:
         self.train_config = TrainConfig(data=str(self.data), run=str(self.run), **training_settings(args))
 
     def stages(self) -> list[Any]:
-        from tfpipe.workflow import Stage
+        from tfpipe.workflow.stages import Stage
 
         return [
             Stage(name="preprocess", inputs=None, run=self.preprocess),
@@ -125,7 +125,7 @@ class _Chain:
         import dataclasses
 
         from beam_jobs.job import preprocess
-        from tfpipe.manifest import inspect
+        from tfpipe.data.manifest import inspect
 
         # In a work folder that is ours, data of other settings is made anew without a question.
         config = dataclasses.replace(self.preprocess_config, overwrite=True)
@@ -136,8 +136,8 @@ class _Chain:
         return summary
 
     def verify(self, done: Outputs) -> dict[str, Any]:
-        from tfpipe.manifest import load_manifest, verify
-        from tfpipe.progress import Progress
+        from tfpipe.data.manifest import load_manifest, verify
+        from tfpipe.process.progress import Progress
 
         with Progress("verify", total=len(load_manifest(self.data).shards), unit="shard") as bar:
             problems = verify(self.data, on_shard=lambda shard: bar.update())
@@ -146,9 +146,9 @@ class _Chain:
         return {"problems": 0}
 
     def train(self, done: Outputs) -> dict[str, Any]:
-        from tfpipe import checkpoint
-        from tfpipe.runs import CHECKPOINTS
-        from tfpipe.train import train
+        from tfpipe.training import checkpoint
+        from tfpipe.training.loop import train
+        from tfpipe.training.run_folder import CHECKPOINTS
 
         self._set_aside_other_run(done["preprocess"]["fingerprint"])
         result = train(self.train_config)
@@ -164,23 +164,23 @@ class _Chain:
         }
 
     def evaluate(self, done: Outputs) -> dict[str, Any]:
-        from tfpipe.evaluate import evaluate
+        from tfpipe.evaluation.evaluate import evaluate
 
         return evaluate(self.data, self.run, split=self._held_out(done), plots=self.figures)
 
     def export(self, done: Outputs) -> dict[str, Any]:
-        from serving.export import export
+        from serving.export.saved_model import export
 
         made = export(run=self.run, output=self.models)
         return {"version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
         from beam_jobs.corpus import discover
-        from serving.check import serve_check
-        from tfpipe.audio import read_window
-        from tfpipe.manifest import load_manifest, load_tracks
-        from tfpipe.records import decode_example, read_records
-        from tfpipe.remote import join
+        from serving.checks.smoke import serve_check
+        from tfpipe.audio.reader import read_window
+        from tfpipe.data.manifest import load_manifest, load_tracks
+        from tfpipe.data.records import decode_example, read_records
+        from tfpipe.files.remote import join
 
         manifest = load_manifest(self.data)
         split = self._held_out(done)
@@ -212,8 +212,8 @@ class _Chain:
 
     def _set_aside_other_run(self, dataset: str) -> None:
         """Keeps one generation of a run whose settings or data are no longer asked for."""
-        from tfpipe.runs import read_config
-        from tfpipe.storage import replace_folder
+        from tfpipe.files.storage import replace_folder
+        from tfpipe.training.run_folder import read_config
 
         if not (self.run / "config.json").exists():
             return

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores, writes the latents where asked to, and prints the figures."""
     from beam_jobs.corpus import discover
-    from tfpipe.remote import require_local
+    from tfpipe.files.remote import require_local
 
     require_local(args.run, what="the run folder")
     latents = Path(args.latents) if args.latents else None
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if latents.is_dir() or latents.suffix != ".npz":
             raise UsageError(f"{latents}: latents go into a file; name one that ends in .npz")
     corpus = discover(args.inputs)
-    from tfpipe.score import save_latents, score
+    from tfpipe.evaluation.score import save_latents, score
 
     scores = score(
         Path(args.run),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving.server import Server
+    from serving.server.server import Server
 
 HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"
 
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         UsageError: flags that do not go together.
         ServingError: a configuration file is wrong, or a port or folder cannot be used.
     """
-    from serving.monitor import configure_logging
-    from serving.server import ServerConfig, serve
-    from serving.settings import read_metrics_path, read_tls
+    from serving.server.config_files import read_metrics_path, read_tls
+    from serving.server.metrics import configure_logging
+    from serving.server.server import ServerConfig, serve
 
     configure_logging(args.log_format)
     names = (
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _batching(args: argparse.Namespace) -> Any:
-    from serving.settings import Batching, read_batching
+    from serving.server.config_files import Batching, read_batching
 
     if args.batching_parameters_file is None:
         return None if args.enable_batching is False else Batching()

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the corpus."""
-    from tfpipe.synth import synthesise
+    from tfpipe.testing.synthesis import synthesise
 
     paths = synthesise(args.output, tracks_per_label=args.tracks, seconds=args.seconds, seed=args.seed)
     print(f"{len(paths)} tracks of {args.seconds:g} s in {args.output}", file=sys.stderr)

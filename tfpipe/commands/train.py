@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfpipe.augment import AugmentConfig
+    from tfpipe.data.augmentation import AugmentConfig
 
 HELP = "train the VAE on a dataset, or go on where a stopped run was"
 _CHOICES = {
@@ -98,7 +98,7 @@ def add_augment_arguments(parser: argparse.ArgumentParser, *, unless_told: str =
 
 def augment_settings(args: argparse.Namespace, *, unless_told: AugmentConfig | None = None) -> AugmentConfig:
     """Returns what `add_augment_arguments` read; what was not given stays as in `unless_told`, or off."""
-    from tfpipe.augment import AugmentConfig
+    from tfpipe.data.augmentation import AugmentConfig
 
     names = (field.name for field in dataclasses.fields(AugmentConfig))
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -107,7 +107,7 @@ def augment_settings(args: argparse.Namespace, *, unless_told: AugmentConfig | N
 
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
-    from tfpipe.runs import preset_augment
+    from tfpipe.training.run_folder import preset_augment
 
     names = (
         *("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "average", "seed"),
@@ -123,14 +123,14 @@ def run(args: argparse.Namespace) -> int:
         return _summary(args)
     if not args.data or not args.run:
         raise UsageError("train needs --data DIR and --run DIR")
-    from tfpipe.runs import TrainConfig, finished
+    from tfpipe.training.run_folder import TrainConfig, finished
 
     places = {"data": args.data, "run": args.run, "cache": args.cache, "data_service": args.data_service}
     config = TrainConfig(**places, **training_settings(args))
     if (result := finished(config)) is not None:
         print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
     else:
-        from tfpipe.train import train
+        from tfpipe.training.loop import train
 
         result = train(config)
     best = dict(result.best)
@@ -143,12 +143,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from tfpipe import model
-    from tfpipe.manifest import load_manifest
+    from tfpipe.data.manifest import load_manifest
+    from tfpipe.model import networks
     from tfpipe.spec import FeatureSpec
 
     spec = load_manifest(args.data).spec if args.data else FeatureSpec()
-    models = model.build(args.preset, spec, latent=args.latent)
+    models = networks.build(args.preset, spec, latent=args.latent)
     for part in models:
         part.summary(line_length=100, print_fn=print)
     counts = {part.name: part.count_params() for part in models}

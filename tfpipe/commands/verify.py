@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         DatasetError: there are some.
         UsageError: a sample of less than nothing.
     """
-    from tfpipe.manifest import load_manifest, verify
-    from tfpipe.progress import Progress
+    from tfpipe.data.manifest import load_manifest, verify
+    from tfpipe.process.progress import Progress
 
     if args.deep < 0:
         raise UsageError(f"--deep {args.deep}: give the number of examples to make again, such as 20")
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 def _deep(folder: str, count: int) -> dict[str, Any]:
     import dataclasses
 
-    from beam_jobs.deep import verify_deep
-    from tfpipe.progress import Progress
+    from beam_jobs.recompute import verify_deep
+    from tfpipe.process.progress import Progress
 
     with Progress("recompute", total=count, unit="example") as bar:
         return dataclasses.asdict(verify_deep(folder, count=count, on_example=bar.update))

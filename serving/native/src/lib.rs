@@ -1,7 +1,7 @@
-//! The HTTP/2 side of the embedded server, as the Python module `serving._front`.
+//! The HTTP/2 side of the embedded server, as the Python module `serving.server._front`.
 //!
 //! Connections, gRPC's framing and the putting together of rows happen here, on one thread that needs no
-//! interpreter; what a request means and which model answers it is decided in Python (`serving/front.py`), once
+//! interpreter; what a request means and which model answers it is decided in Python (`serving/server/grpc_native.py`), once
 //! for each batch. HTTP/2 itself is the crate `h2`'s.
 
 mod calls;
@@ -34,7 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 type News = (Vec<u64>, Vec<(String, u32, &'static str, usize)>);
 
 /// The listening side of a server; see `_front.pyi`.
-#[pyclass(frozen, module = "serving._front")]
+#[pyclass(frozen, module = "serving.server._front")]
 struct Front {
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
@@ -189,7 +189,7 @@ fn join_inputs(calls: &[calls::Call]) -> Vec<(String, Arc<Body>)> {
 }
 
 /// One request; see `_front.pyi`.
-#[pyclass(frozen, module = "serving._front")]
+#[pyclass(frozen, module = "serving.server._front")]
 struct Call {
     shared: Arc<Shared>,
     #[pyo3(get)]
@@ -281,7 +281,7 @@ impl Call {
 }
 
 /// Calls that are computed together; see `_front.pyi`.
-#[pyclass(frozen, module = "serving._front")]
+#[pyclass(frozen, module = "serving.server._front")]
 struct Batch {
     shared: Arc<Shared>,
     key: Vec<u8>,

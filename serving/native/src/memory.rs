@@ -93,7 +93,7 @@ impl Drop for Room {
 }
 
 /// Bytes of a request, read-only; `memoryview` and NumPy look at them where they lie.
-#[pyclass(frozen, module = "serving._front")]
+#[pyclass(frozen, module = "serving.server._front")]
 pub struct Memory {
     body: Arc<Body>,
 }

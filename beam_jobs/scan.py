@@ -1,0 +1,156 @@
+"""From an audio file to a track: content hash, window plan, and what cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.corpus import AudioFile
+from beam_jobs.metrics import Meter
+from tfpipe.audio.reader import TrackReader
+from tfpipe.data.manifest import Skipped
+from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.features.log_mel import is_silent
+from tfpipe.files import remote
+from tfpipe.files.storage import explain, sha256_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What one reading of a file found; small, so that millions fit in one place.
+
+    Attributes:
+        file: where it is.
+        hash: SHA-256 of the file's bytes, hex; empty when it could not be read.
+        stamp: size in bytes and modification time in ns when it was read.
+        seconds: length in s.
+        starts: first sample of each window that is kept, at the spec's rate.
+        silent: number of windows dropped as silent.
+        unused_s: seconds in no window, such as an end that does not fill enough of one.
+        skipped: why the whole file is left out, or None.
+    """
+
+    file: AudioFile
+    hash: str = ""
+    stamp: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    starts: tuple[int, ...] = ()
+    silent: int = 0
+    unused_s: float = 0.0
+    skipped: Skipped | None = None
+
+
+def scan_track(
+    file: AudioFile, config: PreprocessConfig, *, known: Scan | None = None, meter: Meter | None = None
+) -> Scan:
+    """Reads a file once, window by window, exactly as the shard writer will.
+
+    A file with a damaged, missing or non-finite part is skipped as a whole:
+    what is left of it may be anything, and a track that silently became
+    shorter is worse than one that is reported.
+
+    Args:
+        file: the file.
+        config: the job.
+        known: an earlier scan with the same settings and tools, taken over where the content is still that one.
+        meter: counts, and takes the time.
+
+    Raises:
+        TfpipeError: a bucket is out of reach, which says nothing of the file.
+    """
+    meter = meter or Meter()
+    content, stamp = "", (0, 0)
+    try:
+        stamp = file_stamp(file.path)
+        with meter.timed("hash"):
+            content = content_hash(file.path, stamp, known)
+        if known is not None and known.hash == content and (known.skipped is None or known.file.path == file.path):
+            return _renamed(known, file, stamp)
+        meter.count("decoded")
+        with meter.timed("scan"):
+            return _decode(file, config, content=content, stamp=stamp)
+    except AudioError as error:
+        if isinstance(cause := error.__cause__, OSError) and remote.is_remote(file.path) and cause.errno is None:
+            raise TfpipeError(f"{error}; the store could not be reached: run the same command again") from error
+        skipped = Skipped(path=file.name, code=error.code, message=_one_line(error))
+        return Scan(file=file, hash=content, stamp=stamp, skipped=skipped)
+
+
+def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: tuple[int, int]) -> Scan:
+    """Finds the windows that are kept.
+
+    Raises:
+        AudioError: there are none, or a part of the file cannot be used.
+    """
+    spec = config.spec
+    with TrackReader(file.path) as reader:
+        seconds = reader.info.seconds
+        starts = reader.plan(spec=spec, hop_s=config.hop_s, min_fill=config.min_fill)
+        kept = []
+        for start in starts:
+            audio = reader.read(start, spec.samples, rate=spec.sample_rate)
+            if not is_silent(audio, spec):
+                kept.append(start)
+    if not kept:
+        raise AudioError("silent", f"{file.path}: every window is under {spec.silence_dbfs:g} dBFS")
+    gaps = [later - start - spec.samples for start, later in itertools.pairwise(starts)]
+    end = seconds * spec.sample_rate - starts[-1] - spec.samples
+    return Scan(
+        file=file,
+        hash=content,
+        stamp=stamp,
+        seconds=round(seconds, 6),
+        starts=tuple(kept),
+        silent=len(starts) - len(kept),
+        unused_s=round(sum(max(0.0, gap) for gap in (*gaps, end)) / spec.sample_rate, 3),
+    )
+
+
+def _renamed(known: Scan, file: AudioFile, stamp: tuple[int, int]) -> Scan:
+    skipped = known.skipped and dataclasses.replace(known.skipped, path=file.name)
+    return dataclasses.replace(known, file=file, stamp=stamp, skipped=skipped)
+
+
+def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
+    """Returns `hash_file` of a file, without a download where its stamp vouches for it.
+
+    An object store sets the time of an object itself; that of a local file can be put back by anyone.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    if known is not None and known.hash and remote.is_remote(path) and known.stamp == stamp:
+        return known.hash
+    return hash_file(path)
+
+
+def file_stamp(path: str) -> tuple[int, int]:
+    """Returns size and modification time (ns), which tell that a file changed under the job.
+
+    Raises:
+        AudioError: the file is gone or out of reach.
+    """
+    try:
+        return remote.stamp(path)
+    except FileNotFoundError as error:
+        raise AudioError("missing", explain(error, path)) from error
+    except OSError as error:
+        raise AudioError("unreadable", explain(error, path)) from error
+
+
+def hash_file(path: str) -> str:
+    """Returns the SHA-256 of a file as hex.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise AudioError("unreadable", explain(error, path)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

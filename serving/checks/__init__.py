@@ -1,0 +1,1 @@
+"""Checks of a running server: does it speak the protocol, and does its model answer."""

@@ -1,0 +1,135 @@
+"""The serve check: an exported model answers real requests, from a server process to a client process.
+
+What a person would do by hand after `tfpipe export`: start the server, encode
+a held-out recording, decode it, generate, look at the sound. Loads no
+TensorFlow; the processes that it starts do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from tfpipe.audio.reader import write_wav
+from tfpipe.errors import ServingError
+from tfpipe.process import children
+
+_READY_S = 180.0
+_REQUEST_S = 180.0
+_SEEDS = "1,2,3,4"
+
+
+def serve_check(
+    *, model_base_path: Path, model_name: str, version: int, audio: np.ndarray, sample_rate: int, out: Path
+) -> dict[str, Any]:
+    """Serves a model on free loopback ports, asks it from a client process, and listens to the answers.
+
+    Args:
+        model_base_path: folder of the exported versions.
+        model_name: name to serve it under.
+        version: the version that must answer.
+        audio: a held-out window, `[samples]`.
+        sample_rate: its rate in Hz.
+        out: folder for the wavs and PNGs.
+
+    Returns:
+        `sounds`: for each wav under `out`, `peak`, `rms` (full scale 1.0) and `loudest_hz`; and `pictures`.
+
+    Raises:
+        ServingError: the server does not start, a request fails, or an answer is no sound.
+    """
+    held_out = out / "held_out.wav"
+    write_wav(held_out, audio, sample_rate)
+    command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
+    with server_process([*command, "--rest_api_port", "0"]) as port:
+        ask = ["--server", f"127.0.0.1:{port}", "--model_name", model_name, "--version", str(version)]
+        _client("encode", str(held_out), "--out", str(out / "held_out.npz"), *ask)
+        _client("decode", str(out / "held_out.npz"), "--out", str(out / "decoded"), *ask)
+        _client("reconstruct", str(held_out), "--out", str(out / "reconstructed"), *ask)
+        _client("generate", "--seeds", _SEEDS, "--out", str(out / "generated"), *ask)
+    sounds = {str(path.relative_to(out)): listen(path) for path in sorted(out.rglob("*.wav"))}
+    for name, sound in sounds.items():
+        if sound["peak"] == 0.0:
+            raise ServingError(f"{out / name}: the served model answered with silence; train longer, or report this")
+    pictures = [str(path.relative_to(out)) for path in sorted(out.rglob("*.png"))]
+    return {"sounds": sounds, "pictures": pictures}
+
+
+def listen(path: Path) -> dict[str, float]:
+    """Returns level and spectral peak of a wav: `peak`, `rms` (full scale 1.0), `loudest_hz`."""
+    audio, rate = soundfile.read(path, dtype="float64")
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
+    return {
+        "peak": round(float(np.abs(audio).max()), 4),
+        "rms": round(float(np.sqrt(np.mean(np.square(audio)))), 4),
+        "loudest_hz": round(float(np.argmax(spectrum) * rate / len(audio)), 1),
+    }
+
+
+@contextlib.contextmanager
+def server_process(arguments: list[str], *, module: str = "tfpipe") -> Iterator[int]:
+    """Runs a server in a process of its own, on a free port; yields the gRPC port once it answers.
+
+    Args:
+        arguments: of `tfpipe`, without the port.
+        module: another module to run, which prints its port as `tfpipe serve --json` does.
+
+    Raises:
+        ServingError: it ends, or is not ready in time.
+    """
+    ports = ["--port", "0", "--json"] if module == "tfpipe" else []
+    process = subprocess.Popen(
+        children.python(["-m", module, *arguments, *ports]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=children.environment(),
+    )
+    log: list[str] = []
+    ready: queue.Queue[str] = queue.Queue()
+    readers = [
+        threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True),
+        threading.Thread(target=lambda: ready.put((process.stdout or sys.stdin).readline()), daemon=True),
+    ]
+    try:
+        for reader in readers:
+            reader.start()
+        with contextlib.suppress(queue.Empty):
+            if line := ready.get(timeout=_READY_S):
+                yield int(json.loads(line)["port"])
+                return
+        last = log[-1].strip() if log else "no message"
+        what = "ended" if process.poll() is not None else f"was not ready within {_READY_S:g} s"
+        raise ServingError(f"{' '.join(arguments)}: the server {what} ({last})")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _client(*arguments: str) -> None:
+    done = subprocess.run(
+        children.python(["-m", "tfpipe", "client", *arguments]),
+        capture_output=True,
+        text=True,
+        timeout=_REQUEST_S,
+        env=children.environment(),
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ServingError(f"tfpipe client {arguments[0]} ended with status {done.returncode} ({last})")

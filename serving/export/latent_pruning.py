@@ -1,0 +1,66 @@
+"""A trained model with fewer latent dimensions: those that carry most, the rest at the prior's mean (needs TensorFlow).
+
+The ranking is by mean KL over training windows: what a dimension is told about a window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from tfpipe.data.manifest import Folder, load_manifest
+from tfpipe.data.pipeline import explained, make_dataset
+from tfpipe.errors import UsageError
+from tfpipe.features.log_mel import dequantise
+from tfpipe.spec import require_same_spec
+from tfpipe.training.run_folder import TrainedModel
+
+_BATCH, _BATCHES = 32, 64
+
+
+def informative(model: TrainedModel, data: Folder) -> list[int]:
+    """Returns the latent dimensions by the information they carry, most first.
+
+    Args:
+        model: the trained model.
+        data: the dataset that it was trained on; up to 2 048 of its training windows are read.
+
+    Raises:
+        SpecMismatch: the dataset has another spec.
+        UsageError: it is another dataset.
+    """
+    manifest = load_manifest(data)
+    require_same_spec(model.spec, manifest.spec, expected_from="the run", actual_from=str(data))
+    trained_on = model.metadata.get("dataset", manifest.fingerprint)
+    if trained_on != manifest.fingerprint:
+        raise UsageError(f"{data}: the run was trained on another dataset ({trained_on}); give that one")
+    kl = np.zeros(model.latent)
+    with explained(data, manifest, split="train"):
+        batches = make_dataset(data, split="train", batch_size=_BATCH, seed=0, manifest=manifest).take(_BATCHES)
+        for batch in batches.as_numpy_iterator():
+            encoded = model.encoder(dequantise(batch["mel"]), training=False)
+            z_mean, z_log_var = (np.asarray(z, np.float64) for z in encoded)
+            kl += 0.5 * (np.square(z_mean) + np.exp(z_log_var) - 1.0 - z_log_var).sum(axis=0)
+    return np.argsort(-kl, kind="stable").tolist()
+
+
+def with_dimensions(model: TrainedModel, kept: Sequence[int]) -> TrainedModel:
+    """Returns the model with the latent dimensions `kept` alone, in that order; weights are shared.
+
+    What is left out is decoded at its prior's mean, 0.
+    """
+    select = np.eye(model.latent, dtype=np.float32)[:, list(kept)]  # [latent, kept]
+    mel = keras.Input(model.encoder.input_shape[1:], name="mel")
+    encoder = keras.Model(mel, [keras.ops.matmul(z, select) for z in model.encoder(mel)], name="encoder")
+    z = keras.Input((len(kept),), name="z")
+    decoder = keras.Model(z, model.decoder(keras.ops.matmul(z, select.T)), name="decoder")
+    return dataclasses.replace(
+        model,
+        latent=len(kept),
+        encoder=encoder,
+        decoder=decoder,
+        metadata={**model.metadata, "latent": len(kept), "latent_kept": list(kept)},
+    )

@@ -1,0 +1,70 @@
+"""Loads a SavedModel where only TensorFlow is known and compares it with reference outputs.
+
+Run as a script by `serving.export.saved_model`; imports nothing of this project. Prints the
+largest difference and where it is, as JSON; fails on ops that are not stock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+
+def compare(saved_model: str, reference: str) -> tuple[float, str]:
+    """Runs every signature on the reference inputs.
+
+    Args:
+        saved_model: folder of the SavedModel.
+        reference: npz with arrays named `SIGNATURE/in/ALIAS` and `SIGNATURE/out/ALIAS`.
+
+    Returns:
+        The largest absolute difference, and the output it was found in.
+    """
+    loaded = tf.saved_model.load(saved_model)
+    calls: dict[str, dict[str, dict[str, Any]]] = {}
+    with np.load(reference) as arrays:
+        for key in arrays.files:
+            name, side, alias = key.split("/")
+            calls.setdefault(name, {"in": {}, "out": {}})[side][alias] = arrays[key]
+    worst = (0.0, "no output")
+    for name, call in calls.items():
+        outputs = loaded.signatures[name](**{alias: tf.constant(array) for alias, array in call["in"].items()})
+        for alias, expected in call["out"].items():
+            worst = max(worst, (_difference(outputs[alias].numpy(), expected), f"{name}/{alias}"))
+    return worst
+
+
+def ops_of(saved_model: str) -> tuple[set[str], set[str]]:
+    """Returns the ops that a SavedModel's graph uses, and those that are not TensorFlow's own."""
+    data = (Path(saved_model) / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0].graph_def
+    functions = {function.signature.name for function in graph.library.function}
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    ops = {node.op for node in nodes} - functions
+    return ops, {op for op in ops if op_def_registry.get(op) is None}
+
+
+def _difference(actual: Any, expected: Any) -> float:
+    """Largest absolute difference; infinite where shapes, strings or NaN differ."""
+    if actual.dtype.kind == "O":
+        actual = actual.astype(np.bytes_)
+        return 0.0 if np.array_equal(actual, expected) else float("inf")
+    if actual.shape != expected.shape:
+        return float("inf")
+    difference = np.max(np.abs(actual.astype(np.float64) - expected), initial=0.0)
+    return float(difference) if np.isfinite(difference) else float("inf")
+
+
+if __name__ == "__main__":
+    _, unknown = ops_of(sys.argv[1])
+    if unknown:
+        sys.exit(f"the graph uses ops that TensorFlow does not have: {', '.join(sorted(unknown))}")
+    print(json.dumps(compare(sys.argv[1], sys.argv[2])))

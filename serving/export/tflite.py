@@ -1,0 +1,65 @@
+"""Encoder and decoder for TensorFlow Lite, checked against the graphs they come from (needs TensorFlow)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.errors import ServingError
+from tfpipe.files.storage import write_bytes
+from tfpipe.training.run_folder import TrainedModel
+
+# Largest difference allowed; Lite's kernels sum in another order.
+_TOLERANCE = 1e-3
+
+
+def write_tflite(model: TrainedModel, functions: Mapping[str, Callable[..., Any]], folder: Path) -> None:
+    """Writes `encode.tflite` and `decode.tflite`: the signatures of that name, float32, any batch size.
+
+    Args:
+        model: gives the input sizes.
+        functions: the signatures by name.
+        folder: where to.
+
+    Raises:
+        ServingError: a converted model does not give what its signature gives.
+    """
+    rng = np.random.default_rng(0)
+    owner = tf.Module()
+    owner.parameters = [variable.value for variable in (*model.encoder.variables, *model.decoder.variables)]
+    inputs = {
+        "encode": {"mel": rng.uniform(size=(3, *model.spec.mel_shape)).astype(np.float32)},
+        "decode": {"z": rng.standard_normal((3, model.latent)).astype(np.float32)},
+    }
+    for name, feeds in inputs.items():
+        function: Any = functions[name]
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], owner)
+        converted = converter.convert()
+        expected = {alias: tensor.numpy() for alias, tensor in function(**feeds).items()}
+        difference = _difference(_run(converted, feeds), expected)
+        if not difference <= _TOLERANCE:
+            raise ServingError(
+                f"{name}.tflite differs from its signature by {difference:.2g} (allowed {_TOLERANCE:g}); "
+                "nothing was exported: export without TensorFlow Lite"
+            )
+        write_bytes(folder / f"{name}.tflite", converted)
+
+
+def _run(converted: bytes, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the interpreter's move to another package
+        interpreter = tf.lite.Interpreter(model_content=converted)
+    runner = interpreter.get_signature_runner("serving_default")
+    return dict(runner(**feeds))
+
+
+def _difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """Largest absolute difference; infinite where outputs or shapes differ."""
+    if actual.keys() != expected.keys() or any(actual[name].shape != expected[name].shape for name in expected):
+        return float("inf")
+    return max(float(np.abs(actual[name] - expected[name]).max()) for name in expected)

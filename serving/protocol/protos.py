@@ -1,0 +1,74 @@
+"""TensorFlow Serving's messages, without TensorFlow.
+
+The classes come from `descriptors.pb` (written by `scripts/write_descriptors.py`)
+in a descriptor pool of our own: a client is ready in a fraction of a second,
+and importing `tensorflow_serving` in the same process does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+
+def _load_pool() -> tuple[descriptor_pool.DescriptorPool, list[str]]:
+    data = resources.files("serving.protocol").joinpath("descriptors.pb").read_bytes()
+    pool = descriptor_pool.DescriptorPool()
+    files = descriptor_pb2.FileDescriptorSet.FromString(data).file
+    for file in files:
+        pool.Add(file)
+    return pool, [file.name for file in files]
+
+
+def _nested(kinds: Iterable[Any]) -> Iterator[Any]:
+    for kind in kinds:
+        yield kind
+        yield from _nested(kind.nested_types)
+
+
+_POOL, _FILES = _load_pool()
+# Protobuf makes classes when they are needed and holds them weakly. One that the garbage collector takes apart
+# can still be found by another thread, which then works with a class without attributes: so all are kept.
+_CLASSES = tuple(
+    message_factory.GetMessageClass(kind)
+    for name in _FILES
+    for kind in _nested(_POOL.FindFileByName(name).message_types_by_name.values())
+)
+
+
+def _message(name: str) -> Any:
+    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
+
+
+TensorProto = _message("tensorflow.TensorProto")
+SignatureDef = _message("tensorflow.SignatureDef")
+PredictRequest = _message("tensorflow.serving.PredictRequest")
+PredictResponse = _message("tensorflow.serving.PredictResponse")
+GetModelMetadataRequest = _message("tensorflow.serving.GetModelMetadataRequest")
+GetModelMetadataResponse = _message("tensorflow.serving.GetModelMetadataResponse")
+SignatureDefMap = _message("tensorflow.serving.SignatureDefMap")
+GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
+GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
+ClassificationRequest = _message("tensorflow.serving.ClassificationRequest")
+RegressionRequest = _message("tensorflow.serving.RegressionRequest")
+MultiInferenceRequest = _message("tensorflow.serving.MultiInferenceRequest")
+PredictionLog = _message("tensorflow.serving.PredictionLog")
+ReloadConfigRequest = _message("tensorflow.serving.ReloadConfigRequest")
+ReloadConfigResponse = _message("tensorflow.serving.ReloadConfigResponse")
+ModelServerConfig = _message("tensorflow.serving.ModelServerConfig")
+BatchingParameters = _message("tensorflow.serving.BatchingParameters")
+SSLConfig = _message("tensorflow.serving.SSLConfig")
+MonitoringConfig = _message("tensorflow.serving.MonitoringConfig")
+HealthCheckRequest = _message("grpc.health.v1.HealthCheckRequest")
+HealthCheckResponse = _message("grpc.health.v1.HealthCheckResponse")
+
+_DATA_TYPES = _POOL.FindEnumTypeByName("tensorflow.DataType")
+
+
+def data_type_name(number: int) -> str:
+    """Returns a data type's name in errors and JSON, such as `DT_FLOAT`."""
+    value = _DATA_TYPES.values_by_number.get(number)
+    return value.name if value else f"DataType {number}"

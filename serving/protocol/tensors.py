@@ -1,0 +1,203 @@
+"""NumPy arrays to and from TensorProto.
+
+Out: always `tensor_content`; an answer's is copied once. In: `tensor_content` or the typed
+fields, as TensorFlow reads them; the declared shape is checked against the
+limit and against the data before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.protocol import protos, wire
+
+_STRING = 7
+_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    4: np.dtype("u1"),
+    5: np.dtype("<i2"),
+    6: np.dtype("i1"),
+    _STRING: np.dtype(object),
+    9: np.dtype("<i8"),
+    10: np.dtype("?"),
+    17: np.dtype("<u2"),
+    22: np.dtype("<u4"),
+    23: np.dtype("<u8"),
+}
+_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+_VALUES = {
+    1: "float_val",
+    2: "double_val",
+    _STRING: "string_val",
+    9: "int64_val",
+    10: "bool_val",
+    22: "uint32_val",
+    23: "uint64_val",
+}
+
+
+class TensorError(ValueError):
+    """A TensorProto that is no tensor: unknown type, impossible shape, or data that does not fill it."""
+
+
+def dtype_of(number: int) -> np.dtype[Any]:
+    """Returns the NumPy type of a `tensorflow.DataType` (objects hold bytes).
+
+    Raises:
+        TensorError: the type cannot cross the serving boundary.
+    """
+    try:
+        return _DTYPES[number]
+    except KeyError:
+        raise TensorError(f"{protos.data_type_name(number)} is not supported here; use DT_FLOAT") from None
+
+
+def to_proto(array: NDArray[Any]) -> Any:
+    """Returns `array` as a TensorProto.
+
+    Raises:
+        TensorError: no TensorFlow type for the array's.
+    """
+    proto = protos.TensorProto()
+    write(proto, array)
+    return proto
+
+
+def write(proto: Any, array: NDArray[Any]) -> None:
+    """Fills an empty TensorProto, such as one inside another message.
+
+    Raises:
+        TensorError: no TensorFlow type for the array's.
+    """
+    _describe(proto, array, array.shape)
+    if proto.dtype == _STRING:
+        proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
+    else:
+        proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).tobytes()
+
+
+def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> list[wire.Buffer]:
+    """Returns the bytes of a PredictResponse with these outputs, in parts that follow each other.
+
+    Fields of a message may follow each other in any order, so the numbers go
+    from the arrays straight to where they belong; as fields of the message they
+    would be copied three times.
+
+    Args:
+        response: the message, without outputs.
+        outputs: by alias.
+
+    Raises:
+        TensorError: as `write`.
+    """
+    parts: list[wire.Buffer] = [response.SerializeToString()]
+    for alias, array in outputs.items():
+        parts.append(head(alias, array))
+        if array.dtype.kind not in "OSU":
+            parts.append(content(array))
+    return parts
+
+
+def head(alias: str, array: NDArray[Any], *, rows: int | None = None) -> bytes:
+    """Returns what a PredictResponse holds of an output before its `content`; all of it for strings.
+
+    Args:
+        alias: of the output.
+        array: the output.
+        rows: so many of its rows are meant, instead of all; not for strings.
+
+    Raises:
+        TensorError: as `write`.
+    """
+    proto, size = protos.TensorProto(), 0
+    if array.dtype.kind in "OSU":
+        write(proto, array)
+        tensor = proto.SerializeToString()
+    else:
+        shape = array.shape if rows is None else (rows, *array.shape[1:])
+        _describe(proto, array, shape)
+        size = math.prod(shape) * array.itemsize
+        tensor = proto.SerializeToString() + wire.header(wire.CONTENT, size)
+    name = alias.encode()
+    entry = wire.header(wire.KEY, len(name)) + name + wire.header(wire.VALUE, len(tensor) + size) + tensor
+    return wire.header(wire.OUTPUTS, len(entry) + size) + entry
+
+
+def content(array: NDArray[Any]) -> memoryview:
+    """Returns the bytes of an array of numbers as `tensor_content` holds them, without a copy where that can be."""
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data
+
+
+def _describe(proto: Any, array: NDArray[Any], shape: Sequence[int]) -> None:
+    number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
+    if number is None:
+        raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
+    proto.dtype = number
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+
+
+def from_proto(proto: Any, *, max_bytes: int, content: memoryview | None = None) -> NDArray[Any]:
+    """Reads a TensorProto; the result may be a read-only view of its bytes.
+
+    Args:
+        proto: the message.
+        max_bytes: largest array to make, in bytes.
+        content: its `tensor_content`, where that is not in the message.
+
+    Raises:
+        TensorError: see the class.
+    """
+    dtype = dtype_of(proto.dtype)
+    shape = _shape(proto.tensor_shape)
+    count = math.prod(shape)
+    # Sizes beside a zero count too: NumPy has no array of [0, 2**40, 2**40].
+    if math.prod(size or 1 for size in shape) * dtype.itemsize > max_bytes:
+        raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
+    if content := content or proto.tensor_content:
+        return _from_content(content, dtype, shape, count)
+    return _from_values(getattr(proto, _VALUES.get(proto.dtype, "int_val")), dtype, count).reshape(shape)
+
+
+def _shape(proto: Any) -> tuple[int, ...]:
+    if proto.unknown_rank or any(dim.size < 0 for dim in proto.dim):
+        raise TensorError("the tensor's shape is not fully known")
+    if len(proto.dim) > 32:
+        raise TensorError(f"a tensor of {len(proto.dim)} dimensions is not supported")
+    return tuple(dim.size for dim in proto.dim)
+
+
+def _from_content(
+    content: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], count: int
+) -> NDArray[Any]:
+    if dtype.kind == "O":
+        raise TensorError("strings must stand in string_val, not in tensor_content")
+    if len(content) != count * dtype.itemsize:
+        raise TensorError(
+            f"tensor_content holds {len(content)} bytes; shape {list(shape)} needs {count * dtype.itemsize}"
+        )
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _from_values(values: Sequence[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """Fills `count` elements; as in TensorFlow, the last value repeats and no value means zeros."""
+    given = len(values)
+    if given > count:
+        raise TensorError(f"{given} values do not fit a tensor of {count} elements")
+    # Small integers travel as int32: read them wide, so that nothing wraps around.
+    read = np.fromiter(values, np.dtype("<i8") if dtype.itemsize < 4 and dtype.kind in "iu" else dtype, count=given)
+    if read.dtype != dtype and given and not np.array_equal(read, read.astype(dtype)):
+        raise TensorError(f"values do not fit {dtype}")
+    array = np.full(count, b"" if dtype.kind == "O" else 0, dtype)
+    array[:given] = read
+    if given:
+        array[given:] = read[-1]
+    return array

@@ -1,0 +1,1 @@
+"""The embedded server: models, versions, batching, gRPC and REST."""

@@ -1,0 +1,112 @@
+"""The gRPC side of the server in Python, by grpcio: with TLS, and where `serving.server.grpc_native` is not built."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import defaultdict
+from concurrent import futures
+from typing import Any
+
+# The library's own lines about a taken port say less than our error does.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from serving.protocol.status import StatusError
+from serving.server.admission import Call
+from serving.server.config_files import Tls
+from serving.server.grpc_methods import SMALL, Methods
+from serving.server.outbox import Outbox
+from tfpipe.errors import ServingError
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RpcServer:
+    """The gRPC server, bound when made and answering once started.
+
+    Args:
+        methods: what it answers.
+        message_bytes: largest message of a client, in bytes.
+        host: address to listen on.
+        port: 0 picks a free one.
+        threads: requests handled at the same time.
+        tls: certificates; None is plain text.
+
+    Raises:
+        ServingError: the port cannot be bound, or the certificates cannot be used.
+    """
+
+    def __init__(
+        self, methods: Methods, *, message_bytes: int, host: str, port: int, threads: int, tls: Tls | None = None
+    ) -> None:
+        self._methods = methods
+        self._outbox = Outbox(limit=4 * message_bytes)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
+        handlers: dict[str, dict[str, Any]] = defaultdict(dict)
+        for path in methods.paths:
+            _, service, name = path.split("/")
+            handlers[service][name] = grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, path))
+        self._server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items())
+        )
+        self.port = _bind(self._server, host, port, tls)
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._server.start()
+
+    def stop(self, grace_s: float) -> Any:
+        """Takes no new requests; returns an event that is set when those in flight are answered or time is up."""
+        return self._server.stop(grace_s)
+
+    def _answer(self, path: str, data: bytes, context: Any) -> Any:
+        call = Call(context.time_remaining())
+        if not context.add_callback(call.end):
+            call.end()
+        try:
+            result = b"".join(self._methods.answer(path, data, call))
+            if len(result) > SMALL:
+                taken = self._outbox.put(len(result), context.cancel)
+                if not context.add_callback(taken):
+                    taken()
+            return result
+        except StatusError as error:
+            code, message = error.code, error.message
+        return context.abort(_CODES[int(code)], message)
+
+
+def _bind(server: Any, host: str, port: int, tls: Tls | None) -> int:
+    address = address_of(host, port)
+    try:
+        bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
+    except (RuntimeError, ValueError):
+        bound = 0
+    if not bound:
+        raise cannot_listen(address, "taken, or not an address of this machine", secure=tls is not None)
+    return int(bound)
+
+
+def address_of(host: str, port: int) -> str:
+    """Returns host and port as one address; IPv6 goes in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cannot_listen(address: str, why: str, *, secure: bool = False) -> ServingError:
+    """Returns the error for a gRPC port that cannot be had."""
+    also = ", or the key and certificates of --ssl_config_file do not fit" if secure else ""
+    return ServingError(f"{address}: cannot listen there ({why}{also}); choose another --port")
+
+
+def _credentials(tls: Tls) -> Any:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)], root_certificates=tls.client_ca, require_client_auth=tls.client_verify
+    )

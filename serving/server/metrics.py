@@ -1,0 +1,208 @@
+"""What a server says of itself: Prometheus metrics under TensorFlow Serving's names, and log lines."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from serving.protocol.status import FAILED, Code, StatusError
+from serving.server.admission import Call
+
+_LOG = logging.getLogger(__name__)
+# Bounds in µs, those of TensorFlow Serving's samplers (servables/tensorflow/util.cc).
+_BOUNDS = tuple(10 * 1.8**number for number in range(33))
+_LINES_PER_S = 5
+# Names of models on the page before those that are gone are dropped; a configuration lists up to half as many.
+_NAMES = 2000
+
+
+class Monitor:
+    """Counts and times requests, and logs those that failed.
+
+    Args:
+        knows: tells whether a model is served; requests for others are counted under no name, so that
+            clients cannot make the page grow.
+    """
+
+    def __init__(self, knows: Callable[[str], bool]) -> None:
+        self._knows = knows
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], int] = defaultdict(int)
+        self._latencies: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
+        self._runtimes: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
+        self._names: set[str] = set()
+        self._errors = _Slowed(_LINES_PER_S)
+
+    @contextlib.contextmanager
+    def watch(self, method: str, *, entrypoint: str, model: str, call: Call) -> Iterator[None]:
+        """Counts, times and, where it fails, logs one request.
+
+        Args:
+            method: of the API, such as `Predict`.
+            entrypoint: `GRPC` or `REST`.
+            model: the name that the request asks for.
+            call: who waits for it, with the time that the model took.
+
+        Raises:
+            StatusError: as the request; INTERNAL, without a stack trace, where the server itself failed.
+        """
+        started, code = time.monotonic(), Code.OK
+        try:
+            yield
+        except StatusError as error:
+            code = error.code
+            self._errors.log(f"{entrypoint} {method} {json.dumps(model[:100])}: {code.name}: {error.message[:500]!r}")
+            raise
+        except Exception as error:  # a bug must neither end the server nor show its stack
+            code = Code.INTERNAL
+            _LOG.exception("%s %s failed", entrypoint, method)
+            raise StatusError(code, FAILED) from error
+        finally:
+            self.add(
+                method,
+                entrypoint=entrypoint,
+                model=model,
+                code=code,
+                took_s=[call.waited_s + time.monotonic() - started],
+                runtime_s=call.runtime_s,
+            )
+
+    def add(
+        self, method: str, *, entrypoint: str, model: str, code: Code, took_s: Sequence[float], runtime_s: float
+    ) -> None:
+        """Counts and times requests that were answered with the same code.
+
+        Args:
+            method: of the API.
+            entrypoint: `GRPC` or `REST`.
+            model: the name that they ask for.
+            code: what they were answered with.
+            took_s: time that each of them took, in s.
+            runtime_s: time that the model took for each, in s.
+        """
+        name = model if self._knows(model) else ""
+        with self._lock:
+            self._remember(name)
+            self._counts[name, code.name] += len(took_s)
+            for took in took_s:
+                self._latencies[name, method, entrypoint].add(1e6 * took)
+                if runtime_s:
+                    self._runtimes[name, method, "TF1"].add(1e6 * runtime_s)
+
+    def add_refused(self, *, entrypoint: str, model: str, code: Code, why: str, count: int) -> None:
+        """Counts and logs requests that were refused before or after the model saw them.
+
+        Args:
+            entrypoint: `GRPC` or `REST`.
+            model: the name that they ask for.
+            code: what they were answered with.
+            why: in words.
+            count: how many.
+        """
+        name = model if self._knows(model) else ""
+        with self._lock:
+            self._remember(name)
+            self._counts[name, code.name] += count
+        self._errors.log(f"{entrypoint} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
+
+    def _remember(self, name: str) -> None:
+        """Makes room for a new name: clients that reload the configuration cannot make the page grow either."""
+        if name not in self._names and len(self._names) >= _NAMES:
+            self._names = {known for known in self._names if not known or self._knows(known)}
+            tables: tuple[dict[Any, Any], ...] = (self._counts, self._latencies, self._runtimes)
+            for figures in tables:
+                for key in [key for key in figures if key[0] not in self._names]:
+                    del figures[key]
+        self._names.add(name)
+
+    def page(self) -> str:
+        """Returns the metrics in Prometheus' text format."""
+        with self._lock:
+            lines = ["# TYPE :tensorflow:serving:request_count counter"]
+            for (name, status), count in sorted(self._counts.items()):
+                lines.append(f":tensorflow:serving:request_count{_labels(model_name=name, status=status)} {count}")
+            lines.append("# TYPE :tensorflow:serving:request_latency histogram")
+            for (name, method, entrypoint), histogram in sorted(self._latencies.items()):
+                labels = {"model_name": name, "API": method, "entrypoint": entrypoint}
+                lines += histogram.lines(":tensorflow:serving:request_latency", labels)
+            lines.append("# TYPE :tensorflow:serving:runtime_latency histogram")
+            for (name, method, runtime), histogram in sorted(self._runtimes.items()):
+                labels = {"model_name": name, "API": method, "runtime": runtime}
+                lines += histogram.lines(":tensorflow:serving:runtime_latency", labels)
+        return "\n".join(lines) + "\n"
+
+
+def configure_logging(form: str) -> None:
+    """Sends log lines to stderr.
+
+    Args:
+        form: `text`, or `json` for one JSON object a line: time (s), level, logger, message, stack where there is one.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if form == "json" else logging.Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["stack"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class _Slowed:
+    """Logs at most so many lines a second, and how many it left out."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s, self._second, self._said, self._left_out = per_s, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def log(self, message: str) -> None:
+        with self._lock:
+            second = int(time.monotonic())
+            if second != self._second:
+                left_out, self._second, self._said, self._left_out = self._left_out, second, 0, 0
+                if left_out:
+                    _LOG.warning("%d more failed requests", left_out)
+            if self._said == self._per_s:
+                self._left_out += 1
+                return
+            self._said += 1
+        _LOG.warning("%s", message)
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self._buckets, self._sum = [0] * (len(_BOUNDS) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        self._buckets[bisect.bisect_left(_BOUNDS, value)] += 1
+        self._sum += value
+
+    def lines(self, name: str, labels: dict[str, str]) -> list[str]:
+        result, total = [], 0
+        for bound, count in zip([*(f"{bound:g}" for bound in _BOUNDS), "+Inf"], self._buckets, strict=True):
+            total += count
+            result.append(f"{name}_bucket{_labels(**labels, le=bound)} {total}")
+        return [*result, f"{name}_sum{_labels(**labels)} {self._sum:g}", f"{name}_count{_labels(**labels)} {total}"]
+
+
+def _labels(**values: str) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in values.items()) + "}"

@@ -1,0 +1,135 @@
+"""What the server answers, whatever the transport: predict, metadata, status, reload, and polite refusals.
+
+Semantics and texts are TensorFlow Serving's; every refusal is a `StatusError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.protocol import protos
+from serving.protocol.status import Code, StatusError
+from serving.protocol.wire import Buffer, Predict
+from serving.server.admission import Call
+from serving.server.catalog import Catalog
+from serving.server.config_files import models_of
+from serving.server.loaded_model import DEFAULT_SIGNATURE, Limits, LoadedModel, Together
+
+
+class Api:
+    """The service behind gRPC and REST.
+
+    Args:
+        catalog: the models being served.
+        limits: what requests may ask for.
+    """
+
+    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+        self.catalog = catalog
+        self.limits = limits
+
+    def predict(self, request: Predict, call: Call) -> list[Buffer]:
+        """Answers `PredictionService.Predict`, with the bytes of the response in parts."""
+        name, version = self._resolve(request.message)
+        with self.catalog.use(name, version) as model:
+            return model.predict(request, call)
+
+    def predict_together(
+        self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
+    ) -> Together:
+        """Answers several `PredictionService.Predict` that differ in nothing but their rows; see `LoadedModel`."""
+        name, version = self._resolve(request.message)
+        with self.catalog.use(name, version) as model:
+            return model.predict_together(request, contents, rows=rows, call=call)
+
+    def metadata(self, request: Any, call: Call) -> Any:
+        """Answers `PredictionService.GetModelMetadata`."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        if not request.metadata_field:
+            raise StatusError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
+        name, version = self._resolve(request)
+        response = protos.GetModelMetadataResponse()
+        with self.catalog.use(name, version) as model:
+            response.model_spec.name = name
+            response.model_spec.version.value = model.version
+            response.metadata["signature_def"].Pack(self.signature_defs(model))
+        return response
+
+    def status(self, request: Any, call: Call) -> Any:
+        """Answers `ModelService.GetModelStatus`; as in TensorFlow Serving, a label is ignored."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        response = protos.GetModelStatusResponse()
+        for known in self.catalog.statuses(spec.name, version):
+            entry = response.model_version_status.add(version=known.version)
+            entry.state = entry.State.Value(known.state)
+            entry.status.error_code = known.error.code if known.error else Code.OK
+            entry.status.error_message = known.error.message if known.error else ""
+        return response
+
+    def reload(self, request: Any, call: Call) -> Any:
+        """Answers `ModelService.HandleReloadConfigRequest`: the models listed replace all that are served."""
+        kind = request.config.WhichOneof("config")
+        if kind is not None:  # TensorFlow Serving takes no action for an empty configuration
+            self.catalog.replace(models_of(request.config))
+        response = protos.ReloadConfigResponse()
+        response.status.error_code = Code.OK
+        return response
+
+    def classify(self, request: Any, call: Call) -> Any:
+        """Refuses `PredictionService.Classify`: the model has no such signature."""
+        raise self._no_example_signature(request, "classification", "tensorflow/serving/classify")
+
+    def regress(self, request: Any, call: Call) -> Any:
+        """Refuses `PredictionService.Regress`: the model has no such signature."""
+        raise self._no_example_signature(request, "regression", "tensorflow/serving/regress")
+
+    def multi_inference(self, request: Any, call: Call) -> Any:
+        """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
+        if not request.tasks:
+            raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
+        task = request.tasks[0]
+        if task.method_name == "tensorflow/serving/classify":
+            raise self._no_example_signature(task, "classification", task.method_name)
+        if task.method_name == "tensorflow/serving/regress":
+            raise self._no_example_signature(task, "regression", task.method_name)
+        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+
+    @staticmethod
+    def signature_defs(model: LoadedModel) -> Any:
+        """Returns a model's signatures as a SignatureDefMap."""
+        result = protos.SignatureDefMap()
+        for name, signature in model.signatures.items():
+            result.signature_def[name].CopyFrom(signature.definition)
+        return result
+
+    def _no_example_signature(self, request: Any, kind: str, method: str) -> StatusError:
+        """Returns the error for a call that needs a signature over tf.Example."""
+        name, version = self._resolve(request)
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        with self.catalog.use(name, version) as model:
+            signature = model.signatures.get(signature_name)
+        if signature is None:
+            return StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {signature_name}")
+        return StatusError(
+            Code.INVALID_ARGUMENT,
+            f"Expected {kind} signature method_name to be {method}. Was: {signature.definition.method_name}",
+        )
+
+    def _resolve(self, request: Any) -> tuple[str, int | None]:
+        """Returns the model name and version a request asks for (None: the newest)."""
+        if not request.HasField("model_spec"):
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        spec = request.model_spec
+        if not spec.name:
+            raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+        if spec.version_label:
+            return spec.name, self.catalog.label(spec.name, spec.version_label)
+        return spec.name, spec.version.value if spec.HasField("version") else None

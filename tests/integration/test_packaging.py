@@ -1,0 +1,194 @@
+"""The wheel works outside the checkout; the constraint files say what setup.py and the lanes say."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tfpipe import __version__, lanes
+from tfpipe.doctor import report
+
+_HEAVY = ("tensorflow", "keras", "numpy", "librosa", "apache_beam", "grpc", "matplotlib", "beam_jobs", "serving")
+
+
+def _copy(repo, folder) -> Path:
+    """Copies the checkout, without git's files, so that a build leaves nothing in it."""
+    source = folder / "source"
+    source.mkdir()
+    names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
+    names += ["docs", "tfpipe", "beam_jobs", "serving"]
+    subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
+    shutil.rmtree(source / "serving" / "native" / "target", ignore_errors=True)
+    return source
+
+
+def _install(package, folder) -> Path:
+    """Makes a virtual environment with a package in it, the dependencies being this environment's."""
+    venv.create(folder / "venv", with_pip=False, symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--prefix", folder / "venv", package]
+    subprocess.run(command, check=True)
+    script = folder / "venv" / "bin" / "tfpipe"
+    script.write_text(re.sub(r"^#!.*", f"#!{python}", script.read_text(), count=1))
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "dependencies.pth").write_text(ours + "\n")
+    return folder / "venv"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, repo) -> Path:
+    """A wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = _copy(repo, folder)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
+    # What the checkout's own build has compiled of the crates need not be compiled again.
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(repo / "serving" / "native" / "target")}
+    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A virtual environment with the wheel in it."""
+    return _install(wheel, tmp_path_factory.mktemp("installed"))
+
+
+def _run(command, *, cwd):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_wheel_content(wheel, repo):
+    names = zipfile.ZipFile(wheel).namelist()
+    if shutil.which("cargo"):
+        # The compiled front end is for any Python from 3.11 on.
+        assert wheel.name.startswith(f"tfpipe-{__version__}-cp311-abi3-")
+        assert "serving/server/_front.abi3.so" in names
+    assert not [name for name in names if name.endswith((".rs", ".toml")) or "/native/" in name]
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"tfpipe", "beam_jobs", "serving", f"tfpipe-{__version__}.dist-info"}
+    for package in ("tfpipe", "beam_jobs", "serving"):
+        here = {str(path.relative_to(repo)) for path in (repo / package).rglob("*.py")}
+        assert here == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")}
+    messages = {str(path.relative_to(repo)) for path in (repo / "serving").glob("*.pb")}
+    assert messages == {name for name in names if name.endswith(".pb")}
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_wheel_says_what_it_needs(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = archive.read(f"tfpipe-{__version__}.dist-info/METADATA").decode()
+    assert re.search(r"^Requires-Python: .*>=3\.11", metadata, re.MULTILINE)
+    assert {"gpu", "aws", "gcp", "dev"} == set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
+    assert "tfpipe = tfpipe.cli.main:entry" in archive.read(f"tfpipe-{__version__}.dist-info/entry_points.txt").decode()
+
+
+def test_runs_in_an_empty_folder(installed, tmp_path, repo):
+    where = _run([installed / "bin" / "python", "-c", "import tfpipe; print(tfpipe.__file__)"], cwd=tmp_path)
+    assert where.stdout.startswith(str(installed))
+    assert str(repo) not in where.stdout
+    made = _run([installed / "bin" / "tfpipe", "synth", "corpus", "--tracks", "1", "--seconds", "1"], cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert len(list(tmp_path.glob("corpus/*/*.wav"))) == 2
+
+
+@pytest.mark.slow
+def test_the_sdist_that_setup_file_gives_to_workers_runs_the_job(tmp_path, repo):
+    """As Beam builds it for `--setup_file`: no git, no network."""
+    source, outside = _copy(repo, tmp_path), tmp_path / "empty"
+    outside.mkdir()
+    alone = (
+        ["unshare", "--net"] if os.geteuid() == 0 and not _run(["unshare", "--net", "true"], cwd="/").returncode else []
+    )
+    built = _run([*alone, sys.executable, "setup.py", "sdist", "--dist-dir", tmp_path], cwd=source)
+    assert built.returncode == 0, built.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for package in ("tfpipe", "beam_jobs", "serving") for path in (repo / package).rglob("*.p?")]
+    assert {str(path.relative_to(repo)) for path in files} <= names
+    assert {"README.md", "LICENSE", "setup.py", "pyproject.toml", "constraints/default.txt"} <= names
+
+    bin_folder = _install(sdist, tmp_path) / "bin"
+    where = _run([bin_folder / "python", "-c", "import beam_jobs.pipeline as it; print(it.__file__)"], cwd=outside)
+    assert where.stdout.startswith(str(bin_folder.parent)), where.stderr
+    made = _run([bin_folder / "tfpipe", "synth", "corpus", "--tracks", "3", "--seconds", "6"], cwd=outside)
+    assert made.returncode == 0, made.stderr
+    done = _run([bin_folder / "tfpipe", "preprocess", "corpus", "--output", "data", "--json"], cwd=outside)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tracks"] == 6
+
+
+def test_help_is_quick_and_light(installed, tmp_path):
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        done = _run([installed / "bin" / "tfpipe", "--help"], cwd=tmp_path)
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == 0, done.stderr
+    assert "preprocess" in done.stdout
+    assert min(seconds) < 1.5  # under 0.5 on an idle machine
+    code = f"import sys; from tfpipe.cli import main; main(['--help']); print([*sys.modules.keys() & {set(_HEAVY)}])"
+    loaded = _run([installed / "bin" / "python", "-c", code], cwd=tmp_path)
+    assert loaded.stdout.splitlines()[-1] == "[]", loaded.stderr
+
+
+def _constraints(repo, lane):
+    lines = (repo / "constraints" / f"{lane}.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[\w.!+]+", line) for line in lines)
+    return dict(line.split("==") for line in lines)
+
+
+@pytest.mark.parametrize("lane", list(lanes.LANES))
+def test_constraints_pin_the_lane_within_the_ranges(repo, wheel, lane):
+    pins = _constraints(repo, lane)
+    assert {name: pins[name] for name in lanes.LANES[lane]} == dict(lanes.LANES[lane])
+    metadata = zipfile.ZipFile(wheel).read(f"tfpipe-{__version__}.dist-info/METADATA").decode()
+    requirements = [Requirement(text) for text in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
+    wanted = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": "dev"})]
+    assert len(wanted) > 20
+    for requirement in wanted:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
+
+
+def test_every_import_is_declared(wheel, repo):
+    """What the packages import is in install_requires, and what is there is imported."""
+    provided_by = {
+        "boto3": "apache-beam",  # the extra `aws`
+        "botocore": "apache-beam",
+        "grpc": "grpcio",
+        "google.protobuf": "protobuf",
+        "tensorflow_serving": "tensorflow-serving-api",
+    }
+    imported = set()
+    for package in ("tfpipe", "beam_jobs", "serving"):
+        for path in (repo / package).rglob("*.py"):
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+            found += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+            imported |= {name if name.startswith("google.") else name.split(".")[0] for name in found}
+    imported = {"google.protobuf" if name.startswith("google.protobuf") else name for name in imported}
+    third_party = imported - set(sys.stdlib_module_names) - {"tfpipe", "beam_jobs", "serving"}
+    metadata = zipfile.ZipFile(wheel).read(f"tfpipe-{__version__}.dist-info/METADATA").decode()
+    requirements = [Requirement(text) for text in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
+    declared = {canonicalize_name(r.name) for r in requirements if r.marker is None}
+    # TensorBoard shows what tf.summary writes; setuptools is there for it.
+    names = {provided_by.get(name, canonicalize_name(name)) for name in third_party}
+    assert names == declared - {"tensorboard", "setuptools"}
+    assert set(report._PACKAGES) == declared - {"packaging", "setuptools"}

@@ -1,0 +1,354 @@
+"""The job in and out of buckets, against a real S3 server on loopback; gs:// as far as it goes without Google."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import soundfile
+from botocore.config import Config
+from job_tools import SMALL, config_for, count_here, note, run_here, write_corpus
+
+from beam_jobs import files
+from beam_jobs.corpus import discover
+from beam_jobs.recompute import verify_deep
+from beam_jobs.scan import scan_track
+from tfpipe.cli.main import main
+from tfpipe.data.manifest import inspect, load_manifest, load_skipped, verify
+from tfpipe.errors import TfpipeError
+from tfpipe.files import remote, s3
+from tfpipe.spec import FeatureSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ("--semitones", "0,4", "--chords", "")
+
+
+def last_line(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    assert not [line for line in lines if "Traceback" in line]
+    return lines[-1]
+
+
+def names(corpus):
+    return [(file.name, file.label) for file in corpus.files]
+
+
+def local_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def parted(found):
+    """A dataset's files without its manifest and memory, and the manifest without the places it names."""
+    manifest = json.loads(found.pop("dataset.json"))
+    found.pop(".scans.jsonl")
+    return found, {**manifest, "config": {**manifest["config"], "inputs": "", "output": "", "base": ""}}
+
+
+def test_bucket_to_bucket_is_folder_to_folder(store, small_corpus, tmp_path, capsys):
+    recordings = store.put_folder(small_corpus, "takes/recordings")
+    store.put("takes/recordings/Piano/broken.wav", b"RIFF no audio")
+    assert main(["preprocess", recordings, "--output", store.url("data"), "--json", *FAST]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    corpus = tmp_path / "recordings"
+    corpus.mkdir()
+    for label in {path.parent for path in small_corpus.glob("*/*")}:
+        (corpus / label.name).mkdir()
+        for path in label.iterdir():
+            (corpus / label.name / path.name).symlink_to(path)
+    (corpus / "Piano" / "broken.wav").write_bytes(b"RIFF no audio")
+    run_here(config_for(corpus, tmp_path / "data", spec=FeatureSpec(), shard_bytes=2**27, semitones=(0, 4), chords=()))
+
+    (theirs, their_manifest), (ours, our_manifest) = parted(local_files(tmp_path / "data")), parted(store.get("data"))
+    skipped = json.loads(ours.pop("skipped.jsonl")), json.loads(theirs.pop("skipped.jsonl"))
+    assert [(row["path"], row["code"]) for row in skipped] == [("Piano/broken.wav", "undecodable")] * 2
+    assert ours == theirs
+    assert our_manifest == their_manifest
+    assert summary == inspect(tmp_path / "data")
+
+    before = store.get("data")
+    assert main(["preprocess", recordings, "--output", store.url("data"), *FAST]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert store.get("data") == before
+
+
+def test_beam_options_reach_every_process(endpoint, store, job_corpus, job_dataset, monkeypatch, capsys):
+    recordings = store.put_folder(job_corpus, "in")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    s3._connection.cache_clear()
+    options = [f"--s3_endpoint_url={endpoint}", "--s3_access_key_id=us", "--s3_secret_access_key=secret"]
+    spec = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
+    arguments = [recordings, "--output", store.url("out"), "--shard-mib", "0.0625", "--workers", "2", *spec]
+    assert main(["preprocess", *arguments, "--", *options]) == 0, capsys.readouterr().err
+    ours, theirs = parted(store.get("out"))[0], parted(local_files(job_dataset))[0]
+    assert ours == theirs
+    assert ours["skipped.jsonl"] == b""
+    assert b"secret" not in store.get("out")["dataset.json"]
+
+
+def test_what_counts_as_a_recording(store, tmp_path):
+    for name in (
+        *("in/A/one.wav", "in/A/two.FLAC", "in/B/deep/three.mp3", "in/A/notes.txt", "in/A/noname", "in/.hidden/x.wav"),
+        *("in/A/.x.wav", "in/work/stages.json", "in/work/check/made.wav", "in/[1] é?*/four.wav", "in-other/x.wav"),
+    ):
+        store.put(name, b"x")
+    for name in ("in/", "in/A/", "in/C.wav/"):
+        store.put(name, b"")
+    first = [("A/one.wav", "A"), ("A/two.FLAC", "A"), ("B/deep/three.mp3", "deep"), ("[1] é?*/four.wav", "[1] é?*")]
+    assert names(discover([store.url("in")])) == names(discover([store.url("in/")])) == first
+    assert discover([store.url("in/")]).base == store.url("in")
+    assert names(discover([store.url("in/[1] é?*")])) == [("four.wav", "[1] é?*")]
+    assert names(discover([store.url("in/?/*")])) == first[:3]
+    assert names(discover([store.url("in/**/*.mp3")])) == [("three.mp3", "deep")]
+    assert names(discover([store.url("in/A"), store.url("in/B")])) == first[:3]
+    assert names(discover([store.url("in/A/noname")])) == [("noname", "A")]
+    for nothing in ("no", "in/no", "in/x*", "in/A/on"):
+        with pytest.raises(TfpipeError, match="nothing is there"):
+            discover([store.url(nothing)])
+    with pytest.raises(TfpipeError, match="no audio files"):
+        discover([store.url("in/work")])
+    soundfile.write(tmp_path / "here.wav", note(220, 1.0, 16_000), 16_000)
+    mixed = discover([store.url("in/B"), str(tmp_path)])
+    assert mixed.base == ""
+    assert names(mixed) == [(str(tmp_path / "here.wav"), tmp_path.name), (store.url("in/B/deep/three.mp3"), "deep")]
+
+
+def test_globs_are_those_of_folders(store, job_corpus):
+    store.put_folder(job_corpus, "in")
+    for pattern in ("*", "*/", "*/*.wav", "**", "**/*.wav", "[!P]*", "?uman/[0-2].wav", "H*/0*"):
+        there, here = discover([f"{store.url('in')}/{pattern}"]), discover([f"{job_corpus}/{pattern}"])
+        assert [file.path.removeprefix(store.url("in")) for file in there.files] == [
+            file.path.removeprefix(str(job_corpus)) for file in here.files
+        ]
+        assert [file.label for file in there.files] == [file.label for file in here.files]
+
+
+def test_lists_and_groups_anywhere(store, tmp_path):
+    for name in ("a.wav", "more/b.wav", "c"):
+        store.put(f"in/{name}", b"x")
+    store.put("in/list.csv", f"path,label\na.wav,A\n../in/more/b.wav,B\n{store.url('in/c')},C\ngone.wav,A\n".encode())
+    store.put("in/groups.jsonl", b'{"path": "a.wav", "group": "g"}\n')
+    found = discover([store.url("in/list.csv")], groups=store.url("in/groups.jsonl"))
+    assert [(file.name, file.label, file.group) for file in found.files] == [
+        *(("a.wav", "A", "g"), ("c", "C", ""), ("gone.wav", "A", ""), ("more/b.wav", "B", "")),
+    ]
+    (tmp_path / "list.jsonl").write_text(json.dumps({"path": store.url("in/a.wav"), "label": "A"}))
+    (here,) = discover([str(tmp_path / "list.jsonl")]).files
+    assert here.path == here.name == store.url("in/a.wav")
+    store.put("in/wrong.csv", b"path,label\n,A\n")
+    with pytest.raises(TfpipeError, match=r"in/wrong.csv:2: no text for 'path'"):
+        discover([store.url("in/wrong.csv")])
+
+
+def test_a_missing_object_of_a_list_is_reported(store, job_corpus):
+    rows = "".join(f"Human/{index}.wav,Human\n" for index in range(8))
+    store.put_folder(job_corpus, "in")
+    store.put("in/list.csv", f"path,label\n{rows}".encode())
+    run_here(config_for(store.url("in/list.csv"), store.url("out")))
+    assert [(row.path, row.code) for row in load_skipped(store.url("out"))] == [
+        *(("Human/6.wav", "missing"), ("Human/7.wav", "missing")),
+    ]
+
+
+def test_verify_and_inspect_read_buckets(store, job_corpus, job_dataset, capsys):
+    recordings = store.put_folder(job_corpus, "in")
+    run_here(config_for(recordings, store.url("data")))
+    url = store.url("data")
+    assert verify(url) == []
+    assert main(["verify", url, "--deep", "6", "--json"]) == 0
+    deep = json.loads(capsys.readouterr().out.splitlines()[-1])["deep"]
+    assert (deep["checked"], deep["unavailable"]) == (6, [])
+    assert main(["inspect", url, "--json"]) == 0
+    there = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main(["inspect", str(job_dataset), "--json"]) == 0
+    assert there == json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    store.put("in/Human/0.wav", b"other")
+    (changed,) = verify_deep(url, count=6).unavailable
+    assert changed.startswith(f"{recordings}/Human/0.wav: has changed since the dataset was made")
+
+    shards = [name for name in store.names("data/") if name.startswith("train-")]
+    whole = store.get("data")[shards[0]]
+    store.put(f"data/{shards[0]}", whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    store.client.delete_object(Bucket=store.bucket, Key=f"data/{shards[1]}")
+    store.put("data/train-00000-of-00001.tfrecord", whole)
+    assert main(["verify", url]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{url}/train-00000-of-00001.tfrecord: not in the manifest (extra shard)"
+    assert lines[1] == f"{url}/{shards[0]}: damaged record at byte 0 (checksum differs)"
+    assert lines[2:] == [f"{url}/{shards[1]}: missing shard"]
+
+
+@pytest.mark.slow
+def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypatch, capsys):
+    recordings = store.put_folder(job_corpus, "in")
+    code = "import sys; from tfpipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    spec = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
+    command = ["preprocess", recordings, "--output", store.url("out"), "--shard-mib", "0.0625", *spec]
+    job = subprocess.Popen([sys.executable, "-c", code, *command], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        end = time.monotonic() + 120
+        while not [name for name in store.names("out/.work/") if name.endswith(".tfrecord.json")]:
+            assert job.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        job.kill()
+        job.wait()
+    assert "dataset.json" not in store.names("out/")
+    with pytest.raises(TfpipeError, match="no complete dataset here"):
+        load_manifest(store.url("out"))
+
+    assert main(command) == 1
+    assert re.search(r"another preprocessing job .* if it was killed, run this again in \d+ s", last_line(capsys))
+    store.put("out/.work/x.tfrecord.tmp-1", b"half")
+    monkeypatch.setattr(files, "_LAPSE_S", 0.0)
+    with files.held(store.url("out"), what="job"):
+        counts = count_here(config_for(recordings, store.url("out")))
+    assert counts["copied"] > 0
+    assert parted(store.get("out"))[0] == parted(local_files(job_dataset))[0]
+
+
+def test_a_failing_job_leaves_the_old_dataset_whole(store, tmp_path):
+    corpus = write_corpus(tmp_path, tracks=2)
+    config = config_for(store.put_folder(corpus, "in"), store.url("out"), semitones=(0,), chords=())
+    run_here(config)
+    before = store.get("out")
+    for index in range(6):
+        store.put(f"in/Human/broken-{index}.wav", b"no audio")
+    with pytest.raises(TfpipeError, match="cannot be used"):
+        run_here(config)
+    assert {name: body for name, body in store.get("out").items() if not name.startswith(".work/")} == before
+    for index in range(6):
+        store.client.delete_object(Bucket=store.bucket, Key=f"in/Human/broken-{index}.wav")
+    store.client.delete_object(Bucket=store.bucket, Key="in/Human/0.wav")
+    run_here(config)
+    after = store.get("out")
+    assert after["tracks.jsonl"].count(b"\n") == before["tracks.jsonl"].count(b"\n") - 1
+    assert not [name for name in after if name.startswith((".work", ".lock"))]
+
+
+def test_two_jobs_do_not_share_a_folder(store, monkeypatch):
+    url = store.url("out")
+    with files.held(url, what="job"):
+        with pytest.raises(TfpipeError, match=rf"another job \(process {os.getpid()} on .* is working here"):
+            files.held(url, what="job").__enter__()
+        assert len(store.names("out/")) == 1
+    assert store.names("out/") == []
+    # A job that lives says so again and again; one that does not is dead. The store's clock counts seconds.
+    monkeypatch.setattr(files, "_BEAT_S", 0.1)
+    monkeypatch.setattr(files, "_LAPSE_S", 1.5)
+    store.put("other/.lock-dead", b"{}")
+    with files.held(url, what="job"):
+        time.sleep(3.0)
+        with pytest.raises(TfpipeError, match="is working here"):
+            files.held(url, what="job").__enter__()
+    with files.held(store.url("other"), what="job"):
+        assert ".lock-dead" not in store.names("other/")
+
+
+def test_only_what_is_needed_is_read(store):
+    """A window of a long recording costs its own bytes, not Beam's 16 MiB."""
+    store.put("big", bytes(range(256)) * 2**16)
+    with remote.open_read(store.url("big")) as file:
+        file.seek(10_000_000)
+        assert file.read(4) == bytes([128, 129, 130, 131])
+        assert file.raw.tell() - 10_000_000 < 2**20
+
+
+def test_names_that_no_request_can_carry_are_errors_of_that_file(store):
+    with pytest.raises(OSError, match="S3 path"):
+        remote.open_read(store.url("a\nb.wav"))
+
+
+def test_no_connection_is_made_twice(store):
+    """boto3 takes 0.1 s of CPU to make a client, and Beam makes one for every request."""
+    made = s3._connection.cache_info
+    for _ in range(3):
+        assert not remote.exists(store.url("nothing"))
+        files.write(store.url("a"), b"a")
+    assert made().misses == made().currsize == 2  # the first request's, and all others'
+
+
+def test_missing_bucket_and_wrong_credentials(endpoint, store, job_corpus, tmp_path, capsys):
+    out = ["--output", "s3://nobucket/out"]
+    assert main(["preprocess", str(job_corpus), *out]) == 1
+    assert "s3://nobucket: no such bucket; check its name" in last_line(capsys)
+    assert main(["preprocess", "s3://nobucket/in", "--output", str(tmp_path / "out")]) == 1
+    assert "s3://nobucket: no such bucket; check its name" in last_line(capsys)
+    for command in ("verify", "inspect"):
+        assert main([command, store.url("data")]) == 1
+        assert "no complete dataset here" in last_line(capsys)
+    # From now on the server checks who asks, and knows nobody.
+    requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()
+    try:
+        s3._answered.clear()
+        assert main(["preprocess", str(job_corpus), "--output", store.url("out")]) == 1
+        assert "access denied (InvalidAccessKeyId); check the AWS_* credentials" in last_line(capsys)
+    finally:
+        requests.post(f"{endpoint}/moto-api/reset-auth", data=b"1e9", timeout=10)
+
+
+def test_no_credentials(no_store, capsys):
+    assert main(["verify", "s3://bucket/data"]) == 1
+    assert "no credentials" in (line := last_line(capsys))
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:{}", "nonsense"])
+def test_an_endpoint_that_does_not_answer(address, keys, monkeypatch, capsys):
+    monkeypatch.setattr(s3, "_QUICK", s3._QUICK.merge(Config(read_timeout=0.2)))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        address = address.format(silent.getsockname()[1])
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        started = time.monotonic()
+        assert main(["verify", "s3://bucket/data"]) == 1
+    assert time.monotonic() - started < 20
+    assert "s3://bucket: out of reach" in (line := last_line(capsys))
+    assert address in line
+    assert "AWS_ENDPOINT_URL" in line
+
+
+def test_what_is_not_installed_is_named(job_corpus, tmp_path):
+    absent = ("boto3", "botocore", "apache_beam.io.gcp.gcsio")
+    fixes = {
+        "s3://bucket/data": "pip install 'tfpipe[aws]'",
+        "gs://bucket/data": "pip install 'tfpipe[gcp]'",
+        "ftp://host/data": "use s3://, gs:// or a local path",
+    }
+    commands = [["preprocess", url, "--output", str(tmp_path / "out")] for url in fixes]
+    commands += [["preprocess", str(job_corpus), "--output", url] for url in fixes] + [["verify", url] for url in fixes]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from tfpipe.cli import main\n"
+    code += f"print({{main(command) for command in {commands}}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "{1}\n"
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(commands)
+    for line, (url, fix) in zip(lines, 3 * [*fixes.items()], strict=True):
+        assert line.startswith(f"tfpipe: {url}")
+        assert line.endswith(f"is not installed; {fix}")
+
+
+def test_beam_options_that_cannot_be_are_wrong_usage(job_corpus, tmp_path, capsys):
+    assert main(["preprocess", str(job_corpus), "--output", str(tmp_path / "out"), "--", "--s3_endpoint_url"]) == 2
+    assert last_line(capsys) == "tfpipe: options for Beam: argument --s3_endpoint_url: expected one argument"
+
+
+def test_a_store_that_is_gone_ends_the_job_instead_of_skipping_its_files(store, job_corpus, monkeypatch):
+    """Beam asks again for minutes before it gives up; here it gives up at once."""
+    url = store.put_folder(job_corpus, "in")
+    files_there = discover([url]).files
+
+    def gone(path):
+        raise OSError(None, "Could not connect to the endpoint URL", path)
+
+    monkeypatch.setattr(remote, "stamp", gone)
+    with pytest.raises(TfpipeError, match=r"Could not connect.* run the same command again"):
+        scan_track(files_there[0], config_for(url, store.url("out")))

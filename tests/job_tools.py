@@ -1,0 +1,60 @@
+"""Small real corpora and jobs for the Beam job's tests."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from beam_jobs import pipeline
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.corpus import discover
+from beam_jobs.job import Job, recorded_scans, salvage, with_earlier
+from tfpipe.data.manifest import MANIFEST, load_manifest
+from tfpipe.files.remote import exists, join
+from tfpipe.spec import FeatureSpec
+
+# A window costs little, and everything else is as in the default.
+SMALL = FeatureSpec(sample_rate=16_000, window_s=0.5, n_fft=1024, hop=256, n_mels=40, fmin=100.0)
+
+
+def note(hz, seconds, rate, *, seed=0, level=0.3):
+    """A plucked string: harmonics that die away, and a little noise."""
+    time = np.arange(round(seconds * rate)) / rate
+    partials = [np.sin(2 * np.pi * hz * k * time) / k for k in range(1, 9) if hz * k < rate / 2]
+    noise = 0.01 * np.random.default_rng(seed).standard_normal(len(time))
+    return level * (np.sum(partials, axis=0) * np.exp(-1.5 * time) / 2 + noise)
+
+
+def write_corpus(folder, *, tracks=6, seconds=2.2, rate=16_000):
+    """Writes `tracks` files under each of two labels."""
+    for label, base in (("Human", 180.0), ("Piano", 330.0)):
+        (folder / label).mkdir(parents=True)
+        for index in range(tracks):
+            audio = note(base * 2 ** (index / 12), seconds, rate, seed=index)
+            soundfile.write(folder / label / f"{index}.wav", audio, rate)
+    return folder
+
+
+def config_for(corpus, output, **changes):
+    inputs = (str(corpus),) if isinstance(corpus, str | Path) else tuple(map(str, corpus))
+    values = {"spec": SMALL, "shard_bytes": 2**16, **changes}
+    return PreprocessConfig(inputs=inputs, output=str(output), **values)
+
+
+def run_here(config):
+    """Runs the real pipeline in this process, which spares a start of Beam."""
+    count_here(config)
+    return load_manifest(config.output)
+
+
+def count_here(config):
+    """Like `run_here`, but returns what the job counted."""
+    corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
+    job = Job(config=config, corpus=corpus)
+    salvage(job)
+    earlier = load_manifest(config.output) if exists(join(config.output, MANIFEST)) else None
+    return pipeline.run(with_earlier(job, earlier, recorded_scans(config) if earlier else []))
+
+
+def shard_bytes(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.tfrecord")}

@@ -1,0 +1,91 @@
+"""scripts/check_serving against the real server, and against servers that differ."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from serving_tools import start_server
+
+from serving.checks import conformance
+from serving.protocol import protos, tensors
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "check_serving"
+
+
+def test_the_embedded_server_conforms(exported, front_end):
+    running = start_server(exported.path.parent, grpc_front_end=front_end)
+    command = [str(SCRIPT), f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        running.stop(grace_s=5)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["differ"] == {}
+    assert result["checks"] >= 45
+
+
+@pytest.fixture
+def careless(target):
+    """A server in front of the real one that changes some answers, as a wrong one would."""
+    channel = grpc.insecure_channel(
+        target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    )
+
+    class Careless(grpc.GenericRpcHandler):
+        def service(self, call):
+            def answer(data, context):
+                try:
+                    reply = channel.unary_unary(call.method)(data, timeout=60)
+                except grpc.RpcError as error:
+                    # Wrong: another code than the server's.
+                    code = error.code() if error.code() != grpc.StatusCode.NOT_FOUND else grpc.StatusCode.INTERNAL
+                    context.abort(code, error.details())
+                request = protos.PredictRequest.FromString(data) if call.method.endswith("Predict") else None
+                if request is not None and request.model_spec.signature_name == "decode":
+                    # Wrong: the first row for every row.
+                    response = protos.PredictResponse.FromString(reply)
+                    mel = tensors.from_proto(response.outputs["mel"], max_bytes=1 << 30)
+                    mel = np.repeat(mel[:1], len(mel), axis=0)
+                    response.outputs["mel"].CopyFrom(tensors.to_proto(mel))
+                    reply = response.SerializeToString()
+                return reply
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    running = grpc.server(
+        futures.ThreadPoolExecutor(8),
+        handlers=[Careless()],
+        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+    )
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield f"127.0.0.1:{port}"
+    running.stop(0)
+    channel.close()
+
+
+def test_a_server_that_differs_is_told(careless):
+    found = dict(conformance.conformance(conformance.Target(grpc=careless)))
+    different = {name for name, difference in found.items() if difference}
+    assert different == {
+        "a row's answer does not depend on its batch",
+        "Predict refuses an unknown model",
+        "Predict refuses an unknown version",
+        "GetModelMetadata refuses an unknown model",
+        "GetModelStatus refuses an unknown model",
+        "GetModelStatus refuses an unknown version",
+    }
+    assert "INTERNAL" in found["Predict refuses an unknown model"]
+
+
+def test_no_server_is_one_line(capsys):
+    assert conformance.main(["127.0.0.1:1", "--timeout_s", "0.2"]) == 1
+    assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err

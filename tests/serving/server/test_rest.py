@@ -1,0 +1,236 @@
+"""The REST API: bodies and texts are TensorFlow Serving's."""
+
+import base64
+import http.client
+import json
+import math
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.protocol import protos
+from serving.server import rest
+from serving.server.loaded_model import Signature
+from serving.server.metrics import Monitor
+from serving.server.service import Api
+
+PREDICT = "/v1/models/vae:predict"
+
+
+@pytest.fixture
+def connection(server):
+    opened = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    yield opened
+    opened.close()
+
+
+def ask(connection, verb, path, body=None):
+    data = body if isinstance(body, (bytes, str, type(None))) else json.dumps(body)
+    connection.request(verb, path, data)
+    response = connection.getresponse()
+    text = response.read()
+    return response.status, json.loads(text) if response.getheader("Content-Type") == "application/json" else text
+
+
+def test_row_format_with_one_output_is_bare_values(connection, client):
+    z = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    for instances in (z.tolist(), [{"z": row} for row in z.tolist()]):
+        status, body = ask(connection, "POST", PREDICT, {"signature_name": "decode", "instances": instances})
+        assert status == 200
+        np.testing.assert_allclose(body["predictions"], client.decode(z), atol=1e-6)
+
+
+def test_row_format_with_several_outputs_is_objects(connection):
+    body = {"signature_name": "generate", "instances": [{"seed": 1, "temperature": 1}, {"seed": 2, "temperature": 0.5}]}
+    _, answer = ask(connection, "POST", "/v1/models/vae/versions/1:predict", body)
+    assert [set(row) for row in answer["predictions"]] == [{"z", "mel"}] * 2
+    assert np.shape(answer["predictions"][1]["mel"]) == (128, 216)
+
+
+def test_column_format(connection, client):
+    body = {"signature_name": "generate", "inputs": {"seed": [1, 2], "temperature": [1.0, 1.0]}}
+    _, answer = ask(connection, "POST", PREDICT, body)
+    np.testing.assert_allclose(answer["outputs"]["z"], client.generate([1, 2]).z, atol=1e-6)
+    _, answer = ask(connection, "POST", PREDICT, {"signature_name": "spec", "inputs": [0]})
+    assert json.loads(answer["outputs"][0])["latent"] == 8
+
+
+def test_default_signature_and_nan_literals(connection, spec):
+    mel = np.zeros((1, *spec.mel_shape)).tolist()
+    assert np.shape(ask(connection, "POST", PREDICT, {"instances": mel})[1]["predictions"]) == (1, 128, 216)
+    text = '{"signature_name": "decode", "instances": [[NaN, 0, 0, 0, 0, 0, 0, 0]]}'
+    status, answer = ask(connection, "POST", PREDICT, text)
+    assert status == 200
+    assert math.isnan(answer["predictions"][0][0][0])
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "status", "says"),
+    [
+        ("POST", "/v1/models/x:predict", {"instances": [1]}, 404, "Servable not found for request: Latest(x)"),
+        (
+            "POST",
+            "/v1/models/vae/versions/7:predict",
+            {"instances": [1]},
+            404,
+            "Servable not found for request: Specific(vae, 7)",
+        ),
+        (
+            "POST",
+            "/v1/models/vae/labels/stable:predict",
+            {"instances": [1]},
+            400,
+            "Unrecognized servable version label: stable",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "X", "instances": [1]},
+            400,
+            'Serving signature name: "X" not found in signature def',
+        ),
+        ("POST", PREDICT, {"signature_name": ["X"], "instances": [1]}, 400, "not found in signature def"),
+        ("POST", PREDICT, {}, 400, "Missing 'inputs' or 'instances' key"),
+        (
+            "POST",
+            PREDICT,
+            {"inputs": [], "instances": []},
+            400,
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist",
+        ),
+        ("POST", PREDICT, {"instances": []}, 400, "No values in 'instances' array"),
+        ("POST", PREDICT, {"instances": 5}, 400, "to be a list/array"),
+        ("POST", PREDICT, [1], 400, "must be a JSON object"),
+        ("POST", PREDICT, "{", 400, "JSON Parse error"),
+        ("POST", PREDICT, b"\xff\xfe\x00", 400, "JSON Parse error"),
+        ("POST", PREDICT, "", 400, "JSON Parse error"),
+        ("POST", PREDICT, "[" * 100_000, 400, "nested too deeply"),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [[1], [1, 2]]}, 400, "ragged"),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [["a"] * 8]}, 400, "DT_FLOAT"),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [[True] * 8]}, 400, "DT_FLOAT"),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [[None] * 8]}, 400, "DT_FLOAT"),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [[1, 2]]}, 400, "[1, 2]"),
+        ("POST", PREDICT, {"signature_name": "decode", "inputs": {"y": [[1]]}}, 400, "['z']"),
+        ("POST", PREDICT, {"signature_name": "spec", "inputs": [2**40]}, 400, "out of range"),
+        ("POST", PREDICT, {"signature_name": "spec", "inputs": [1.5]}, 400, "DT_INT32"),
+        ("POST", PREDICT, {"signature_name": "spec", "inputs": [10**400]}, 400, "DT_INT32"),
+        ("POST", PREDICT, {"signature_name": "generate", "inputs": [1]}, 400, "name each"),
+        ("POST", PREDICT, {"signature_name": "generate", "instances": [{"seed": 1}]}, 400, "temperature"),
+        ("POST", "/v1/models/vae:classify", {"examples": [{}]}, 400, "signature method_name to be"),
+        ("POST", "/v1/models/vae:regress", {"examples": [{}]}, 400, "signature method_name to be"),
+        ("POST", "/v1/models/vae:explain", {}, 400, "Malformed request: POST /v1/models/vae:explain"),
+        ("GET", "/", None, 400, "Malformed request: GET /"),
+        ("GET", PREDICT, None, 400, f"Malformed request: GET {PREDICT}"),
+        ("DELETE", "/v1/models/vae", None, 400, "Malformed request: DELETE /v1/models/vae"),
+        ("GET", "/v1/models/x", None, 404, "Could not find any versions of model x"),
+        ("GET", "/v1/models/vae/versions/9", None, 404, "Could not find version 9 of model vae"),
+        ("GET", "/v1/models/x/metadata", None, 404, "Servable not found for request: Latest(x)"),
+    ],
+)
+def test_refusals(connection, verb, path, body, status, says):
+    actual, answer = ask(connection, verb, path, body)
+    assert actual == status
+    assert set(answer) == {"error"}
+    assert says in answer["error"]
+    assert "Traceback" not in answer["error"]
+
+
+def test_status_body(connection):
+    expected = {
+        "model_version_status": [
+            {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        ]
+    }
+    for path in ("/v1/models/vae", "/v1/models/vae/versions/1", "/v1/models/vae/labels/any"):
+        assert ask(connection, "GET", path) == (200, expected)
+
+
+def test_metadata_body(connection):
+    _, body = ask(connection, "GET", "/v1/models/vae/metadata")
+    assert body["model_spec"] == {"name": "vae", "signature_name": "", "version": "1"}
+    decode = body["metadata"]["signature_def"]["signature_def"]["decode"]
+    assert decode["inputs"]["z"]["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in decode["inputs"]["z"]["tensor_shape"]["dim"]] == ["-1", "8"]
+
+
+def test_bytes_cross_as_base64():
+    """The model has no string input; the reader and writer of strings are tried on a signature that has."""
+    definition = protos.SignatureDef()
+    definition.inputs["blob"].dtype = 7
+    definition.inputs["blob"].tensor_shape.dim.add(size=-1)
+    signature = Signature(definition, lambda **inputs: inputs)
+    encoded = {"b64": base64.b64encode(b"\x00\xff").decode()}
+    for instances in ([encoded, "text"], [{"blob": encoded}, {"blob": "text"}]):
+        assert rest._rows(signature, instances)["blob"].tolist() == [b"\x00\xff", b"text"]
+    array = np.array([b"\x00\xff", b"text"], object)
+    assert json.loads(rest._as_rows({"blob_bytes": array})) == [encoded, {"b64": base64.b64encode(b"text").decode()}]
+    assert json.loads(rest._as_columns({"text": array[1:]})) == ["text"]
+    with pytest.raises(rest.StatusError, match="base64"):
+        rest._rows(signature, [{"b64": "?"}])
+
+
+def test_answers_are_the_json_of_their_values():
+    table, column = np.array([[1.5, np.inf], [-2, 0.1]], np.float32), np.array([b"a", b"b"], object)
+    outputs = {"table": table, "texts": column, "flags": np.array([True, False])}
+    lists = {"table": table.tolist(), "texts": ["a", "b"], "flags": [True, False]}
+    rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    assert rest._as_columns(outputs).decode() == json.dumps(lists)
+    assert rest._as_rows(outputs).decode() == json.dumps(rows)
+    assert rest._as_rows({"table": table}).decode() == json.dumps(table.tolist())
+    for alone in (np.array(3, np.int32), np.zeros((0, 2), np.float32), np.zeros((2, 0), np.float32)):
+        assert rest._as_columns({"alone": alone}).decode() == json.dumps(alone.tolist())
+
+
+def test_oversize_and_hostile_connections_leave_the_server_standing(server, connection):
+    size = server.config.limits.json_bytes + 1
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as raw:
+        raw.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        assert b" 413 " in raw.recv(4096)
+    rng = np.random.default_rng(0)
+    for data in (b"GET", b"\x16\x03\x01" + rng.bytes(100), b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as raw:
+            raw.sendall(data)
+    # Connections that say nothing take no thread: more of them than there are threads.
+    silent = [socket.create_connection(("127.0.0.1", server.rest_port)) for _ in range(120)]
+    try:
+        assert ask(connection, "GET", "/v1/models/vae")[0] == 200
+    finally:
+        for raw in silent:
+            raw.close()
+
+
+def test_concurrent_requests_get_their_own_answers(server, client):
+    seeds = list(range(20))
+    expected = client.generate(seeds).z
+
+    def one(seed):
+        opened = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+        body = {"signature_name": "generate", "inputs": {"seed": [seed], "temperature": [1.0]}}
+        status, answer = ask(opened, "POST", PREDICT, body)
+        opened.close()
+        assert status == 200, answer
+        return np.abs(np.array(answer["outputs"]["z"][0]) - expected[seed]).max()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(one, seeds)) < 1e-6
+
+
+def test_stops_whatever_wakes_its_loop_meanwhile(server, monkeypatch):
+    """A thread that has just answered may wake the loop between the steps of a stop."""
+    api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
+    opened = rest.RestServer(api, monitor=monitor, host="127.0.0.1", port=0, threads=2)
+    opened.start()
+    trigger = opened._server.trigger
+    wake = trigger._physical_pull
+
+    def wake_twice():
+        wake()
+        time.sleep(0.1)  # the loop wakes and does what it finds
+        wake()
+
+    monkeypatch.setattr(trigger, "_physical_pull", wake_twice)
+    opened.stop(grace_s=5)
+    assert not opened._thread.is_alive()

@@ -1,0 +1,101 @@
+"""One exported model and one running server for all serving tests; nothing is mocked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from serving_tools import export_toy, start_server
+
+from serving.client.client import Client
+from serving.server.grpc_native import is_built
+from tfpipe.spec import FeatureSpec
+
+CORPUS = Path(__file__).resolve().parents[2] / "shared" / "data" / "corpus_small"
+
+
+@pytest.fixture(scope="session")
+def spec():
+    return FeatureSpec()
+
+
+@pytest.fixture(scope="session")
+def model(spec):
+    """The tiny preset with weights whose outputs span the range, as a trained model's do."""
+    from tfpipe.model.networks import build
+    from tfpipe.training.run_folder import TrainedModel
+
+    models = build("tiny", spec, latent=8)
+    rng = np.random.default_rng(1)
+    for part in models:
+        for weight in part.weights:
+            if len(weight.shape) > 1:
+                fan_in = np.prod(weight.shape[:-1])
+                weight.assign(rng.normal(scale=2.0 / np.sqrt(fan_in), size=weight.shape))
+    return TrainedModel(
+        spec=spec,
+        labels=("Human", "Piano"),
+        latent=8,
+        encoder=models.encoder,
+        decoder=models.decoder,
+        metadata={"preset": "tiny", "step": 7},
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(model, tmp_path_factory):
+    from serving.export.saved_model import export_model
+
+    return export_model(model, tmp_path_factory.mktemp("export") / "models")
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of a small model whose answers tell what ran (`serving_tools.export_toy`), version 1."""
+    return export_toy(tmp_path_factory.mktemp("toy"), 1).parent
+
+
+@pytest.fixture(scope="session")
+def server(exported):
+    running = start_server(exported.path.parent)
+    yield running
+    running.stop(grace_s=5)
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def front_end(request):
+    """Each way of speaking gRPC; without Rust there is one."""
+    if request.param == "native" and not is_built():
+        pytest.skip("the native front end is not built; install Rust and run scripts/setup")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def target(server):
+    return f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def client(target):
+    with Client(target) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory, spec):
+    """Two audio files longer than a window: real ones where they are, synthesised ones elsewhere."""
+    real = sorted(CORPUS.glob("Human/*.wav"))[:1] + sorted(CORPUS.glob("Piano/*.wav"))[:1]
+    if len(real) == 2:
+        return real
+    from tfpipe.audio.reader import write_wav
+
+    folder, time = tmp_path_factory.mktemp("audio"), np.arange(12 * spec.sample_rate) / spec.sample_rate
+    for name, pitch in (("low", 220.0), ("high", 660.0)):
+        tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6)) * np.exp(-(time % 1.0) * 3)
+        write_wav(folder / f"{name}.wav", 0.2 * tone, spec.sample_rate)
+    return [folder / "low.wav", folder / "high.wav"]

@@ -1,0 +1,159 @@
+"""Helpers of the serving tests."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from serving.protocol import protos, tensors
+from serving.server.server import Server, ServerConfig
+
+
+def start_server(folder: Path, **settings) -> Server:
+    server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
+    server.start()
+    return server
+
+
+def copy_version(source: Path, folder: Path, version: int) -> Path:
+    """Adds a version the way an export does: whole, by a rename."""
+    temporary = folder / f".tmp-{version}"
+    shutil.copytree(source, temporary)
+    return temporary.rename(folder / str(version))
+
+
+def eventually(condition, *, timeout=60):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def peak_mib(*, reset=False) -> int:
+    """Returns the most memory that this process has held since the last reset, in MiB."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) >> 10
+
+
+def run_command(name: str, *arguments: object) -> int:
+    """Runs `tfpipe NAME ARGUMENTS` in this process."""
+    command = importlib.import_module(f"tfpipe.commands.{name}")
+    parser = argparse.ArgumentParser(prog=name)
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def export_toy(folder: Path, version: int) -> Path:
+    """Writes a small model whose answers tell what ran: `double`, `negate`, `finite`, `slow`, `ran`, `version`."""
+    import tensorflow as tf
+
+    rows = tf.TensorSpec([None, 3], tf.float32, name="x")
+    module = tf.Module()
+    module.rows = tf.Variable(0, dtype=tf.int32)
+    module.runs = tf.Variable(0, dtype=tf.int32)
+    index = tf.TensorSpec([None], tf.int32, name="index")
+
+    @tf.function(input_signature=[rows])
+    def double(x):
+        return {"y": 2 * x}
+
+    @tf.function(input_signature=[rows])
+    def negate(x):
+        return {"y": -x}
+
+    @tf.function(input_signature=[rows])
+    def finite(x):
+        return {"y": tf.debugging.check_numerics(x, "a bad row")}
+
+    @tf.function(input_signature=[rows])
+    def slow(x):
+        """Takes as many steps as the largest first value says, and counts itself and the rows that it ran on."""
+        module.rows.assign_add(tf.shape(x)[0])
+        module.runs.assign_add(1)
+        matrix = tf.eye(64) + 0 * x[0, 0]
+        steps = tf.cast(tf.reduce_max(x[:, 0]), tf.int32)
+        matrix = tf.while_loop(lambda i, m: i < steps, lambda i, m: (i + 1, m @ m), (0, matrix))[1]
+        return {"y": x * matrix[0, 0]}
+
+    @tf.function(input_signature=[index])
+    def ran(index):
+        return {
+            "rows": tf.fill(tf.shape(index), module.rows.read_value()),
+            "runs": tf.fill(tf.shape(index), module.runs.read_value()),
+        }
+
+    @tf.function(input_signature=[index])
+    def version_(index):
+        return {"version": tf.fill(tf.shape(index), version)}
+
+    functions = {
+        "double": double,
+        "negate": negate,
+        "finite": finite,
+        "slow": slow,
+        "ran": ran,
+        "version": version_,
+        "serving_default": double,
+    }
+    signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+    temporary = folder / f".tmp-{version}"
+    tf.saved_model.save(module, str(temporary), signatures=signatures)
+    return temporary.rename(folder / str(version))
+
+
+class Caller:
+    """Predict calls over one gRPC channel, without the retries of our client."""
+
+    def __init__(self, port: int, *, model: str = "vae", credentials=None) -> None:
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        target = f"127.0.0.1:{port}"
+        self.model = model
+        self.channel = (
+            grpc.secure_channel(target, credentials, options=unlimited)
+            if credentials
+            else grpc.insecure_channel(target, options=unlimited)
+        )
+        self._predict = self.channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=protos.PredictResponse.FromString,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.channel.close()
+
+    def request(self, signature, *, version=None, label="", **inputs):
+        request = protos.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = self.model, signature
+        if version is not None:
+            request.model_spec.version.value = version
+        if label:
+            request.model_spec.version_label = label
+        for alias, array in inputs.items():
+            tensors.write(request.inputs[alias], np.asarray(array))
+        return request
+
+    def future(self, signature, *, timeout=120, **options):
+        return self._predict.future(self.request(signature, **options), timeout=timeout)
+
+    def predict(self, signature, *, timeout=120, **options):
+        response = self._predict(self.request(signature, **options), timeout=timeout)
+        return {alias: tensors.from_proto(proto, max_bytes=1 << 30) for alias, proto in response.outputs.items()}
+
+    def refusal(self, signature, **options):
+        try:
+            self.predict(signature, **options)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        raise AssertionError(f"{signature} was answered")

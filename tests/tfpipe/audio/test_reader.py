@@ -1,0 +1,358 @@
+"""Reading windows of every format, against decoding the whole file."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.localfilesystem import LocalFileSystem
+from audio_files import AV_FORMATS, sound, write_av, write_sf
+
+from tfpipe.audio import ffmpeg
+from tfpipe.audio.reader import TrackReader, is_audio, probe, write_long_wav, write_wav
+from tfpipe.errors import AudioError, TfpipeError
+
+SF_FORMATS = [  # container, codec, rate, tolerance of a window against the whole
+    *(("WAV", codec, 44_100, 0) for codec in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW")),
+    *(("WAV", codec, 44_100, 0) for codec in ("MS_ADPCM", "IMA_ADPCM")),
+    ("WAV", "GSM610", 8_000, 0),
+    *((container, "PCM_24", 44_100, 0) for container in ("WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC")),
+    ("CAF", "ALAC_16", 44_100, 0),
+    ("FLAC", "PCM_16", 44_100, 0),
+    ("OGG", "VORBIS", 44_100, 0),
+    ("OGG", "OPUS", 48_000, 1e-6),
+    ("MP3", "MPEG_LAYER_III", 44_100, 0),
+]
+
+
+# Longer than what MP3 keeps of the latest, or than the part of an Ogg file that is decoded from where it starts.
+SECONDS = {"MP3": 55, "OGG": 30}
+
+
+def read(path, start, count, rate, info=None):
+    with TrackReader(path, info=info) as reader:
+        return reader.read(int(start), count, rate=rate)
+
+
+def whole_of(path):
+    with TrackReader(path) as reader:
+        return np.concatenate(list(reader.blocks(block_s=1e4)))
+
+
+def places(total, count):
+    return [0, 1, 577, total // 3, total // 2 + 11, total - count, *np.random.default_rng(1).integers(0, total, 6)]
+
+
+@pytest.mark.parametrize(("container", "codec", "rate", "tolerance"), SF_FORMATS)
+def test_windows_equal_the_whole_file(container, codec, rate, tolerance, tmp_path):
+    audio = sound(seconds := SECONDS.get(container, 12), rate, 1 if codec == "GSM610" else 2)
+    path = write_sf(tmp_path / "x.bin", audio, rate, container, codec)
+    info = probe(path)
+    whole = soundfile.read(path, always_2d=True)[0].mean(axis=1)
+    assert (info.sample_rate, info.frames) == (rate, len(whole))
+    assert abs(info.seconds - seconds) < 0.1
+    for start in places(info.frames, 4000):
+        window = read(path, start, 4000, rate, info)
+        expected = np.pad(whole[start : start + 4000], (0, max(0, start + 4000 - len(whole))))
+        assert np.abs(window - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", AV_FORMATS)
+def test_ffmpeg_formats(suffix, tmp_path):
+    container, codec, rate = AV_FORMATS[suffix]
+    audio = sound(20, rate, 2)
+    path = write_av(tmp_path / "named-otherwise", audio, rate, container, codec)
+    info = probe(path)
+    assert is_audio(path)
+    assert (info.decoder, info.sample_rate, info.channels) == ("ffmpeg", rate, 2)
+    assert info.seconds == pytest.approx(20, abs=0.1)
+    whole = whole_of(path)
+    assert len(whole) == info.frames
+    # It is the sound that was written, up to what the codec changes.
+    lag = int(np.argmax(np.correlate(whole[5000:25_000], audio[5000 + 4096 : 25_000 - 4096].mean(axis=1), "valid")))
+    lag -= 4096
+    ours, theirs = whole[30_000 + lag : 200_000 + lag], audio[30_000:200_000].mean(axis=1)
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.98
+    assert abs(lag) <= 4096
+    for start in places(info.frames, 4000):
+        window = read(path, start, 4000, rate, info)
+        expected = np.pad(whole[start : start + 4000], (0, max(0, start + 4000 - len(whole))))
+        assert np.abs(window - expected).max() <= 1e-5, start
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("webm", {"live": "1"}), ("mp4", {"movflags": "frag_keyframe+empty_moov", "frag_duration": "1000000"})],
+)
+def test_streamed_files_have_neither_length_nor_index(suffix, options, tmp_path):
+    container, codec, rate = AV_FORMATS[suffix]
+    path = write_av(tmp_path / "x", sound(20, rate, 2), rate, container, codec, **options)
+    info = probe(path)
+    assert info.seconds == pytest.approx(20, abs=0.1)
+    whole = whole_of(path)
+    for start in places(info.frames - 4000, 4000):
+        window = read(path, start, 4000, rate, info)
+        assert np.abs(window - whole[start : start + 4000]).max() <= 1e-5
+
+
+def test_aac_draws_its_noise_anew(tmp_path):
+    """AAC may store the level of noise alone: a window has the same sound with other noise."""
+    audio = sound(20, 44_100, 2)
+    path = write_av(tmp_path / "x.m4a", audio, 44_100, "ipod", "aac", noise_by_level=True)
+    info = probe(path)
+    whole = whole_of(path)
+    worst = 0.0
+    for start in places(info.frames - 4000, 4000):
+        first, again = (read(path, start, 4000, 44_100, info) for _ in range(2))
+        assert np.array_equal(first, again)
+        worst = max(worst, float(np.sqrt(np.square(first - whole[start : start + 4000]).mean())))
+    assert 1e-5 < worst < 0.02  # no more than the recording's own noise
+
+
+def random_reads(info, count, *, seed):
+    """Places and lengths such as a job asks for, mostly forward and overlapping, and some from anywhere."""
+    random, start = np.random.default_rng(seed), 0
+    for number in range(count):
+        start = max(0, start + int(random.integers(-info.sample_rate, 2 * info.sample_rate)))
+        if number % 5 == 4 or start >= info.frames:
+            start = int(random.integers(0, info.frames))
+        yield start, int(random.integers(1, info.sample_rate)), int(random.choice([info.sample_rate, 16_000]))
+
+
+def require_that_reads_do_not_depend_on_earlier_ones(path, *, count=12):
+    with TrackReader(path) as reader:
+        for index, (start, length, rate) in enumerate(random_reads(reader.info, count, seed=3)):
+            ours = reader.read(start, length, rate=rate)
+            alone = read(path, start, length, rate, reader.info if index % 2 else None)
+            assert np.array_equal(ours, alone), (start, length, rate)
+
+
+@pytest.mark.parametrize(("container", "codec", "rate"), [item[:3] for item in SF_FORMATS])
+def test_reads_do_not_depend_on_earlier_ones(container, codec, rate, tmp_path):
+    audio = sound(SECONDS.get(container, 12), rate, 1 if codec == "GSM610" else 2)
+    require_that_reads_do_not_depend_on_earlier_ones(write_sf(tmp_path / "x", audio, rate, container, codec))
+
+
+@pytest.mark.parametrize("suffix", AV_FORMATS)
+def test_reads_through_ffmpeg_do_not_depend_on_earlier_ones(suffix, tmp_path):
+    container, codec, rate = AV_FORMATS[suffix]
+    noisy = {"noise_by_level": True} if codec == "aac" else {}  # drawn by a generator that each read starts anew
+    path = write_av(tmp_path / "x", sound(15, rate, 2), rate, container, codec, **noisy)
+    require_that_reads_do_not_depend_on_earlier_ones(path)
+
+
+@pytest.mark.parametrize("options", [{"live": "1"}, {"movflags": "dash+global_sidx", "frag_duration": "1000000"}])
+def test_reads_of_streamed_files_do_not_depend_on_earlier_ones(options, tmp_path):
+    container, codec, rate = AV_FORMATS["webm" if "live" in options else "mp4"]
+    path = write_av(tmp_path / "x", sound(15, rate, 2), rate, container, codec, **options)
+    require_that_reads_do_not_depend_on_earlier_ones(path)
+
+
+@pytest.mark.parametrize(("suffix", "place"), [("mp3", 0.3), ("mp3", 0.7), ("aac", 0.3), ("aac", 0.7), ("m4a", 0.5)])
+def test_nor_do_those_of_damaged_files(suffix, place, tmp_path):
+    path, audio = tmp_path / "x", sound(15, 44_100, 1)
+    if suffix == "mp3":
+        write_sf(path, audio, 44_100, "MP3", "MPEG_LAYER_III")
+    else:
+        write_av(path, audio, 44_100, *AV_FORMATS[suffix][:2])
+    data = bytearray(path.read_bytes())
+    at = int(len(data) * place)
+    data[at : at + 300] = np.random.default_rng(1).bytes(300)
+    path.write_bytes(data)
+
+    def outcome(read, *arguments):
+        try:
+            return read(*arguments)
+        except AudioError as error:
+            return error.code
+
+    with TrackReader(path) as reader:
+        for start, length, _ in random_reads(reader.info, 25, seed=4):
+            ours = outcome(lambda start, length: reader.read(start, length, rate=44_100), start, length)
+            assert np.array_equal(ours, outcome(read, path, start, length, 44_100)), (start, length)
+
+
+@pytest.mark.parametrize(("rate", "level", "mode"), [(48_000, 0.5, "VARIABLE"), (16_000, 0.5, "VARIABLE")])
+def test_mp3_of_few_bits_is_whole_at_the_start_of_a_window(rate, level, mode, tmp_path):
+    """Its frames borrow bits of earlier ones, more of them than libmpg123 goes back by after a seek."""
+    audio = sound(20, rate)
+    audio[np.sin(np.arange(len(audio)) * 5 / rate) < 0.6] *= 0.01
+    with soundfile.SoundFile(
+        tmp_path / "x", "w", rate, 1, format="MP3", subtype="MPEG_LAYER_III", compression_level=level, bitrate_mode=mode
+    ) as file:
+        for start in range(0, len(audio), 4096):
+            file.write(audio[start : start + 4096])
+    with soundfile.SoundFile(tmp_path / "x") as file:  # not soundfile.read, which seeks to the start first
+        whole, info = file.read(), probe(tmp_path / "x")
+    for start in np.random.default_rng(2).integers(0, len(whole) - 3000, 40):
+        assert np.array_equal(read(tmp_path / "x", start, 3000, rate, info), whole[start : start + 3000])
+
+
+class NearFileSystem(LocalFileSystem):
+    """`near://PATH` is the local file PATH: to Beam, a store like any other. Counts the bytes that are read."""
+
+    fetched, breaks_at = 0, 2**60
+
+    @classmethod
+    def scheme(cls):
+        return "near"
+
+    def open(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
+        return io.BufferedReader(CountedFile(path.removeprefix("near://")), 4096)
+
+    def match(self, patterns, limits=None):
+        return super().match([pattern.removeprefix("near://") for pattern in patterns], limits)
+
+    def metadata(self, path):
+        return super().metadata(path.removeprefix("near://"))
+
+
+class CountedFile(io.FileIO):
+    def readinto(self, buffer):
+        NearFileSystem.fetched += (count := super().readinto(buffer))
+        if NearFileSystem.fetched > NearFileSystem.breaks_at:
+            raise OSError("the line is dead")
+        return count
+
+
+@pytest.fixture
+def near():
+    NearFileSystem.fetched, NearFileSystem.breaks_at = 0, 2**60
+    return NearFileSystem
+
+
+def write_any(path, suffix, *, seconds):
+    if suffix in AV_FORMATS:
+        container, codec, rate = AV_FORMATS[suffix]
+        return write_av(path, sound(seconds, rate, 2), rate, container, codec)
+    container, codec, rate, _ = next(item for item in SF_FORMATS if item[:2] == tuple(suffix.split("/")))
+    return write_sf(path, sound(seconds, rate, 2), rate, container, codec)
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16", "OGG/VORBIS", "OGG/OPUS", "MP3/MPEG_LAYER_III", "m4a", "aac", "webm"],
+)
+def test_a_url_reads_as_a_local_file(suffix, near, tmp_path):
+    path = write_any(tmp_path / "x", suffix, seconds=20)
+    assert is_audio(f"near://{path}")
+    assert probe(f"near://{path}") == probe(path)
+    with TrackReader(f"near://{path}") as reader:
+        for start, length, rate in random_reads(reader.info, 8, seed=5):
+            assert np.array_equal(reader.read(start, length, rate=rate), read(path, start, length, rate))
+
+
+@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16"])
+def test_of_a_url_only_what_is_read_is_fetched(suffix, near, tmp_path):
+    path = write_any(tmp_path / "x", suffix, seconds=60)
+    with TrackReader(f"near://{path}") as reader:
+        reader.read(30 * 44_100, 44_100, rate=22_050)
+    assert 0 < near.fetched < path.stat().st_size / 5
+
+
+@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "MP3/MPEG_LAYER_III", "m4a"])
+def test_a_url_out_of_reach_is_not_a_damaged_file(suffix, near, tmp_path, capfd):
+    path = write_any(tmp_path / "x", suffix, seconds=40)
+    info = probe(path)
+    with TrackReader(f"near://{path}", info=info) as reader:
+        near.breaks_at = near.fetched + 50_000
+        with pytest.raises(AudioError) as caught:
+            reader.read(0, info.frames, rate=info.sample_rate)
+    assert caught.value.code == "unreadable"
+    assert "the line is dead" in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(AudioError) as caught:
+        probe(f"near://{path}.gone")
+    assert caught.value.code == "unreadable"
+
+
+@pytest.mark.parametrize(("rate", "fine"), [(1, False), (999, False), (1_000, True), (1_000_000, True)])
+def test_a_rate_that_no_sound_is_recorded_at(rate, fine, tmp_path):
+    soundfile.write(tmp_path / "x.wav", sound(1, 1000), rate)
+    if fine:
+        assert probe(tmp_path / "x.wav").sample_rate == rate
+    else:
+        with pytest.raises(AudioError, match="1000 to 1000000 Hz") as caught:
+            probe(tmp_path / "x.wav")
+        assert caught.value.code == "bad_header"
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS", "libopus"])
+def test_an_ogg_stream_says_where_it_ends(codec, tmp_path):
+    """Writers mark the last page; without it a file cut between two pages would seem whole."""
+    audio = sound(5, 48_000, 2)
+    if codec.startswith("lib"):
+        path = write_av(tmp_path / "x.ogg", audio, 48_000, "ogg", codec)
+    else:
+        path = write_sf(tmp_path / "x.ogg", audio, 48_000, "OGG", codec)
+    data = path.read_bytes()
+    assert probe(path).seconds == pytest.approx(5, abs=0.1)
+    for pages in (1, 2):
+        cut = data
+        for _ in range(pages):
+            cut = cut[: cut.rfind(b"OggS")]
+        (tmp_path / "cut.ogg").write_bytes(cut)
+        with pytest.raises(AudioError) as caught:
+            probe(tmp_path / "cut.ogg")
+        assert caught.value.code == "truncated"
+    (tmp_path / "chained.ogg").write_bytes(data + write_sf(tmp_path / "y", audio, 48_000, "OGG", "VORBIS").read_bytes())
+    with pytest.raises(AudioError, match="one after the other") as caught:
+        probe(tmp_path / "chained.ogg")
+    assert caught.value.code == "undecodable"
+
+
+def test_flac_that_does_not_say_its_length(tmp_path):
+    audio = sound(3, 16_000)
+    soundfile.write(tmp_path / "x.flac", audio, 16_000)
+    data = bytearray((tmp_path / "x.flac").read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (tmp_path / "y.flac").write_bytes(data)
+    info = probe(tmp_path / "y.flac")
+    assert (info.frames, info.decoder) == (48_000, "ffmpeg")
+    known, unknown = (read(tmp_path / n, 20_000, 9000, 16_000) for n in ("x.flac", "y.flac"))
+    assert np.array_equal(known, unknown)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_opposite_phase_does_not_vanish(channels, tmp_path):
+    tone = sound(9, 48_000)[:, 0]
+    audio = np.stack([tone * (-1) ** k for k in range(channels)], axis=1)
+    soundfile.write(tmp_path / "x.wav", audio, 48_000, subtype="DOUBLE")
+    assert np.array_equal(read(tmp_path / "x.wav", 0, len(tone), 48_000), tone)
+
+
+def test_many_channels_at_a_high_rate_are_read_in_blocks(tmp_path):
+    """The same mix whether it fits one block or not."""
+    audio = sound(1.0, 192_000, 32)
+    soundfile.write(tmp_path / "x.wav", audio, 192_000, subtype="DOUBLE")
+    assert audio.size > 2**22
+    mono = read(tmp_path / "x.wav", 0, 192_000, 192_000)
+    assert np.array_equal(mono, audio.mean(axis=1))
+
+
+def test_a_playlist_or_text_is_no_audio(tmp_path):
+    """FFmpeg alone would open what a playlist names."""
+    soundfile.write(tmp_path / "real.wav", sound(1, 8000), 8000)
+    for text in ("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nreal.wav\n", "ffconcat version 1.0\nfile real.wav\n"):
+        (tmp_path / "list.m4a").write_text(text)
+        assert ffmpeg.container_of(tmp_path / "list.m4a") is None
+        assert not is_audio(tmp_path / "list.m4a")
+        with pytest.raises(AudioError) as caught:
+            probe(tmp_path / "list.m4a")
+        assert caught.value.code == "undecodable"
+
+
+def test_a_long_wav_is_that_of_its_pieces_joined(tmp_path):
+    rng = np.random.default_rng(0)
+    for level in (0.1, 2.0):
+        audio = (level * rng.standard_normal(100_000)).astype(np.float32)
+        write_wav(tmp_path / "whole.wav", audio, 22_050)
+        pieces = np.split(audio, [1, 1, 70_000])
+        assert write_long_wav(tmp_path / "long.wav", iter(pieces), 22_050) == len(audio)
+        whole, long = (soundfile.read(tmp_path / f"{name}.wav", dtype="int16")[0] for name in ("whole", "long"))
+        assert np.abs(whole.astype(int) - long).max() <= 1
+    with pytest.raises(TfpipeError, match="NaN"):
+        write_long_wav(tmp_path / "bad.wav", [audio, np.array([np.nan])], 22_050)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.wav", "whole.wav"]

@@ -1,0 +1,142 @@
+"""The input pipeline over tf.data service, with real processes that `scripts/data_service` starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import environment
+
+from tfpipe.data.augmentation import AugmentConfig
+from tfpipe.data.data_service import addresses, watched
+from tfpipe.data.manifest import load_manifest
+from tfpipe.data.pipeline import Part, Position, make_dataset
+from tfpipe.errors import TfpipeError
+
+ROOT = Path(__file__).parents[3]
+AUGMENT = AugmentConfig(roll_s=0.5, gain_db=6.0, mixup=1.0)
+
+
+def script(*arguments):
+    command = [ROOT / "scripts" / "data_service", *map(str, arguments)]
+    env = environment(PYTHON=sys.executable)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180)
+
+
+def free_ports():
+    """A port that is free, and so the next one."""
+    while True:
+        with socket.create_server(("", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server(("", port + 1)).close()
+            except OSError:
+                continue
+            return port
+
+
+@pytest.fixture(scope="module")
+def service():
+    """Two processes; also the port of the first."""
+    port = free_ports()
+    started = script("start", "--workers", 2, "--port", port)
+    assert started.returncode == 0, started.stderr
+    try:
+        yield addresses(started.stdout.strip()), port
+    finally:
+        assert script("stop", "--port", port).returncode == 0
+
+
+def batches(folder, service=(), **settings):
+    settings = {"split": "train", "batch_size": 4, "seed": 3, "augment": AUGMENT, **settings}
+    return list(watched(make_dataset(folder, service=service, **settings).as_numpy_iterator(), service))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"position": Position(epoch=2, step=3)},
+        {"part": Part(worker=1, workers=2), "batch_size": 5},
+        {"part": Part(replicas=2)},
+        {"split": "validation", "seed": None, "augment": None},
+    ],
+    ids=["epoch", "position", "worker", "replicas", "validation"],
+)
+def test_everything_is_as_without_it(dataset, service, settings):
+    ours, theirs = batches(dataset, service[0], **settings), batches(dataset, **settings)
+    assert len(ours) == len(theirs) > 0
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.keys() == their.keys()
+        for name in our:
+            np.testing.assert_array_equal(our[name], their[name])
+
+
+def test_every_example_comes_once_an_epoch(dataset, service):
+    for epoch in range(2):
+        found = batches(dataset, service[0], position=Position(epoch=epoch))
+        keys = [key for batch in found for key in batch["key"]]
+        assert len(keys) == len(set(keys)) == load_manifest(dataset).examples("train")
+
+
+def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
+    """It would bring every batch twice."""
+    code = (
+        "import sys; import tensorflow as tf; from tfpipe.data.data_service import spread\n"
+        "s = tf.data.experimental.service\n"
+        "d = s.DispatchServer()\n"
+        "where = d.target.removeprefix('grpc://')\n"
+        "both = [s.WorkerServer(s.WorkerConfig(dispatcher_address=where)) for _ in range(2)]\n"
+        "spread_ = spread(tf.data.Dataset.range(50), lambda x: x, service=(d.target,), total=50)\n"
+        "try: print(list(spread_.as_numpy_iterator()))\n"
+        "except tf.errors.InvalidArgumentError as error: print(error.message)\n"
+        "sys.stdout.flush(); import os; os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "begun anew, or has more than one worker" in done.stdout, done.stderr
+
+
+def test_nobody_at_the_address(dataset):
+    with pytest.raises(TfpipeError, match=r"grpc://localhost:9: no data service answers .*scripts/data_service start`"):
+        batches(dataset, ("grpc://localhost:9",))
+
+
+def test_a_killed_process_ends_training_with_one_line(dataset, service):
+    """Last here: it spoils the service. The dataset is long, so that not all of it has come by then."""
+    found, port = service
+    code = (
+        "import dataclasses, os, sys\n"
+        "from tfpipe.data.data_service import watched; from tfpipe.errors import TfpipeError\n"
+        "from tfpipe.process.exit_status import leave\n"
+        "from tfpipe.data.pipeline import make_dataset; from tfpipe.data.manifest import load_manifest\n"
+        "folder, pid, *service = sys.argv[1:]; service = tuple(service); manifest = load_manifest(folder)\n"
+        "manifest = dataclasses.replace(manifest, shards=manifest.shards * 3000)\n"
+        "dataset = make_dataset(folder, split='train', batch_size=4, seed=0, manifest=manifest, service=service)\n"
+        "try:\n"
+        "    for number, _ in enumerate(watched(dataset, service)):\n"
+        "        if number == 5: os.kill(int(pid), 9)\n"
+        "except TfpipeError as error: print(error)\n"
+        "leave(7)\n"
+    )
+    pid = (ROOT / ".data_service" / str(port) / f"{port + 1}.pid").read_text().strip()
+    command = [sys.executable, "-c", code, str(dataset), pid, *found]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 7, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{found[1]}: no data service answers")
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_the_script(service):
+    assert script("--help").stdout.startswith("usage: scripts/data_service start")
+    assert script("start", "--workers", "none").returncode == 2
+    again = script("start", "--port", service[1])
+    assert again.returncode == 1
+    assert again.stderr.startswith(f"scripts/data_service: already runs on port {service[1]}; use it, or end it")

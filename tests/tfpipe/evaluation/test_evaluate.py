@@ -1,0 +1,84 @@
+"""Held-out figures: dead dimensions by name, another run on the same windows, words for people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfpipe.commands import evaluate as command
+from tfpipe.data.manifest import load_manifest
+from tfpipe.errors import RunError
+from tfpipe.evaluation.evaluate import evaluate
+from tfpipe.model import networks
+from tfpipe.training import checkpoint
+from tfpipe.training.run_folder import CHECKPOINTS, TrainConfig, claim, named
+
+
+def save_run(folder: Path, dataset: Path, models: networks.Models, **settings: object) -> Path:
+    """Writes a run folder with given weights, as training would."""
+    manifest = load_manifest(dataset)
+    claim(folder, TrainConfig(data=str(dataset), run=str(folder), **settings), manifest)
+    arrays = {name: np.asarray(v) for part in models for name, v in named(part.weights, part.name).items()}
+    checkpoint.save(folder / CHECKPOINTS, arrays, {"epoch": 1, "step": 1}, step=1, best=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def half_dead(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose dimensions 1 and 3 of 4 are the prior whatever comes in."""
+    models = networks.build("tiny", load_manifest(dataset).spec, latent=4)
+    kernel = models.encoder.get_layer("linear").kernel.numpy()
+    kernel[:, 1::2] = 0.0
+    models.encoder.get_layer("linear").kernel.assign(kernel)
+    models.encoder.get_layer("z_log_var").bias.assign([-4.0, 0.0, -4.0, 0.0])
+    return save_run(tmp_path_factory.mktemp("half dead") / "run", dataset, models, preset="tiny", latent=4)
+
+
+@pytest.fixture(scope="module")
+def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the notebook preset that has collapsed: no latent, everywhere a half."""
+    models = networks.build("notebook", load_manifest(dataset).spec, latent=4)
+    for weight in [*models.encoder.weights, *models.decoder.weights]:
+        weight.assign(np.zeros(weight.shape))
+    return save_run(tmp_path_factory.mktemp("notebook") / "run", dataset, models, preset="notebook", latent=4)
+
+
+def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half_dead: Path, notebook: Path) -> None:
+    result = evaluate(dataset, half_dead, split="validation", against=notebook, quiet=True)
+    assert (result["active_units"], result["dead"]) == (2, [1, 3])
+    assert [value > 0.01 for value in result["kl_per_dimension"]] == [True, False, True, False]
+    other = evaluate(dataset, notebook, split="validation", quiet=True)
+    assert (other["kl"], other["dead"]) == (0.0, [0, 1, 2, 3])
+    assert result["baselines"]["notebook"] == {
+        "mse": other["mse"],
+        "kl": 0.0,
+        "active_units": 0,
+        "latent": 4,
+        "run": str(notebook),
+    }
+
+
+def test_command_tells_people_and_scripts(
+    dataset: Path, half_dead: Path, notebook: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    arguments = ["--data", str(dataset), "--run", str(half_dead), "--split", "validation", "--against", str(notebook)]
+    assert command.run(parser.parse_args(arguments)) == 0
+    said = capsys.readouterr().out
+    assert "2 of 4 dimensions active; dead: 1, 3" in said
+    assert f"notebook, {notebook}" in said
+    assert command.run(parser.parse_args([*arguments, "--json"])) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["dead"] == [1, 3]
+    assert result["baselines"].keys() == {"mean", "pca", "notebook"}
+    assert f"{result['baselines']['notebook']['mse']:.5f}" in said
+
+
+def test_a_run_to_compare_with_must_be_there(dataset: Path, half_dead: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing: no training run here"):
+        evaluate(dataset, half_dead, split="train", against=tmp_path / "nothing", quiet=True)

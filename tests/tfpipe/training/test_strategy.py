@@ -1,0 +1,193 @@
+"""Two real workers that are stopped, killed, started wrongly; docs/DISTRIBUTED.md says what then happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, environment
+
+from tfpipe.training import checkpoint
+from tfpipe.training.run_folder import load_run
+
+TRAIN = ("--preset", "tiny", "--epochs", "8", "--batch-size", "4", "--freq-mask", "8", "--seed", "7")
+# Sums round by how many threads share them; what the launcher chose for itself is said here once more.
+THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
+GO_ON = "run the same command on all workers to go on from the last checkpoint"
+
+
+def free_port() -> int:
+    """A port that is free, under those that outgoing connections get."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", random.randrange(10_000, 32_000)))
+            return probe.getsockname()[1]
+
+
+class Workers:
+    """Two workers, the chief with a run folder, the other with none."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data, self.run, self.absent = folder, data, folder / "run", folder / "absent"
+
+    def command(self, index: int, *more: object) -> list[str]:
+        places = ("--data", self.data, "--run", (self.run, self.absent)[index])
+        return [sys.executable, "-m", "tfpipe", "train", *map(str, (*places, *TRAIN, *more))]
+
+    def start(self, *more_of_the_second: object, indices: tuple[int, ...] = (0, 1)) -> list[subprocess.Popen[str]]:
+        cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+        configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
+        return [
+            subprocess.Popen(
+                self.command(index, *(more_of_the_second if index else ())),
+                env=environment(TF_CONFIG=configs[index], **THREADS),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+            for index in indices
+        ]
+
+    def steps(self) -> set[str]:
+        folder = self.run / "checkpoints"
+        return {path.name for path in folder.glob("step-*")} if folder.exists() else set()
+
+    def await_checkpoint(self, workers: list[subprocess.Popen[str]]) -> None:
+        """Waits for one more than there are."""
+        before, deadline = self.steps(), time.monotonic() + 300
+        while not self.steps() - before:
+            assert all(worker.poll() is None for worker in workers), [end(worker) for worker in workers]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def end(worker: subprocess.Popen[str]) -> tuple[int, str]:
+    """Waits for a worker; its status and what it wrote."""
+    try:
+        _, errors = worker.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        raise
+    return worker.returncode, errors
+
+
+def last(errors: str) -> str:
+    return errors.strip().splitlines()[-1]
+
+
+# Four starts of two processes, which may share their cores with other tests.
+@pytest.mark.timeout(1800)
+@pytest.mark.slow
+def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp_path: Path) -> None:
+    undisturbed, workers = tmp_path / "undisturbed", Workers(tmp_path, dataset)
+    launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--", *workers.command(0)]
+    launcher[launcher.index(str(workers.run))] = str(undisturbed)
+    alike = environment(**THREADS)
+    done = subprocess.run(launcher, env=alike, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+    # SIGTERM to one: both stop at the same step, saved.
+    pair = workers.start()
+    workers.await_checkpoint(pair)
+    pair[1].send_signal(signal.SIGTERM)
+    ends = [end(worker) for worker in pair]
+    assert [status for status, _ in ends] == [130, 130], ends
+    saved = checkpoint.load(workers.run / "checkpoints")
+    assert saved is not None
+    words = {re.sub(r"^tfpipe: ", "", last(errors)) for _, errors in ends}
+    assert len(words) == 1, words
+    epoch, step = saved.state["next_epoch"], saved.state["next_step"]
+    where = f"stopped at epoch {epoch + 1}, step {step};" if step else f"stopped after epoch {epoch};"
+    assert words.pop().startswith(where)
+
+    # kill -9 of the chief, with whom the connections of all stand and fall.
+    pair = workers.start()
+    workers.await_checkpoint(pair)
+    pair[0].kill()
+    assert end(pair[0])[0] == -signal.SIGKILL
+    status, errors = end(pair[1])
+    assert status == 1, errors
+    assert "Traceback" not in errors
+    assert last(errors).startswith("tfpipe: worker 1: training stopped, since worker 0 (127.")
+    assert last(errors).endswith(GO_ON)
+
+    ends = [end(worker) for worker in workers.start()]
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert not workers.absent.exists()
+    expected, got = (checkpoint.load(run / "checkpoints") for run in (undisturbed, workers.run))
+    assert expected is not None
+    assert got is not None
+    assert expected.arrays.keys() == got.arrays.keys()
+    assert all(np.array_equal(array, got.arrays[name]) for name, array in expected.arrays.items())
+    losses = [[row["loss"] for row in load_run(run).history] for run in (undisturbed, workers.run)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_given_up(dataset: Path, tmp_path: Path) -> None:
+    """As when its machine is gone: nothing closes its connections."""
+    workers = Workers(tmp_path, dataset)
+    pair = workers.start()
+    workers.await_checkpoint(pair)
+    pair[1].send_signal(signal.SIGSTOP)
+    status, errors = end(pair[0])
+    pair[1].kill()
+    end(pair[1])
+    assert status == 1, errors
+    assert "since worker 1 (127." in last(errors)
+    assert last(errors).endswith(GO_ON)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:
+    pair = Workers(tmp_path, dataset).start(indices=(0,))
+    line = pair[0].stderr.readline()
+    while line and not line.startswith("train: waiting for worker 1 (127."):
+        line = pair[0].stderr.readline()
+    pair[0].send_signal(signal.SIGINT)
+    assert line
+    assert end(pair[0])[0] == -signal.SIGINT
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named(dataset: Path, tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        cluster = {"worker": [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:9"]}
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
+        command = Workers(tmp_path, dataset).command(0)
+        done = subprocess.run(
+            command, env=environment(TF_CONFIG=config), capture_output=True, text=True, check=False, timeout=300
+        )
+    assert done.returncode == 1
+    assert last(done.stderr).startswith(f"tfpipe: worker 0: cannot join the others from {cluster['worker'][0]}: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_workers_of_other_settings_are_refused(dataset: Path, tmp_path: Path) -> None:
+    (_, chief), (status, errors) = (end(worker) for worker in Workers(tmp_path, dataset).start("--latent", "8"))
+    assert status == 1
+    assert "worker 0 has other settings (latent: 16 there, 8 here); start all workers with the same ones" in errors
+    assert last(chief).endswith(GO_ON)
+
+
+@pytest.mark.slow
+def test_slurm_tasks_train_together(dataset: Path, tmp_path: Path, slurm: None) -> None:
+    workers = Workers(tmp_path, dataset)
+    command = [str(ROOT / "scripts" / "launch_slurm"), *workers.command(0, "--epochs", "1")]
+    # The ports follow from the job's number.
+    job = environment(SLURM_JOB_ID=str(random.randrange(1, 10**6)))
+    done = subprocess.run(command, env=job, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "2 replica(s)" in done.stderr
+    assert load_run(workers.run).done

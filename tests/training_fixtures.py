@@ -1,0 +1,71 @@
+"""A dataset of windows so small that every preset trains on it in a moment; a Slurm cluster that is this machine."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfpipe.data.manifest import MANIFEST, Manifest, Shard
+from tfpipe.data.records import Example, encode_example, write_record
+from tfpipe.spec import FeatureSpec
+
+_SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostnames" ] || exit 1
+case $3 in
+  "gpu[01-03]") printf "gpu01\\ngpu02\\ngpu03\\n" ;;
+  here) echo 127.0.0.1 ;;
+  *) exit 1 ;;
+esac
+"""
+# Two tasks, as srun starts them; options are left to the real one.
+_SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_STEP_NODELIST=here SLURM_STEP_TASKS_PER_NODE=2
+SLURM_PROCID=1 "$@" >/dev/null &
+SLURM_PROCID=0 "$@" && wait -n
+"""
+# 16 bands, 16 frames.
+SMALL_SPEC = FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training and 12 validation windows: a bump each, somewhere."""
+    folder = tmp_path_factory.mktemp("small")
+    rng = np.random.default_rng(0)
+    band, frame = np.mgrid[0:16, 0:16]
+    shards = []
+    for split, count in (("train", 60), ("validation", 12)):
+        name = f"{split}-00000-of-00001.tfrecord"
+        with open(folder / name, "wb") as file:
+            for index in range(count):
+                (row, column), width = rng.uniform(2, 13, 2), rng.uniform(2, 6)
+                bump = np.exp(-((band - row) ** 2 + (frame - column) ** 2) / width**2)
+                example = Example(
+                    mel=np.rint(255 * bump).astype(np.uint8),
+                    ref_db=3.0,
+                    label=0,
+                    track="0" * 64,
+                    start_s=5.0 * index,
+                    variant="original",
+                    key=f"{split}/{index:04d}/original",
+                )
+                write_record(file, encode_example(example))
+        size = (folder / name).stat().st_size
+        shards.append(Shard(name=name, split=split, examples=count, bytes=size, sha256="", variants={}))
+    manifest = Manifest(spec=SMALL_SPEC, labels=("any",), shards=tuple(shards))
+    (folder / MANIFEST).write_text(json.dumps(manifest.to_dict()))
+    return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts `scontrol` and `srun` first in PATH."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, text in (("scontrol", _SCONTROL), ("srun", _SRUN)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

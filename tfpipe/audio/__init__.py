@@ -1,0 +1,1 @@
+"""Recordings: probing, decoding, mixing to mono, resampling, cutting windows; one module for each decoder."""

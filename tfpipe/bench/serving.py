@@ -1,0 +1,331 @@
+"""`tfpipe bench serve`: the server against one call of the model for each request, and against the model itself.
+
+The client is this process, which also holds the model that is the limit; the
+servers are processes of their own. The load comes from compiled code where that is built, for each server alike:
+on the same processors, a client in Python would take as long as the model. A handler that computes nothing shows
+what gRPC itself costs on the same processors, a socket what the loopback does. All is measured in turn, in one run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+
+from serving.checks.smoke import server_process
+from serving.client.client import UNLIMITED
+from serving.protocol import protos, tensors
+from serving.server.grpc_methods import PREDICT
+from serving.server.grpc_native import is_built
+from tfpipe.bench.compare import Result, compared, rates
+from tfpipe.errors import ServingError, UsageError
+
+_CLIENTS = 32
+_ROWS = 32
+# Pairs of calls that latencies are taken from; time that the model alone is to take in one timing, in s, and bounds
+# of the requests of one client that this gives.
+_PAIRS, _TIMING_S, _REQUESTS = 200, 0.5, (4, 64)
+_MANY = 64
+_EMPTY = "/tfpipe.Bench/Empty"
+_SENDINGS = 30
+
+
+def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> list[Result]:
+    """Measures an exported model behind the server.
+
+    Args:
+        model_dir: folder of the exported versions.
+        rounds: how often everything is timed.
+        pairs: calls that latencies are taken from.
+
+    Raises:
+        UsageError: no rounds, or no version in the folder.
+        ServingError: a server does not start or does not answer.
+    """
+    if rounds < 1 or pairs < 1:
+        raise UsageError(f"rounds={rounds}, pairs={pairs} cannot be measured; use 1 at least")
+    model = _Model(model_dir)
+    command = ["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]
+    with server_process(command) as port, _Target(port) as ours:
+        # What our client asks first of any server; so the connection is a used one.
+        ours.answer(_request("spec", index=np.zeros(1, np.int32)))
+        first_ms = ours.milliseconds(model.singles[0])
+        with (
+            server_process([str(model_dir)], module="tfpipe.bench.serving") as other_port,
+            _Target(other_port) as baseline,
+            _Target(other_port, method=_EMPTY) as empty,
+            server_process([*command, "--grpc_front_end", "python"]) as python_port,
+            _Target(python_port) as python,
+        ):
+            model.require_same(ours.answer(_request("decode", z=model.z)))
+            targets = {"ours": ours, "python": python, "baseline": baseline}
+            results = _throughput(model, targets, empty, rounds=rounds)
+            served, alone = _pairs(
+                lambda: ours.milliseconds(model.singles[0]), lambda: model.run("decode", z=model.z[:1]), pairs
+            )
+            large = _large(model, ours, empty, pairs=5 + pairs // 5)
+    return [
+        *results,
+        Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
+        *(
+            Result(
+                name=f"added by the server, one client, p{percent}",
+                value=_percentile(served, percent) - _percentile(alone, percent),
+                unit="ms",
+            )
+            for percent in (50, 99)
+        ),
+        *large,
+        Result(
+            name="first decode after the start",
+            value=first_ms,
+            unit="ms",
+            against="limit",
+            ratio=_percentile(served, 50) / first_ms,
+        ),
+    ]
+
+
+class _Model:
+    """The exported model in this process, and what it is asked."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._path = model_dir
+        self._model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+        decode = self._model.signatures["decode"]
+        width, shape = decode.structured_input_signature[1]["z"].shape[1], decode.structured_outputs["mel"].shape[1:]
+        self.z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
+        self.mel = np.random.default_rng(1).random((_MANY, *shape)).astype(np.float32)
+        self.singles = [_request("decode", z=row[np.newaxis]) for row in self.z[:_CLIENTS]]
+
+    def run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Calls a signature, its answer included, in memory of this process."""
+        outputs = self._model.signatures[signature](**_constants(inputs))
+        return {alias: tensor.numpy() for alias, tensor in outputs.items()}
+
+    def batches_in(self, seconds: float) -> int:
+        """Returns how many full batches the model does in a time, within `_REQUESTS`."""
+        self.run("decode", z=self.z[:_ROWS])
+        started = time.perf_counter()
+        self.run("decode", z=self.z[:_ROWS])
+        least, most = _REQUESTS
+        return max(least, min(most, round(seconds / (time.perf_counter() - started))))
+
+    def require_same(self, answer: bytes) -> None:
+        """Refuses a server that decodes `z` to something else."""
+        proto = protos.PredictResponse.FromString(answer).outputs["mel"]
+        difference = np.abs(tensors.from_proto(proto, max_bytes=1 << 30) - self.run("decode", z=self.z)["mel"]).max()
+        if not difference < 1e-3:
+            raise ServingError(f"{self._path}: the server's answer differs from the model's by {difference:g}")
+
+
+def _throughput(model: _Model, targets: dict[str, _Target], empty: _Target, *, rounds: int) -> list[Result]:
+    """Single rows from concurrent clients, against the model alone."""
+    requests = model.batches_in(_TIMING_S)
+    nothing = [_empty_request(model.singles[0], answer_bytes=len(targets["ours"].answer(model.singles[0])))] * _CLIENTS
+    found = rates(
+        {
+            "limit": _repeated(lambda: model.run("decode", z=model.z[:_ROWS]), _ROWS, requests),
+            **{name: functools.partial(target.load, model.singles, requests) for name, target in targets.items()},
+            "empty": lambda: empty.load(nothing, requests),
+        },
+        rounds=rounds,
+        what="serve",
+    )
+    limit, baseline, concurrent = found["limit"], found["baseline"], f"{_CLIENTS} concurrent decode requests"
+    in_python = f"{concurrent}, --grpc_front_end python"
+    return [
+        compared("decode in process, full batches", limit, against="limit", of=limit),
+        compared("one call for each request", baseline, against="baseline", of=baseline),
+        compared("answers as large from an empty handler", found["empty"], against="limit", of=limit),
+        compared(f"{concurrent}, against the limit", found["ours"], against="limit", of=limit),
+        compared(f"{concurrent}, against the baseline", found["ours"], against="baseline", of=baseline),
+        compared(f"{in_python}, against the limit", found["python"], against="limit", of=limit),
+        compared(f"{in_python}, against the baseline", found["python"], against="baseline", of=baseline),
+    ]
+
+
+def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[Result]:
+    """What many spectrograms in one request, and in one answer, cost beyond the model, and what gRPC alone takes."""
+    results = []
+    for way, signature, inputs in (("in", "encode", {"mel": model.mel}), ("out", "decode", {"z": model.z})):
+        request = _request(signature, **inputs)
+        nothing = _empty_request(request, answer_bytes=len(ours.answer(request)))
+        # Both processes take more memory during the first such requests, which costs page faults.
+        served, alone = _pairs(
+            functools.partial(ours.milliseconds, request),
+            functools.partial(model.run, signature, **inputs),
+            pairs,
+            first=pairs // 2,
+        )
+        bare = statistics.median(empty.milliseconds(nothing) for _ in range(pairs))
+        added = statistics.median(served) - statistics.median(alone)
+        results += [
+            Result(name=f"added by the server, {_MANY} spectrograms {way}", value=added, unit="ms"),
+            Result(name=f"an empty handler, {_MANY} spectrograms {way}", value=bare, unit="ms"),
+        ]
+    socket_ms = _socket_ms(model.mel.nbytes)
+    return [*results, Result(name=f"a bare socket, {_MANY} spectrograms", value=socket_ms, unit="ms")]
+
+
+class _Target:
+    """A server under test, and one method of it. Bytes in, bytes out: what a client does with them is its affair."""
+
+    def __init__(self, port: int, *, method: str = PREDICT) -> None:
+        self._port, self._method = port, method
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
+        self._call = self._channel.unary_unary(method)
+        grpc.channel_ready_future(self._channel).result(timeout=60)
+
+    def __enter__(self) -> _Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def answer(self, request: bytes) -> bytes:
+        return bytes(self._call(request, timeout=120))
+
+    def milliseconds(self, request: bytes) -> float:
+        started = time.perf_counter()
+        self._call(request, timeout=120)
+        return 1e3 * (time.perf_counter() - started)
+
+    def load(self, requests: Sequence[bytes], times: int) -> int:
+        """Sends each request so many times one after another, all side by side; returns their number."""
+        if is_built():
+            from serving.server._front import load
+
+            length = len(self.answer(requests[0]))
+            return load(f"127.0.0.1:{self._port}", self._method, requests, times=times, answer_bytes=length)
+
+        def client(request: bytes) -> int:
+            for _ in range(times):
+                self._call(request, timeout=120)
+            return times
+
+        with futures.ThreadPoolExecutor(len(requests)) as pool:
+            return sum(pool.map(client, requests))
+
+
+def _request(signature: str, **inputs: np.ndarray) -> bytes:
+    request = protos.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "vae", signature
+    for alias, array in inputs.items():
+        tensors.write(request.inputs[alias], array)
+    return bytes(request.SerializeToString())
+
+
+def _empty_request(like: bytes, *, answer_bytes: int) -> bytes:
+    """A request to the empty handler: as long as another one, and it says how long the answer is to be."""
+    return answer_bytes.to_bytes(8, "little") + bytes(len(like) - 8)
+
+
+def _socket_ms(size: int) -> float:
+    """Returns the median time, in ms, that so many bytes take through the loopback into memory that is ready."""
+    data, times = bytes(size), []
+
+    def take(listener: socket.socket) -> None:
+        memory = memoryview(bytearray(size))
+        with listener.accept()[0] as connection:
+            for _ in range(_SENDINGS):
+                got = 0
+                while got < size and (more := connection.recv_into(memory[got:])):
+                    got += more
+                connection.sendall(b"!")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, futures.ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take, listener)
+        with socket.create_connection(listener.getsockname()) as sender:
+            for _ in range(_SENDINGS):
+                started = time.perf_counter()
+                sender.sendall(data)
+                sender.recv(1)
+                times.append(1e3 * (time.perf_counter() - started))
+        taken.result()
+    return statistics.median(times)
+
+
+def _pairs(
+    served: Callable[[], float], local: Callable[[], object], count: int, *, first: int = 3
+) -> tuple[list[float], list[float]]:
+    """Times a request and the same call in this process in turn; returns both, in ms, without the first ones."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(count + first):
+        times[0].append(served())
+        started = time.perf_counter()
+        local()
+        times[1].append(1e3 * (time.perf_counter() - started))
+    return times[0][first:], times[1][first:]
+
+
+def _repeated(step: Callable[[], object], rows: int, times: int) -> Callable[[], int]:
+    def run() -> int:
+        for _ in range(times):
+            step()
+        return rows * times
+
+    return run
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return float(np.percentile(values, percent))
+
+
+def _constants(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {alias: tf.constant(array) for alias, array in inputs.items()}
+
+
+def _newest(model_dir: Path) -> Path:
+    versions = [path for path in model_dir.glob("*") if path.name.isdecimal() and path.is_dir()]
+    if not versions:
+        raise UsageError(f"{model_dir}: holds no exported version; give the --output of `tfpipe export`")
+    return max(versions, key=lambda path: int(path.name))
+
+
+def _baseline(model_dir: Path) -> None:
+    """Serves as one would write it first: a thread pool, and one call of the model for each request."""
+    model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+
+    def predict(request: Any, _: Any) -> Any:
+        inputs = {alias: tensors.from_proto(proto, max_bytes=1 << 30) for alias, proto in request.inputs.items()}
+        outputs = model.signatures[request.model_spec.signature_name](**_constants(inputs))
+        response = protos.PredictResponse()
+        for alias, tensor in outputs.items():
+            tensors.write(response.outputs[alias], tensor.numpy())
+        return response
+
+    answers = functools.cache(bytes)
+    empty = grpc.unary_unary_rpc_method_handler(lambda request, _: answers(int.from_bytes(request[:8], "little")))
+    handler = grpc.unary_unary_rpc_method_handler(
+        predict,
+        request_deserializer=protos.PredictRequest.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=UNLIMITED)
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),
+            grpc.method_handlers_generic_handler("tfpipe.Bench", {"Empty": empty}),
+        )
+    )
+    print(json.dumps({"port": server.add_insecure_port("127.0.0.1:0")}), flush=True)
+    server.start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _baseline(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""The `tfpipe` command: finds the command's module, runs it, turns errors into one line.
+
+The only module of the core, with `tfpipe.commands`, that reaches into
+`beam_jobs` and `serving`, and only inside the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from tfpipe import __version__
+from tfpipe.cli.arguments import forgiven
+from tfpipe.errors import TfpipeError, UsageError
+
+COMMANDS = (
+    "run",
+    "preprocess",
+    "verify",
+    "inspect",
+    "augment",
+    "train",
+    "evaluate",
+    "score",
+    "export",
+    "serve",
+    "client",
+    "bench",
+    "synth",
+    "doctor",
+)
+_TAKE_BEAM_OPTIONS = ("preprocess", "run")
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; `sys.argv[1:]` when None.
+
+    Returns:
+        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments, beam_options = _split(list(sys.argv[1:] if argv is None else argv))
+    try:
+        parser = _parser(arguments)
+        args = parser.parse_args(forgiven(arguments, parser))
+    except SystemExit as stop:  # argparse has printed help or what is wrong
+        return int(stop.code or 0)
+    args.beam_options = beam_options
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    return _run(args)
+
+
+def entry() -> NoReturn:
+    """Is the program `tfpipe`: runs one command and ends the process with its exit code."""
+    from tfpipe.process.exit_status import leave
+
+    leave(main())
+
+
+def _run(args: argparse.Namespace) -> int:
+    from tfpipe.files.storage import explain
+
+    try:
+        if args.beam_options and args.command not in _TAKE_BEAM_OPTIONS:
+            raise UsageError(f"{args.command} takes no options after `--`; only {' and '.join(_TAKE_BEAM_OPTIONS)} do")
+        return int(args.module.run(args) or 0)
+    except TfpipeError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): end as other programs do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _fail(explain(error, error.filename or args.command), 1)
+    except MemoryError:
+        return _fail("out of memory; use a smaller --batch-size or a machine with more memory", 1)
+    except Exception as error:
+        if os.environ.get("TFPIPE_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:500]
+        return _fail(f"unexpected {type(error).__name__}: {text} (set TFPIPE_DEBUG=1 to see where)", 1)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Builds the parser; only the command that is called gets its options."""
+    parser = argparse.ArgumentParser(
+        prog="tfpipe", description="From a folder of recordings to a served generative model."
+    )
+    parser.add_argument("--version", action="version", version=f"tfpipe {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = _module(name)
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        command.set_defaults(module=module)
+        if name in arguments:
+            module.add_arguments(command)
+    return parser
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"tfpipe.commands.{name}")
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Parts the command's own arguments from what follows `--`, which goes to Apache Beam."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tfpipe: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,152 @@
+"""Recordings to batches of windows through tf.data, without a dataset folder (needs TensorFlow).
+
+The windows are the job's: the same plan, the same decoder and resampler, silent
+ones left out, and a file with a damaged part left out as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.audio.reader import TrackReader
+from tfpipe.doctor import probes
+from tfpipe.errors import AudioError, UsageError
+from tfpipe.files.remote import require_local
+from tfpipe.lanes import installed_version, tensorflow_io_loads
+from tfpipe.spec import FeatureSpec
+
+DECODERS = ("auto", "library", "tensorflow-io")
+# Tracks that are read at a time, each by a thread, and windows taken from one before it is the next one's turn.
+_READERS = min(8, os.cpu_count() or 1)
+_TURN = 4
+
+
+class RawAudio:
+    """The windows of some recordings.
+
+    Args:
+        paths: audio files, or for the library decoder URLs.
+        spec: gives rate, window length and what is silent.
+        hop_s: s between window starts; the window length when None.
+        min_fill: share of a window that a left-over end or a short track must fill.
+        decoder: `auto`, `library` or `tensorflow-io`.
+
+    Attributes:
+        seconds: by track (an index into `paths`), its length; filled while `batches` is read.
+        windows: by track, how many windows it has, silent ones included; likewise.
+        failed: by track, why it cannot be used; likewise. Windows that came before the
+            damage was met are to be dropped.
+
+    Raises:
+        UsageError: a value is out of range, or tensorflow-io does not work here or not with URLs.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        spec: FeatureSpec,
+        *,
+        hop_s: float | None = None,
+        min_fill: float = 0.5,
+        decoder: str = "auto",
+    ) -> None:
+        if decoder not in DECODERS:
+            raise UsageError(f"decoder {decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+        if hop_s is not None and not 0.01 <= hop_s <= 3600.0:
+            raise UsageError(f"hop_s={hop_s:g} is out of range; use 0.01 to 3600 s")
+        if not 0.0 < min_fill <= 1.0:
+            raise UsageError(f"min_fill={min_fill:g} is out of range; use above 0 and at most 1")
+        self.paths, self.spec = tuple(paths), spec
+        self.decoder = "library" if decoder == "auto" else decoder
+        self._tfio = _tensorflow_io(self.paths) if self.decoder == "tensorflow-io" else None
+        self._hop_s, self._min_fill = hop_s, min_fill
+        self.seconds: dict[int, float] = {}
+        self.windows: dict[int, int] = {}
+        self.failed: dict[int, AudioError] = {}
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Streams all windows that are not silent, those of one track in time order.
+
+        Several tracks are read at a time; memory holds some windows of each,
+        whatever the length of the files (but for mp3 and what cannot seek, see
+        `tfpipe.audio.libsndfile.Track`, a minute of each).
+
+        Returns:
+            A dataset of `audio` `[batch, spec.samples]` float32, full scale 1.0, `track` `[batch]` int64 and
+            `start_s` `[batch]` float64.
+
+        Raises:
+            UsageError: no batch of that size.
+        """
+        if batch_size < 1:
+            raise UsageError(f"a batch of {batch_size} windows is none; use 1 or more")
+        windows = tf.data.Dataset.range(len(self.paths)).interleave(
+            self._track, cycle_length=_READERS, block_length=_TURN, num_parallel_calls=_READERS, deterministic=True
+        )
+        windows = windows.map(self._window, num_parallel_calls=_READERS, deterministic=True)
+        return windows.filter(self._is_loud).batch(batch_size).prefetch(2)
+
+    def _track(self, track: tf.Tensor) -> tf.data.Dataset:
+        scalars = {"rate": tf.int64, "skip": tf.int64, "track": tf.int64, "start_s": tf.float64}
+        signature = {name: tf.TensorSpec([], dtype) for name, dtype in scalars.items()}
+        signature["audio"] = tf.TensorSpec([None], tf.float32)
+        return tf.data.Dataset.from_generator(self._read, args=(track,), output_signature=signature)
+
+    def _read(self, track: np.int64) -> Iterator[dict[str, Any]]:
+        """Yields a track's windows; for tensorflow-io the frames that `_window` resamples."""
+        index, rate, samples = int(track), self.spec.sample_rate, self.spec.samples
+        tfio = self._tfio
+        try:
+            with TrackReader(self.paths[index], decoder=tfio.Track if tfio else None) as reader:
+                starts = reader.plan(spec=self.spec, hop_s=self._hop_s, min_fill=self._min_fill)
+                self.seconds[index], self.windows[index] = reader.info.seconds, len(starts)
+                for start in starts:
+                    if tfio:
+                        audio, skip = tfio.read(reader, start, samples, rate=rate)
+                    else:
+                        audio, skip = reader.read(start, samples, rate=rate), 0
+                    place = {"track": index, "start_s": start / rate}
+                    yield {"audio": audio.astype(np.float32), "rate": reader.info.sample_rate, "skip": skip, **place}
+        except AudioError as error:
+            self.failed[index] = error
+
+    def _window(self, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        audio, rate, skip = (element.pop(name) for name in ("audio", "rate", "skip"))
+        if self._tfio:
+            audio = self._tfio.resample(audio, rate, self.spec.sample_rate)[skip:][: self.spec.samples]
+            audio = tf.pad(audio, [[0, self.spec.samples - tf.shape(audio)[0]]])
+        return {"audio": tf.ensure_shape(audio, [self.spec.samples]), **element}
+
+    def _is_loud(self, window: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The graph's `not tfpipe.features.log_mel.is_silent`."""
+        return tf.cast(tf.reduce_max(tf.abs(window["audio"])), tf.float64) >= self.spec.silence_peak
+
+
+def _tensorflow_io(paths: Sequence[str]) -> ModuleType:
+    """Returns `tfpipe.audio.tensorflow_io` where it works.
+
+    Raises:
+        UsageError: it does not load here, or not read there.
+    """
+    version = installed_version("tensorflow")
+    if not tensorflow_io_loads(version):
+        raise UsageError(
+            f"tensorflow-io decodes no audio with TensorFlow {version}; the default lane has it "
+            "(`pip install -c constraints/default.txt tfpipe`), and --decoder library works here"
+        )
+    for path in paths:
+        require_local(path, what="what tensorflow-io decodes")
+    try:
+        probes.decode_wav()
+    except Exception as error:
+        raise UsageError(f"tensorflow-io does not work here ({error}); use --decoder library") from error
+
+    from tfpipe.audio import tensorflow_io
+
+    return tensorflow_io

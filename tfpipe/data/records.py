@@ -1,0 +1,174 @@
+"""Examples and TFRecord files without TensorFlow.
+
+Beam workers and `tfpipe verify` need neither its start-up time nor its memory.
+The schema is fixed (see `Example`), serialised deterministically.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from numpy.typing import NDArray
+
+from tfpipe.errors import DatasetError
+from tfpipe.files.remote import open_read, stamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One training example: a variant of one window.
+
+    Attributes:
+        mel: `[n_mels, frames]` uint8 codes of the log-mel (`features.quantise`).
+        ref_db: level of the window's maximum, dB.
+        label: index into the manifest's labels.
+        track: content hash of the track, hex.
+        start_s: start of the window in the track, s.
+        variant: what was done to the window, replayable (`original`, `shift+4`).
+        key: unique and stable; shards are in key order.
+    """
+
+    mel: NDArray[np.uint8]
+    ref_db: float
+    label: int
+    track: str
+    start_s: float
+    variant: str
+    key: str
+
+
+def encode_example(example: Example) -> bytes:
+    """Serialises an example as a `tf.train.Example`; the same example gives the same bytes."""
+    message = _example_class()()
+    feature = message.features.feature
+    feature["mel"].bytes_list.value.append(np.ascontiguousarray(example.mel, dtype=np.uint8).tobytes())
+    feature["ref_db"].float_list.value.append(example.ref_db)
+    feature["label"].int64_list.value.append(example.label)
+    feature["track"].bytes_list.value.append(example.track.encode())
+    feature["start_s"].float_list.value.append(example.start_s)
+    feature["variant"].bytes_list.value.append(example.variant.encode())
+    feature["key"].bytes_list.value.append(example.key.encode())
+    return message.SerializeToString(deterministic=True)
+
+
+def decode_example(data: bytes, mel_shape: tuple[int, int]) -> Example:
+    """Parses `encode_example` output.
+
+    Raises:
+        DatasetError: not an example of this schema and shape.
+    """
+    try:
+        message = _example_class().FromString(data)
+        feature = message.features.feature
+        mel = np.frombuffer(feature["mel"].bytes_list.value[0], dtype=np.uint8).reshape(mel_shape)
+        return Example(
+            mel=mel,
+            ref_db=feature["ref_db"].float_list.value[0],
+            label=feature["label"].int64_list.value[0],
+            track=feature["track"].bytes_list.value[0].decode(),
+            start_s=feature["start_s"].float_list.value[0],
+            variant=feature["variant"].bytes_list.value[0].decode(),
+            key=feature["key"].bytes_list.value[0].decode(),
+        )
+    except Exception as error:  # protobuf's DecodeError has another base on each lane
+        raise DatasetError(f"record is not an example of shape {list(mel_shape)}: {error}") from error
+
+
+class Writable(Protocol):
+    """Anything that takes bytes: a file, or a writer that counts them."""
+
+    def write(self, data: bytes, /) -> object:
+        """Takes all of `data`."""
+
+
+def write_record(file: Writable, data: bytes) -> int:
+    """Appends one TFRecord (length, its CRC, data, its CRC); returns the bytes written."""
+    length = struct.pack("<Q", len(data))
+    file.write(length + _masked_crc(length) + data + _masked_crc(data))
+    return len(data) + 16
+
+
+def read_records(path: Path | str, *, on_bytes: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file, checking both CRCs of each.
+
+    Args:
+        path: the file, local or a URL.
+        on_bytes: sees all that is read, in order, for a checksum of the file.
+
+    Raises:
+        DatasetError: with file and byte offset, on the first damage.
+        OSError: the file cannot be read.
+    """
+    size, _ = stamp(path)
+    offset = 0
+    with open_read(path) as file:
+        while header := file.read(12):
+            if len(header) < 12 or _masked_crc(header[:8]) != header[8:]:
+                raise DatasetError(f"{path}: damaged record header at byte {offset}")
+            (length,) = struct.unpack("<Q", header[:8])
+            if length > size - offset - 16:
+                raise DatasetError(f"{path}: breaks off inside the record at byte {offset}")
+            data, crc = file.read(length), file.read(4)
+            if _masked_crc(data) != crc:
+                raise DatasetError(f"{path}: damaged record at byte {offset} (checksum differs)")
+            on_bytes(header + data + crc)
+            yield data
+            offset += length + 16
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """TFRecord's rotated CRC-32C, little-endian."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@functools.cache
+def _example_class() -> Any:
+    """Builds `tf.train.Example` in a pool of our own, apart from TensorFlow's."""
+    file = descriptor_pb2.FileDescriptorProto(name="tfpipe/example.proto", package="tfpipe", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
+        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=field.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("BytesList", "FloatList", "Int64List"), start=1):
+        feature.field.add(
+            name=name.replace("List", "_list").lower(),
+            number=number,
+            type=field.TYPE_MESSAGE,
+            type_name=f".tfpipe.{name}",
+            label=field.LABEL_OPTIONAL,
+            oneof_index=0,
+        )
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value", number=2, type=field.TYPE_MESSAGE, type_name=".tfpipe.Feature", label=field.LABEL_OPTIONAL
+    )
+    features.field.add(
+        name="feature",
+        number=1,
+        type=field.TYPE_MESSAGE,
+        type_name=".tfpipe.Features.FeatureEntry",
+        label=field.LABEL_REPEATED,
+    )
+    file.message_type.add(name="Example").field.add(
+        name="features", number=1, type=field.TYPE_MESSAGE, type_name=".tfpipe.Features", label=field.LABEL_OPTIONAL
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfpipe.Example"))

@@ -1,0 +1,1 @@
+"""`tfpipe doctor`: what is installed, what works, and how to mend what does not."""

@@ -1,0 +1,1 @@
+"""Judging a trained model: held-out error beside baselines, recordings scored one by one, plots."""

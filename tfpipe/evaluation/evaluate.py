@@ -1,0 +1,183 @@
+"""Held-out reconstruction error beside what is trivial and what is linear (needs TensorFlow).
+
+The mean spectrogram is what a collapsed VAE learns; PCA with as many
+components as the latent is what a linear model would. Both are computed from
+the training split of the same dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfpipe.data.manifest import SPLITS, Folder, Manifest, load_manifest
+from tfpipe.data.pipeline import explained, make_dataset
+from tfpipe.data.shard_cache import cached
+from tfpipe.errors import DatasetError
+from tfpipe.evaluation.plots import spectrograms
+from tfpipe.features.log_mel import dequantise
+from tfpipe.model.networks import principal_components
+from tfpipe.process.progress import Progress
+from tfpipe.spec import require_same_spec
+from tfpipe.training.latent_health import ACTIVE_NATS, active_units
+from tfpipe.training.run_folder import TrainedModel, load_models
+
+# The Gram matrix of this many examples is 32 MB, the examples themselves 220 MB.
+_PCA_EXAMPLES = 2000
+_BATCH = 32
+
+Batches = Callable[[], Iterator[NDArray[np.float32]]]
+
+
+def evaluate(
+    data: Folder,
+    run: Path,
+    *,
+    split: str = "test",
+    which: str = "best",
+    against: Path | None = None,
+    plots: Path | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measures a run on one split.
+
+    Args:
+        data: dataset folder, local or a URL.
+        run: run folder.
+        against: another run folder, measured on the same windows as one more
+            baseline under its preset's name, such as `notebook`.
+        split: `test`, `validation` or `train`.
+        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
+        plots: folder for `reconstructions.png` and `samples.png`, made if missing.
+        cache: local folder that shards are copied to before they are read.
+        quiet: show no progress.
+
+    Returns:
+        The object of `tfpipe evaluate --json`: split, windows, mse (z at the
+        posterior mean), kl (nats, summed over dimensions), kl_per_dimension,
+        active_units, dead (dimensions that carry nothing), latent, baselines.
+
+    Raises:
+        DatasetError: the split is empty.
+        SpecMismatch: run and dataset do not share a spec.
+        RunError: no checkpoint.
+    """
+    manifest = load_manifest(data)
+    if not manifest.examples(split):
+        filled = [name for name in SPLITS if manifest.examples(name)]
+        raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
+    model = _load(run, which, manifest, data)
+    other = _load(against, which, manifest, data) if against is not None else None
+    if cache is not None:
+        data = cached(data, cache, splits={split, "train"})
+    total = manifest.examples(split)
+    mse, kl = _reconstruction(model, data, split=split, total=total, quiet=quiet)
+    baselines = _baselines(manifest, data, split=split, components=model.latent)
+    if other is not None:
+        other_mse, other_kl = _reconstruction(other, data, split=split, total=total, quiet=quiet)
+        figures = {"mse": other_mse, "kl": float(other_kl.sum()), "active_units": active_units(other_kl)}
+        baselines[other.metadata["preset"]] = {**figures, "latent": other.latent, "run": str(against)}
+    if plots is not None:
+        plot_reconstructions(model, data, split=split, path=plots / "reconstructions.png")
+        plot_samples(model, path=plots / "samples.png")
+    return {
+        "split": split,
+        "windows": total,
+        "mse": mse,
+        "kl": float(kl.sum()),
+        "kl_per_dimension": [round(float(value), 4) for value in kl],
+        "active_units": active_units(kl),
+        "dead": np.flatnonzero(kl <= ACTIVE_NATS).tolist(),
+        "latent": model.latent,
+        "checkpoint": {"which": which, "epoch": model.metadata["epoch"], "step": model.metadata["step"]},
+        "baselines": baselines,
+    }
+
+
+def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
+    """Writes original beside reconstruction for `count` windows spread over a split (notebook, last cell)."""
+    total = load_manifest(data).examples(split)
+    chosen = _some(_mels(data, split), np.linspace(0, total - 1, min(count, total)).astype(int))
+    z_mean, _ = model.encoder(chosen[..., None], training=False)
+    rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
+    panels = []
+    for index, (original, reconstruction) in enumerate(zip(chosen, rebuilt, strict=True), start=1):
+        error = float(np.mean(np.square(original - reconstruction)))
+        panels += [(f"{split} {index}: original", original), (f"reconstruction, mse {error:.4f}", reconstruction)]
+    spectrograms(path, panels, model.spec, columns=2)
+
+
+def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int = 0) -> None:
+    """Writes decoded draws from the prior."""
+    z = np.random.default_rng(seed).standard_normal((count, model.latent), dtype=np.float32)
+    mels = np.asarray(model.decoder(z, training=False))[..., 0]
+    spectrograms(path, [(f"sample {index + 1}", mel) for index, mel in enumerate(mels)], model.spec, columns=2)
+
+
+def _load(run: Path, which: str, manifest: Manifest, data: Folder) -> TrainedModel:
+    """Loads a run's models, which must take the dataset's features."""
+    model = load_models(run, which=which)
+    require_same_spec(model.spec, manifest.spec, expected_from=str(run), actual_from=str(data))
+    return model
+
+
+def _reconstruction(
+    model: TrainedModel, data: Folder, *, split: str, total: int, quiet: bool
+) -> tuple[float, NDArray[np.float64]]:
+    """Mean squared error and mean KL per dimension `[latent]` over a split."""
+    squared, kl = 0.0, np.zeros(model.latent)
+    with Progress("evaluate", total=total, unit="window", quiet=quiet) as bar:
+        for mel in _mels(data, split)():
+            z_mean, z_log_var = (np.asarray(z, np.float64) for z in model.encoder(mel[..., None], training=False))
+            rebuilt = np.asarray(model.decoder(z_mean.astype(np.float32), training=False))[..., 0]
+            squared += float(np.square(mel - rebuilt, dtype=np.float64).mean(axis=(1, 2)).sum())
+            kl += 0.5 * (np.square(z_mean) + np.exp(z_log_var) - 1.0 - z_log_var).sum(axis=0)
+            bar.update(len(mel))
+    return squared / total, kl / total
+
+
+def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int) -> dict[str, Any]:
+    """Errors of the mean training spectrogram and of PCA on the same windows."""
+    # At random: in key order, a regular stride would keep hitting the same variant.
+    total = manifest.examples("train")
+    drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
+    training = _some(_mels(data, "train"), np.sort(drawn)).reshape(-1, manifest.spec.n_mels * manifest.spec.frames)
+    mean = training.mean(axis=0)
+    basis, _ = principal_components(training - mean, components)
+    mean_error, pca_error = 0.0, 0.0
+    for mel in _mels(data, split)():
+        centred = mel.reshape(len(mel), -1) - mean
+        residual = centred - (centred @ basis.T) @ basis
+        mean_error += float(np.square(centred, dtype=np.float64).mean(axis=1).sum())
+        pca_error += float(np.square(residual, dtype=np.float64).mean(axis=1).sum())
+    total = manifest.examples(split)
+    return {
+        "mean": {"mse": mean_error / total},
+        "pca": {"components": len(basis), "mse": pca_error / total, "examples": len(training)},
+    }
+
+
+def _some(batches: Batches, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Keeps the windows at sorted `indices`, `[k, n_mels, frames]`, without holding the others."""
+    kept, seen = [], 0
+    for mel in batches():
+        inside = indices[(indices >= seen) & (indices < seen + len(mel))] - seen
+        kept.append(mel[inside])
+        seen += len(mel)
+    return np.concatenate(kept)
+
+
+def _mels(data: Folder, split: str) -> Batches:
+    """A function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
+
+    def stream() -> Iterator[NDArray[np.float32]]:
+        with explained(data, load_manifest(data), split=split):
+            for batch in make_dataset(data, split=split, batch_size=_BATCH).as_numpy_iterator():
+                yield dequantise(batch["mel"])[..., 0]
+
+    return stream

@@ -1,0 +1,72 @@
+"""Pictures: spectrograms side by side (notebook In [9] and its reconstruction plots)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfpipe.files.storage import write_bytes
+from tfpipe.spec import FeatureSpec
+
+
+def spectrograms(
+    path: Path,
+    panels: Sequence[tuple[str, NDArray[np.floating]] | None],
+    spec: FeatureSpec,
+    *,
+    columns: int | None = None,
+) -> None:
+    """Writes log-mel windows as one PNG, frequency in Hz up, time in s across, dB as colour.
+
+    Args:
+        path: the PNG to write.
+        panels: a title and a mel `[n_mels, frames]` in [0, 1] each, None for a hole; not all None.
+        spec: gives the axes and the dB range.
+        columns: panels in a row; all in one row when None, at most four.
+
+    Raises:
+        TfpipeError: the file cannot be written.
+    """
+    from librosa.display import specshow
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), columns or 4)
+    rows = -(-len(panels) // columns)
+    # A Figure of its own, without pyplot: no global state, safe in any thread.
+    figure = Figure(figsize=(4.2 * columns + 1.2, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    image: Any = None
+    for axes, panel in itertools.zip_longest(grid.flat, panels):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        title, mel = panel
+        image = specshow(
+            (np.asarray(mel) - 1.0) * spec.top_db,
+            sr=spec.sample_rate,
+            n_fft=spec.n_fft,
+            hop_length=spec.hop,
+            fmin=spec.fmin,
+            fmax=spec.fmax,
+            x_axis="time",
+            y_axis="mel",
+            vmin=-spec.top_db,
+            vmax=0.0,
+            cmap="magma",
+            ax=axes,
+        )
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
+        axes.label_outer()
+    figure.colorbar(image, ax=[axes for axes in grid.flat if axes.get_visible()], format="%+.0f dB")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""The VAE: presets, networks, losses, and the numeric precision that it computes in."""

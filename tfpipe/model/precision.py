@@ -1,0 +1,50 @@
+"""How this machine should compute: mixed-precision policy, XLA (needs TensorFlow)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfpipe.errors import UsageError
+from tfpipe.training.run_folder import PRECISIONS
+
+
+def resolve(precision: str) -> str:
+    """Returns the Keras policy name for `precision`, deciding `auto` from the hardware.
+
+    GPU of compute capability 8.0 up and CPU with AVX-512 BF16: mixed_bfloat16;
+    GPU 7.x: mixed_float16 (with loss scaling); everything else: float32.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "mixed_bfloat16" if _cpu_has("avx512_bf16") else "float32"
+    capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
+    if capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if capability >= (7, 0) else "float32"
+
+
+def compiled(jit_compile: str, *, replicas: int) -> bool:
+    """Tells whether XLA should compile the step; `auto` is where it was measured to pay: nowhere yet.
+
+    Raises:
+        UsageError: asked for with several replicas, whose exchange of gradients XLA does not compile.
+    """
+    if jit_compile == "on" and replicas > 1:
+        raise UsageError(f"--jit-compile on works on one device, these are {replicas}; use auto or off")
+    return jit_compile == "on"
+
+
+def _cpu_has(flag: str) -> bool:
+    try:
+        return flag in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False

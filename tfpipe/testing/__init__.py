@@ -1,0 +1,1 @@
+"""What demos and tests need: a small corpus of synthesised recordings."""

@@ -1,0 +1,1 @@
+"""Training: settings, the loop and its step, checkpoints, the run folder, several devices and workers."""

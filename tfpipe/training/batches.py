@@ -1,0 +1,142 @@
+"""What a training run reads: its part of each batch, windows to start from and to show (needs TensorFlow)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfpipe.data.augmentation import AugmentConfig
+from tfpipe.data.data_service import addresses, watched
+from tfpipe.data.manifest import Folder, Manifest
+from tfpipe.data.pipeline import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
+from tfpipe.data.shard_cache import cached
+from tfpipe.features.log_mel import dequantise
+from tfpipe.training.run_folder import TrainConfig
+from tfpipe.training.strategy import worker
+
+# Enough for 16 stable components; 113 MB.
+_PCA_EXAMPLES = 1024
+
+
+class Feed:
+    """The examples of one run.
+
+    Attributes:
+        manifest: the dataset's, less what is damaged and left out.
+        lost: a sentence for each shard that is left out in part.
+        part: this worker's part of each global batch.
+        batch_size: examples in a global batch.
+        steps: global batches in an epoch of training.
+    """
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
+        self._config, self._strategy = config, strategy
+        self.manifest, self._fingerprint = manifest, manifest.fingerprint
+        self._service = addresses(config.data_service)
+        self._folder: Folder = config.data
+        if config.cache:
+            self._folder = cached(config.data, Path(config.cache), splits=("train", "validation"))
+        self.lost: list[str] = []
+        if config.on_corrupt == "skip":
+            for split in ("train", "validation"):
+                self.manifest, lost = salvage(self._folder, self.manifest, split=split)
+                self.lost += lost
+        index, workers = worker(strategy)
+        self.part = Part(worker=index, workers=workers, replicas=strategy.num_replicas_in_sync // workers)
+        self.batch_size = int(config.batch_size or 0)
+        self.steps = steps_per_epoch(self.manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
+        self._augment = config.augment or AugmentConfig()
+        self._augment.check(manifest.spec)
+
+    @property
+    def uneven(self) -> str:
+        """A sentence where the replicas cannot share every batch of training evenly, else empty."""
+        size, replicas = self.batch_size, self.part.total
+        rest = size % replicas
+        if not rest:
+            return ""
+        return (
+            f"{replicas} replicas cannot share batches of {size} evenly: {rest} of each are left out, other examples "
+            f"each epoch; --batch-size {size - rest} or {size - rest + replicas} leaves out none"
+        )
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split."""
+        return self.manifest.examples("validation") > 0
+
+    def count(self, step: int) -> int:
+        """Returns the examples in the global batch of a step of training."""
+        count = min(self.batch_size, self.manifest.examples("train") - step * self.batch_size)
+        return count - count % self.part.total
+
+    def training(self, position: Position) -> Iterator[Any]:
+        """Yields an epoch's batches from `position` on, augmented, one element per replica in each."""
+        return self._batches("train", position, seed=self._config.seed)
+
+    def validation(self) -> Iterator[tuple[Any, int]]:
+        """Yields the validation split's batches in key order, one element per replica in each, and their examples.
+
+        Where the replicas cannot share a batch evenly, they have more rows than it has examples: its last one, again.
+        """
+        left = self.manifest.examples("validation")
+        for batch in self._batches("validation", Position(), seed=None):
+            yield batch, min(left, self.batch_size)
+            left -= self.batch_size
+
+    def explained(self, split: str) -> AbstractContextManager[None]:
+        """Turns errors of reading in the block into sentences; see `tfpipe.data.pipeline.explained`."""
+        return explained(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
+
+    def require_unchanged(self) -> None:
+        """Notices that the dataset was made anew under the run.
+
+        Raises:
+            DatasetError: it was.
+        """
+        require_unchanged(self._folder, self._fingerprint)
+
+    def sample(self) -> NDArray[np.float32]:
+        """Returns log-mels `[n, n_mels, frames]` of a sample of the training examples."""
+        dataset = self._plain("train", batch_size=16, seed=self._config.seed)
+        with self.explained("train"):
+            sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
+        return dequantise(np.concatenate(sample))
+
+    def shown(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns up to `count` held-out windows, the same for all runs: mel `[k, n_mels, frames]` and ref_db `[k]`."""
+        split = "validation" if self.validates else "train"
+        # Shuffled, so that they are not all of one track.
+        with self.explained(split):
+            batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
+        return dequantise(batch["mel"][..., 0]), batch["ref_db"]
+
+    def _plain(self, split: str, *, batch_size: int, seed: int) -> tf.data.Dataset:
+        return make_dataset(self._folder, split=split, batch_size=batch_size, seed=seed, manifest=self.manifest)
+
+    def _batches(self, split: str, position: Position, *, seed: int | None) -> Iterator[Any]:
+        training = split == "train"
+        batches = self._strategy.distribute_datasets_from_function(
+            lambda _: make_dataset(
+                self._folder,
+                split=split,
+                batch_size=self.batch_size,
+                seed=seed,
+                position=position,
+                part=dataclasses.replace(self.part, whole=not training),
+                manifest=self.manifest,
+                augment=self._augment if training else None,
+                service=self._service,
+                shard_by=self._config.shard_by if training else "record",
+            ),
+            # Nothing to fetch to on CPUs, where the iterator that would do it may take minutes to be dropped.
+            tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),
+        )
+        return watched(batches, self._service)

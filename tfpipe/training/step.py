@@ -1,0 +1,190 @@
+"""One step of training or validation, for every strategy and precision (needs TensorFlow).
+
+Keras `fit` fails under MultiWorkerMirroredStrategy, so a step is
+`tf.function` + `strategy.run` + all-reduced gradients + `optimizer.apply`.
+Noise is a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.data.pipeline import Part
+from tfpipe.features.log_mel_tf import to_mel
+from tfpipe.model import networks, precision
+from tfpipe.spec import FeatureSpec
+from tfpipe.training.run_folder import TrainConfig
+
+
+class Stepper:
+    """A VAE in training: models, optimizer and the compiled steps.
+
+    Attributes:
+        models: what is trained.
+        judged: what is validated, saved as the model and exported: the moving
+            average of `models` with `average`, else `models` themselves.
+        variables: what the optimizer moves.
+        optimizer: Adam, which skips steps of infinite gradients under mixed_float16.
+        policy: the Keras dtype policy that `precision` came to.
+        jit: whether XLA compiles the step.
+    """
+
+    def __init__(
+        self, config: TrainConfig, spec: FeatureSpec, *, strategy: tf.distribute.Strategy, part: Part, total_steps: int
+    ) -> None:
+        self.config, self.strategy, self.part = config, strategy, part
+        self.objective, self.pixels = networks.preset(config.preset).objective, math.prod(spec.mel_shape)
+        self.policy = precision.resolve(config.precision)
+        self.jit = precision.compiled(config.jit_compile, replicas=part.total)
+        keras.utils.set_random_seed(config.seed)
+        with strategy.scope():
+            self.models = self.judged = self._build(spec)
+            self.variables = [*self.models.encoder.trainable_variables, *self.models.decoder.trainable_variables]
+            self.optimizer = self._make_optimizer(total_steps)
+            self.optimizer.build(self.variables)
+            if config.average:
+                self.judged = self._build(spec)
+        self._replica = tf.function(self._replica_step, jit_compile=True) if self.jit else self._replica_step
+        self._train = tf.function(self._distributed_step, reduce_retracing=True)
+        self._evaluate = tf.function(self._distributed_evaluation, reduce_retracing=True)
+
+    def train(self, mel: Any, *, count: int, stop: bool, step: int) -> tf.Tensor:
+        """Starts one step; the device may still be at it when this returns.
+
+        Args:
+            mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica.
+            count: examples in the global batch.
+            stop: whether this process was asked to stop; all learn of it.
+            step: the number of the step, which the noise follows from.
+
+        Returns:
+            `[2 + latent]`: mse and KL per dimension, means over the global
+            batch before the step, and how many were asked to stop.
+        """
+        scalars = (tf.constant(float(count)), tf.constant(float(stop)), tf.constant(step, tf.int32))
+        return self._train(mel, *scalars)
+
+    def read(self, means: tf.Tensor) -> np.ndarray:
+        """Waits for a step and returns its figures, float64."""
+        return np.asarray(means, np.float64)
+
+    def evaluate(self, mel: Any, *, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Measures `judged`, with z at the posterior mean.
+
+        Args:
+            mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica, all of as many rows.
+            count: examples in the global batch; rows beyond them are not counted.
+
+        Returns:
+            `[2 + latent]`: count, mse and KL per dimension, sums over all
+            replicas; and this process's z_mean `[rows, latent]`.
+        """
+        return self._evaluate(mel, tf.constant(count))
+
+    def start(self, mels: np.ndarray) -> None:
+        """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`."""
+        networks.start_from_pca(self.models, mels)
+        if self.judged is not self.models:
+            for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
+                average.assign(weight)
+
+    def parts(self) -> dict[str, list[Any]]:
+        """Returns all state by name; `encoder` and `decoder` are those to use."""
+        parts = {
+            "encoder": self.judged.encoder.weights,
+            "decoder": self.judged.decoder.weights,
+            "optimizer": self.optimizer.variables,
+        }
+        if self.judged is not self.models:
+            parts |= {"trained_encoder": self.models.encoder.weights, "trained_decoder": self.models.decoder.weights}
+        return parts
+
+    # One step ----------------------------------------------------------------
+
+    def _distributed_step(self, mel: Any, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        means = self.strategy.run(self._replica, args=(mel, count, stop, step))
+        if self.judged is not self.models:
+            self._move_average(step)
+        return self.strategy.experimental_local_results(means)[0]
+
+    def _replica_step(self, mel: tf.Tensor, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        mel = to_mel(mel)
+        with tf.GradientTape() as tape:
+            z_mean, z_log_var = self.models.encoder(mel, training=True)
+            reconstruction = self.models.decoder(
+                networks.sample(z_mean, z_log_var, self._noise(z_mean, step)), training=True
+            )
+            terms = networks.losses(mel, reconstruction, z_mean, z_log_var)
+            mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
+            means = context.all_reduce(
+                tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl, stop[None]], 0))
+            )
+            kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
+            loss = mse * networks.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, self.variables)
+        # Keras' optimizer sums over the replicas too, after clipping: reducing first lets it clip the whole
+        # gradient as a single worker would, the mean keeps its sum right.
+        self.optimizer.apply(context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients), self.variables)
+        return means
+
+    def _noise(self, like: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """This replica's rows of the global batch's noise: the same for one worker or many."""
+        rows = tf.shape(like)[0]
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+        shape = [rows * self.part.total, self.config.latent]
+        noise = tf.random.stateless_normal(shape, seed=tf.stack([self.config.seed, step]))
+        return noise[replica * rows : (replica + 1) * rows]
+
+    def _move_average(self, step: tf.Tensor) -> None:
+        """Moves `judged` towards `models`, faster while there is little to average."""
+        done = tf.cast(step, tf.float32)
+        share = 1.0 - tf.minimum(self.config.average, (1.0 + done) / (10.0 + done))
+        for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
+            self.strategy.extended.update(
+                average.value, lambda old, new: old.assign_add(share * (new - old)), args=(weight.value,)
+            )
+
+    def _distributed_evaluation(self, mel: Any, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        sums, z_mean = self.strategy.run(self._replica_evaluation, args=(mel, count))
+        local = self.strategy.experimental_local_results
+        rows = tf.concat(local(z_mean), 0)
+        return local(sums)[0], rows[: tf.maximum(0, count - self.part.worker * tf.shape(rows)[0])]
+
+    def _replica_evaluation(self, mel: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mel = to_mel(mel)
+        z_mean, z_log_var = self.judged.encoder(mel, training=False)
+        terms = networks.losses(mel, self.judged.decoder(z_mean, training=False), z_mean, z_log_var)
+        replica, rows = tf.distribute.get_replica_context(), tf.shape(mel)[0]
+        counted = tf.cast(replica.replica_id_in_sync_group * rows + tf.range(rows) < count, tf.float32)
+        kl = tf.reduce_sum(terms.kl * counted[:, tf.newaxis], axis=0)
+        sums = tf.concat([[tf.reduce_sum(counted), tf.reduce_sum(terms.mse * counted)], kl], 0)
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, sums), z_mean
+
+    # What it is made of ------------------------------------------------------
+
+    def _build(self, spec: FeatureSpec) -> networks.Models:
+        return networks.build(self.config.preset, spec, latent=self.config.latent, policy=self.policy)
+
+    def _make_optimizer(self, total_steps: int) -> Any:
+        rate: Any = float(self.config.learning_rate or 0.0)
+        clip = None
+        if self.config.schedule == "cosine":
+            total = max(2, total_steps)
+            warm_up = max(1, min(100, total // 20))
+            rate = keras.optimizers.schedules.CosineDecay(
+                rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
+            )
+            clip = 1.0 / self.part.total  # of the mean over replicas, see _replica_step
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+        return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
+
+
+def _weights(models: networks.Models) -> list[Any]:
+    return [*models.encoder.weights, *models.decoder.weights]

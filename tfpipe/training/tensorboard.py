@@ -1,0 +1,115 @@
+"""TensorBoard: scalars every epoch; pictures, sounds and latents now and then (needs TensorFlow).
+
+Nothing here is seen by training: no variable is written, no global random
+number drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfpipe.features.log_mel_tf import griffin_lim
+from tfpipe.model.networks import Models
+from tfpipe.spec import FeatureSpec
+
+TENSORBOARD = "tensorboard"
+# Windows, and samples, that are drawn and sounded each time.
+SHOWN = 4
+# Drawing may take this share of the time; the first one is taken to cost so many s.
+_SHARE, _FIRST_S = 0.01, 2.0
+# White between original and reconstruction, pixels.
+_GAP = 4
+
+
+class Summaries:
+    """Writes one run's TensorBoard files.
+
+    Args:
+        folder: the run folder.
+        spec: the feature spec.
+        latent: dimensions of z.
+        mels: held-out windows `[k, n_mels, frames]` in [0, 1] to show, the same ones each time.
+        ref_db: their levels `[k]`, dB.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: FeatureSpec,
+        *,
+        latent: int,
+        mels: NDArray[np.float32],
+        ref_db: NDArray[np.float32],
+    ) -> None:
+        self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
+        self._spec, self._mels, self._ref_db = spec, mels, ref_db
+        # The same points of the prior at any time, and in any run of this latent size.
+        self._z = np.random.default_rng(0).standard_normal((SHOWN, latent), dtype=np.float32)
+        self._started, self._spent = time.monotonic(), 0.0
+        self._next_cost, self._heard_originals = _FIRST_S, False
+
+    @property
+    def due(self) -> bool:
+        """Whether one more `draw` would keep drawing under 1 % of the time so far."""
+        return self._spent + self._next_cost <= _SHARE * (time.monotonic() - self._started)
+
+    def scalars(self, row: Mapping[str, Any]) -> None:
+        """Writes an epoch's figures."""
+        with self._writer.as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name not in ("epoch", "step") and value is not None:
+                    tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def draw(self, models: Models, *, epoch: int, z_mean: NDArray[np.float32], kl: NDArray[np.float64]) -> None:
+        """Writes reconstructions and samples as pictures and sounds, and histograms of the latent.
+
+        Args:
+            models: what to show.
+            epoch: where in the run.
+            z_mean: posterior means of the validation split `[n, latent]`.
+            kl: mean KL per dimension there `[latent]`, nats.
+        """
+        started = time.monotonic()
+        samples = _decoded(models, self._z)
+        with self._writer.as_default(step=epoch):
+            if len(self._mels):
+                z, _ = models.encoder(self._mels[..., None], training=False)
+                rebuilt = _decoded(models, z)
+                gap = np.ones((len(rebuilt), self._spec.n_mels, _GAP), np.float32)
+                _pictures("original | reconstruction", np.concatenate([self._mels, gap, rebuilt], axis=2))
+                if not self._heard_originals:
+                    self._sounds("original", self._mels, self._ref_db)
+                    self._heard_originals = True
+                self._sounds("reconstruction", rebuilt, self._ref_db)
+            _pictures("samples from the prior", samples)
+            level = np.full(len(samples), np.median(self._ref_db) if len(self._ref_db) else 0.0, np.float32)
+            self._sounds("samples from the prior", samples, level)
+            if len(z_mean):
+                tf.summary.histogram("latent/z_mean", z_mean)
+            if kl.any():
+                tf.summary.histogram("latent/KL per dimension", kl)
+        self._writer.flush()
+        self._next_cost = time.monotonic() - started
+        self._spent += self._next_cost
+
+    def _sounds(self, name: str, mels: NDArray[np.float32], ref_db: NDArray[np.float32]) -> None:
+        audio = griffin_lim(tf.constant(mels), tf.constant(ref_db), self._spec)
+        peak = tf.maximum(tf.reduce_max(tf.abs(audio), axis=1, keepdims=True), 1.0)
+        tf.summary.audio(f"sounds/{name}", (audio / peak)[..., None], self._spec.sample_rate, max_outputs=SHOWN)
+
+
+def _decoded(models: Models, z: Any) -> NDArray[np.float32]:
+    return np.asarray(models.decoder(z, training=False))[..., 0]
+
+
+def _pictures(name: str, mels: NDArray[np.float32]) -> None:
+    """Low frequencies at the bottom."""
+    tf.summary.image(f"pictures/{name}", mels[:, ::-1, :, None], max_outputs=SHOWN)
