@@ -59,6 +59,15 @@ _MOST_VALUES = 2**24
 _TAPS = 64
 
 
+def check() -> None:
+    """Decodes a second of silence.
+
+    Raises:
+        NotImplementedError: tensorflow-io could not load its library, which shows only when an op is called.
+    """
+    tfio.audio.decode_wav(tf.audio.encode_wav(tf.zeros([22_050, 1]), 22_050), dtype=tf.int16)
+
+
 class Track:
     """A file that is decoded as a whole: a decoder for `tfpipe.audio.reader.TrackReader`.
 

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.audio.reader import TrackReader
-from tfpipe.doctor import probes
 from tfpipe.errors import AudioError, UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.lanes import installed_version, tensorflow_io_loads
@@ -143,10 +142,9 @@ def _tensorflow_io(paths: Sequence[str]) -> ModuleType:
     for path in paths:
         require_local(path, what="what tensorflow-io decodes")
     try:
-        probes.decode_wav()
+        from tfpipe.audio import tensorflow_io
+
+        tensorflow_io.check()
     except Exception as error:
         raise UsageError(f"tensorflow-io does not work here ({error}); use --decoder library") from error
-
-    from tfpipe.audio import tensorflow_io
-
     return tensorflow_io

@@ -7,7 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfpipe.errors import UsageError
-from tfpipe.training.run_folder import PRECISIONS
+from tfpipe.model.presets import PRECISIONS
 
 
 def resolve(precision: str) -> str:

@@ -8,8 +8,6 @@ to have something to learn; no recording is needed. Loads no TensorFlow.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from tfpipe.audio.reader import write_wav
-from tfpipe.commands import synth as command
-from tfpipe.errors import TfpipeError, UsageError
+from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import FloatArray
 
 SAMPLE_RATE = 22_050
@@ -402,18 +399,3 @@ def _finish(audio: NDArray[np.float64], rng: Generator) -> FloatArray:
     audio = audio / max(1e-9, float(np.abs(audio).max()))
     audio = audio + 3e-4 * rng.standard_normal(len(audio))
     return audio * (rng.uniform(0.5, 0.9) / np.abs(audio).max())
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs `python -m tfpipe.testing.synthesis OUT`, the same as `tfpipe synth OUT`."""
-    parser = argparse.ArgumentParser(prog="python -m tfpipe.testing.synthesis", description=command.HELP)
-    command.add_arguments(parser)
-    try:
-        return command.run(parser.parse_args(argv))
-    except TfpipeError as error:
-        print(f"tfpipe synth: {error}", file=sys.stderr)
-        return error.exit_code
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -20,13 +20,12 @@ from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.errors import RunError, UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.files.storage import read_json, write_json
+from tfpipe.model.presets import JIT_COMPILE, PRECISIONS
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint, latent_health
 
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
 PRESET_NAMES = ("standard", "notebook", "large", "tiny")
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-JIT_COMPILE = ("auto", "on", "off")
 SHARD_BY = ("record", "file")
 ON_CORRUPT = ("error", "skip")
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")

@@ -116,8 +116,8 @@ def test_names_the_path_that_cannot_be_written(tmp_path):
         synthesise(tmp_path, tracks_per_label=1, seconds=0.5)
 
 
-def test_module_runs(tmp_path, repo):
-    command = [sys.executable, "-m", "tfpipe.testing.synthesis"]
+def test_command_runs(tmp_path, repo):
+    command = [sys.executable, "-m", "tfpipe", "synth"]
     done = subprocess.run([*command, tmp_path / "out", "--tracks", "1", "--seconds", "1"], cwd=repo, check=False)
     assert done.returncode == 0
     assert len(list((tmp_path / "out").glob("*/*.wav"))) == 2
