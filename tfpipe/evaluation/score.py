@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tfpipe.data.manifest import Skipped
 from tfpipe.data.recordings import RawAudio
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features.log_mel import log_mel
+from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.files.storage import write_bytes
 from tfpipe.model.networks import losses
 from tfpipe.process.progress import Progress
