@@ -1,8 +1,80 @@
 """tfpipe: from a folder of recordings to a served generative model.
 
-The core package: feature spec, features, records, input pipeline, model,
-training, evaluation and the command line. Importing it is cheap; modules that
-need TensorFlow say so in their first line.
+>>> import tfpipe as tp
+>>> tp.preprocess("recordings", "data", semitones=(0, 4, 7))
+>>> run = tp.train("data", "run", latent=16)
+>>> tp.evaluate("data", "run")["mse"]
+>>> tp.export(run, "models/vae")
+>>> with tp.serve("models/vae") as server, tp.Client(server.address) as vae:
+...     audio = vae.decode_audio(vae.generate([1, 2, 3]).z, ref_db=[9.0] * 3)
+
+`tp.run("recordings", "work")` does all of it, and goes on where it was stopped. The functions have the words of the
+`tfpipe` commands. Importing this package loads no TensorFlow; a function loads what it needs when it is called.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfpipe import errors
+
+if TYPE_CHECKING:
+    from beam_jobs.config import PreprocessConfig
+    from serving.client.client import Client
+    from serving.server.server import ServerConfig
+    from tfpipe.api import evaluate, export, inspect, make_dataset, preprocess, score, serve, train, verify
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.features.log_mel import log_mel
+    from tfpipe.spec import FeatureSpec
+    from tfpipe.training.run_folder import TrainConfig
+
 __version__ = "0.1.0"
+__all__ = [
+    "AugmentConfig",
+    "Client",
+    "FeatureSpec",
+    "PreprocessConfig",
+    "ServerConfig",
+    "TrainConfig",
+    "errors",
+    "evaluate",
+    "export",
+    "inspect",
+    "log_mel",
+    "make_dataset",
+    "preprocess",
+    "score",
+    "serve",
+    "train",
+    "verify",
+]
+# Where each public name is defined; it is imported when it is first used. A test holds this equal to the imports above.
+_HOMES = {
+    "AugmentConfig": "tfpipe.data.augmentation",
+    "Client": "serving.client.client",
+    "FeatureSpec": "tfpipe.spec",
+    "PreprocessConfig": "beam_jobs.config",
+    "ServerConfig": "serving.server.server",
+    "TrainConfig": "tfpipe.training.run_folder",
+    "evaluate": "tfpipe.api",
+    "export": "tfpipe.api",
+    "inspect": "tfpipe.api",
+    "log_mel": "tfpipe.features.log_mel",
+    "make_dataset": "tfpipe.api",
+    "preprocess": "tfpipe.api",
+    "score": "tfpipe.api",
+    "serve": "tfpipe.api",
+    "train": "tfpipe.api",
+    "verify": "tfpipe.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tfpipe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from serving.protocol.status import StatusError
 from serving.server.admission import Line
@@ -93,7 +94,9 @@ class ServerConfig:
 
 
 class Server:
-    """The server as an object: binds its ports when made, answers after `start`.
+    """The server as an object: it binds its ports when it is made and answers after `start`.
+
+    As a context manager it starts on entry, unless it has been started, and stops on exit.
 
     Attributes:
         port: the gRPC port.
@@ -127,6 +130,20 @@ class Server:
         self.port = self._rpc.port
         self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
         self.rest_port = self._rest.port if self._rest else None
+        self._started = False
+
+    def __enter__(self) -> Self:
+        if not self._started:
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT` of the gRPC API, as a client takes it."""
+        return f"{self.config.host}:{self.port}"
 
     @property
     def versions(self) -> list[int]:
@@ -139,7 +156,7 @@ class Server:
         Raises:
             ServingError: a model or label of the configuration file cannot be served.
         """
-        config = self.config
+        config, self._started = self.config, True
         try:
             self.catalog.replace(self._models)
         except StatusError as error:
