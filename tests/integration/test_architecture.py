@@ -14,7 +14,7 @@ PACKAGES = ("tfpipe", "beam_jobs", "serving")
 FILES = sorted(path for package in PACKAGES for path in (REPO / package).rglob("*.py"))
 COMMANDS = sorted(path for path in (REPO / "tfpipe" / "commands").glob("*.py") if path.name != "__init__.py")
 
-_BASE = {"tfpipe.errors", "tfpipe.spec", "tfpipe.files", "tfpipe.process"}
+_BASE = {"tfpipe.errors", "tfpipe.settings", "tfpipe.spec", "tfpipe.files", "tfpipe.process"}
 _SOUND = {*_BASE, "tfpipe.features", "tfpipe.audio"}
 _DATA = {*_SOUND, "tfpipe.lanes", "tfpipe.data"}
 _TRAINING = {*_DATA, "tfpipe.model", "tfpipe.training"}
@@ -22,21 +22,29 @@ _TRAINING = {*_DATA, "tfpipe.model", "tfpipe.training"}
 ROOMS = {
     "tfpipe.errors": set(),
     "tfpipe.lanes": set(),
-    "tfpipe.spec": {"tfpipe.errors"},
+    "tfpipe.settings": {"tfpipe.errors"},
+    "tfpipe.spec": {"tfpipe.errors", "tfpipe.settings"},
     "tfpipe.process": set(),
-    "tfpipe.files": {"tfpipe.errors", "tfpipe.process"},
-    "tfpipe.features": {"tfpipe.errors", "tfpipe.spec"},
+    "tfpipe.files": {"tfpipe.errors", "tfpipe.process", "tfpipe.settings"},
+    "tfpipe.features": {"tfpipe.errors", "tfpipe.settings", "tfpipe.spec"},
     "tfpipe.audio": _SOUND,
-    "tfpipe.model": {"tfpipe.errors", "tfpipe.spec", "tfpipe.features"},
+    "tfpipe.model": {"tfpipe.errors", "tfpipe.settings", "tfpipe.spec", "tfpipe.features"},
     "tfpipe.data": {*_SOUND, "tfpipe.lanes"},
     "tfpipe.training": {*_DATA, "tfpipe.model"},
     "tfpipe.evaluation": _TRAINING,
     "tfpipe.testing": _SOUND,
     "tfpipe.doctor": {*_BASE, "tfpipe", "tfpipe.features", "tfpipe.lanes", "tfpipe.model"},
     "beam_jobs": {*_DATA, "tfpipe"} - {"tfpipe.lanes"},
-    "serving.protocol": {"tfpipe.errors"},
-    "serving.client": {"serving.protocol", "tfpipe.audio", "tfpipe.errors", "tfpipe.files", "tfpipe.spec"},
-    "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors"},
+    "serving.protocol": {"tfpipe.errors", "tfpipe.settings"},
+    "serving.client": {
+        "serving.protocol",
+        "tfpipe.audio",
+        "tfpipe.errors",
+        "tfpipe.files",
+        "tfpipe.settings",
+        "tfpipe.spec",
+    },
+    "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.settings"},
     "serving.export": {*_TRAINING, "serving.protocol", "serving.server"},
     "serving.checks": {*_SOUND, "serving.client", "serving.protocol"},
 }
@@ -126,7 +134,7 @@ def test_nothing_imports_what_a_wheel_lacks(path):
 
 @pytest.mark.parametrize("path", [*COMMANDS, REPO / "tfpipe" / "cli" / "main.py"], ids=lambda path: path.stem)
 def test_commands_import_nothing_heavy_at_the_top(path):
-    allowed = re.compile(r"tfpipe\.(cli|errors|spec|commands|__version__)(\.|$)")
+    allowed = re.compile(r"tfpipe\.(cli|errors|settings|spec|commands|__version__)(\.|$)")
     heavy = {
         name for name in _at_top(path) if name.split(".")[0] not in sys.stdlib_module_names and not allowed.match(name)
     }
