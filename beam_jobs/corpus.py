@@ -23,10 +23,9 @@ from typing import Any, TextIO
 
 from tfpipe.audio.reader import is_audio
 from tfpipe.data.manifest import Skipped, load_tracks
-from tfpipe.errors import TfpipeError
+from tfpipe.errors import TfpipeError, os_error_message, translate_os_errors
 from tfpipe.files import remote
 from tfpipe.files.remote import is_remote
-from tfpipe.files.storage import explain, explain_os_errors
 
 # Names that claim to be audio: such a file is reported when it cannot be used. Any
 # other file is taken when its content is audio and passed over silently when it is not.
@@ -170,7 +169,7 @@ def _name(path: str, base: str) -> str:
 
 
 def _is_list(entry: str) -> bool:
-    with explain_os_errors(entry):
+    with translate_os_errors(entry):
         return entry.lower().endswith(_LIST_SUFFIXES) and remote.exists(entry)
 
 
@@ -182,7 +181,7 @@ def _read_list(path: str, *, needed: tuple[str, ...]) -> Iterator[_Entry]:
     """
     if not path.lower().endswith(_LIST_SUFFIXES):
         raise TfpipeError(f"{path}: not a list; give a .csv or .jsonl file")
-    with explain_os_errors(path), remote.open_read(path) as binary:
+    with translate_os_errors(path), remote.open_read(path) as binary:
         file = io.TextIOWrapper(binary, newline="", encoding="utf-8-sig", errors="surrogateescape")
         rows = _jsonl_rows(path, file) if path.lower().endswith(".jsonl") else _csv_rows(path, file, needed)
         for where, row in rows:
@@ -258,7 +257,7 @@ def _check(entry: _Entry) -> tuple[str, tuple[str, str] | None]:
     except (FileNotFoundError, NotADirectoryError):
         return entry.path, ("missing", f"no such file, which {entry.where} names")
     except OSError as error:
-        return entry.path, ("unreadable", explain(error, entry.path).removeprefix(f"{entry.path}: "))
+        return entry.path, ("unreadable", os_error_message(error, entry.path).removeprefix(f"{entry.path}: "))
     if not stat.S_ISREG(status.st_mode):
         return entry.path, ("not_a_file", f"is not a regular file; {entry.where} names it")
     return entry.path, None
@@ -300,7 +299,7 @@ def _walk_remote(url: str) -> tuple[set[str], list[str]]:
     if glob.has_magic(bucket):
         raise TfpipeError(f"{url}: name the bucket in full; patterns are for what is in it")
     root = _dirname(_MAGIC.split(url)[0]) if glob.has_magic(url) else url
-    with explain_os_errors(url):
+    with translate_os_errors(url):
         if url != bucket and remote.exists(url):
             return {_dirname(url)}, [url]
         listing = [path for path, _ in remote.match(f"{glob.escape(root)}/**")]
@@ -342,7 +341,7 @@ def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[st
         entries = sorted(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else None
     except OSError as error:
         if claims_audio or os.path.isdir(path):
-            yield path, ("unreadable", explain(error, path).removeprefix(f"{path}: "))
+            yield path, ("unreadable", os_error_message(error, path).removeprefix(f"{path}: "))
         return
     if entries is None:
         if not stat.S_ISREG(status.st_mode):

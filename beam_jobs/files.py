@@ -15,10 +15,9 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from tfpipe.errors import TfpipeError
-from tfpipe.files import remote
+from tfpipe.errors import TfpipeError, translate_os_errors
+from tfpipe.files import remote, storage
 from tfpipe.files.remote import exists, is_remote
-from tfpipe.files.storage import explain_os_errors
 
 _SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 # A job that holds a remote folder says so this often, in s ...
@@ -29,24 +28,25 @@ _LAPSE_S = 60.0
 
 def read(path: str) -> bytes:
     """Reads a small file."""
-    with explain_os_errors(path), remote.open_read(path) as file:
+    with translate_os_errors(path), remote.open_read(path) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
-    """Opens a file for writing; it takes its name only when the block ends well."""
+    """Opens a file for writing; it gets its name only when the block ends without an error."""
+    if not is_remote(path):
+        with storage.atomic_write(path) as local:
+            yield local
+        return
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    with explain_os_errors(path):
-        with remote.explained(path):
+    with translate_os_errors(path):
+        with remote.translate_store_errors(path):
             system = remote.file_system(path)
             raw = system.create(temporary, compression_type="uncompressed")
         try:
             with remote.Stream(path, raw) as file:
                 yield cast(BinaryIO, file)
-                if not is_remote(path):
-                    raw.flush()
-                    os.fsync(raw.fileno())
             move(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -57,10 +57,10 @@ def create(path: str) -> Iterator[BinaryIO]:
 def write(path: str, data: bytes) -> None:
     """Writes a small file whole or not at all."""
     if not is_remote(path):
-        with create(path) as file:
-            file.write(data)
+        storage.write_bytes(path, data)
         return
-    with explain_os_errors(path), remote.explained(path):  # stores show an object once it is there as a whole
+    # A store shows an object only when all of it has arrived.
+    with translate_os_errors(path), remote.translate_store_errors(path):
         raw = remote.file_system(path).create(path, compression_type="uncompressed")
         raw.write(data)
         raw.close()
@@ -68,21 +68,21 @@ def write(path: str, data: bytes) -> None:
 
 def move(source: str, target: str) -> None:
     """Renames a file; object stores copy it and remove the first."""
-    with explain_os_errors(target), remote.explained(target):
+    with translate_os_errors(target), remote.translate_store_errors(target):
         remote.file_system(target).rename([source], [target])
 
 
 def remove(path: str) -> None:
     """Removes a file; nothing happens when it is missing."""
-    with explain_os_errors(path):
+    with translate_os_errors(path):
         if exists(path):
-            with remote.explained(path):
+            with remote.translate_store_errors(path):
                 remote.file_system(path).delete([path])
 
 
 def remove_folder(path: str) -> None:
     """Removes a folder with all in it; nothing happens when it is missing."""
-    with explain_os_errors(path), remote.explained(path):
+    with translate_os_errors(path), remote.translate_store_errors(path):
         if is_remote(path):
             remote.file_system(path).delete([f"{path}/"])
         elif os.path.isdir(path):

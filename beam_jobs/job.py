@@ -48,10 +48,10 @@ from beam_jobs.scan import Scan, content_hash, file_stamp
 from beam_jobs.variants import cached_augmenter
 from tfpipe import __version__
 from tfpipe.data.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
-from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.errors import AudioError, TfpipeError, translate_os_errors
 from tfpipe.files import remote
 from tfpipe.files.remote import open_read
-from tfpipe.files.storage import digest, explain_os_errors, folder_lock
+from tfpipe.files.storage import digest, folder_lock
 from tfpipe.process import children
 from tfpipe.process.progress import Progress
 
@@ -260,14 +260,15 @@ def salvage(job: Job) -> None:
         files.remove_unfinished(job.config.output, job.work)
         return
     work, scratch = Path(job.work), Path(job.scratch)
-    with explain_os_errors(scratch):
+    with translate_os_errors(scratch):
         work.mkdir(parents=True, exist_ok=True)
         for path in scratch.iterdir():
             if path.is_dir() and path != work:
                 shutil.rmtree(path)
         for path in work.glob("*.tmp-*"):
-            part = path.with_name(f"{path.name.partition('.')[0]}{PART}")
-            if path.name.partition(".tmp-")[0].endswith(".tfrecord") and _size(path) > _size(part):
+            name = path.name.removeprefix(".").partition(".tmp-")[0]
+            part = path.with_name(f"{name.partition('.')[0]}{PART}")
+            if name.endswith(".tfrecord") and _size(path) > _size(part):
                 path.replace(part)
             else:
                 path.unlink()

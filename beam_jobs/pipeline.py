@@ -41,9 +41,8 @@ from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.scan import Scan, scan_track
 from beam_jobs.shards import shard_path, write_shard
 from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
-from tfpipe.errors import TfpipeError
+from tfpipe.errors import TfpipeError, os_error_message
 from tfpipe.files import remote
-from tfpipe.files.storage import explain
 
 # Beam hands a worker's exception on as text; what a person should read stands in it as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
@@ -118,7 +117,7 @@ def main() -> NoReturn:
     except TfpipeError as error:
         _leave(report, {"error": str(error)})
     except OSError as error:
-        _leave(report, {"error": explain(error, job.config.output)})
+        _leave(report, {"error": os_error_message(error, job.config.output)})
     except BaseException as error:
         logging.exception("the job failed")
         if "Channel closed" in str(error):
@@ -232,7 +231,7 @@ def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) ->
     except TfpipeError as error:
         cause = str(error)
     except OSError as error:
-        cause = explain(error, job.config.output)
+        cause = os_error_message(error, job.config.output)
     except MemoryError:
         cause = "a worker ran out of memory; use fewer --workers or a machine with more memory"
     raise RuntimeError(f"tfpipe-failure:{cause.encode('utf-8', 'surrogateescape').hex()};")

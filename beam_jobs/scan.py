@@ -11,10 +11,10 @@ from beam_jobs.corpus import AudioFile
 from beam_jobs.metrics import Meter
 from tfpipe.audio.reader import TrackReader
 from tfpipe.data.manifest import Skipped
-from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.errors import AudioError, TfpipeError, os_error_message
 from tfpipe.features.log_mel import is_silent
 from tfpipe.files import remote
-from tfpipe.files.storage import explain, sha256_file
+from tfpipe.files.storage import sha256_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +135,9 @@ def file_stamp(path: str) -> tuple[int, int]:
     try:
         return remote.stamp(path)
     except FileNotFoundError as error:
-        raise AudioError("missing", explain(error, path)) from error
+        raise AudioError("missing", os_error_message(error, path)) from error
     except OSError as error:
-        raise AudioError("unreadable", explain(error, path)) from error
+        raise AudioError("unreadable", os_error_message(error, path)) from error
 
 
 def hash_file(path: str) -> str:
@@ -149,7 +149,7 @@ def hash_file(path: str) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise AudioError("unreadable", explain(error, path)) from error
+        raise AudioError("unreadable", os_error_message(error, path)) from error
 
 
 def _one_line(error: Exception) -> str:

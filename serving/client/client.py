@@ -24,8 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.client.windows import interpolate, windows_of_file
 from serving.protocol import protos, tensors
-from tfpipe.errors import ServingError, UsageError
-from tfpipe.files.storage import explain_os_errors
+from tfpipe.errors import ServingError, UsageError, translate_os_errors
 from tfpipe.spec import FeatureSpec, require_same_spec
 
 FloatArray = NDArray[np.float32]
@@ -326,14 +325,14 @@ class Client:
             except grpc.RpcError as error:
                 pause = wait * random.uniform(0.5, 1.5)
                 if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:
-                    raise self._explained(error) from error
+                    raise self._serving_error(error) from error
                 if on_wait is not None and time.monotonic() + pause > started + _QUIET_WAIT_S:
                     on_wait(f"{self.target}: no answer yet; trying for {self.timeout_s:g} s")
                     on_wait = None
             time.sleep(pause)
             wait = min(2 * wait, _MAX_WAIT_S)
 
-    def _explained(self, error: Any) -> ServingError:
+    def _serving_error(self, error: Any) -> ServingError:
         code, kind = error.code(), _ERRORS.get(error.code(), ServerFailedError)
         details = " ".join((error.details() or "").split())
         if kind is ServerUnavailableError:
@@ -344,7 +343,7 @@ class Client:
 def _credentials(tls: ClientTls) -> Any:
     if (tls.cert is None) != (tls.key is None):
         raise UsageError("a client certificate needs its key, and a key its certificate: give both or neither")
-    with explain_os_errors(tls.ca):
+    with translate_os_errors(tls.ca):
         ca, key, cert = (None if path is None else path.read_bytes() for path in (tls.ca, tls.key, tls.cert))
     return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfpipe.data.manifest import Folder, load_manifest
-from tfpipe.data.pipeline import explained, make_dataset
+from tfpipe.data.pipeline import make_dataset, translate_input_errors
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.spec import require_same_spec
@@ -38,7 +38,7 @@ def informative(model: TrainedModel, data: Folder) -> list[int]:
     if trained_on != manifest.fingerprint:
         raise UsageError(f"{data}: the run was trained on another dataset ({trained_on}); give that one")
     kl = np.zeros(model.latent)
-    with explained(data, manifest, split="train"):
+    with translate_input_errors(data, manifest, split="train"):
         batches = make_dataset(data, split="train", batch_size=_BATCH, seed=0, manifest=manifest).take(_BATCHES)
         for batch in batches.as_numpy_iterator():
             encoded = model.encoder(dequantise(batch["mel"]), training=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -33,9 +32,9 @@ from serving.protocol import protos, tensors
 from serving.server.loaded_model import DEFAULT_SIGNATURE, WARMUP_FILE
 from tfpipe.data.manifest import Folder
 from tfpipe.data.records import write_record
-from tfpipe.errors import ServingError, UsageError
+from tfpipe.errors import ServingError, UsageError, translate_os_errors
 from tfpipe.features.log_mel_tf import griffin_lim, log_mel
-from tfpipe.files.storage import explain_os_errors, write_bytes, write_json
+from tfpipe.files.storage import LOCK, folder_lock, is_locked, write_bytes, write_json
 from tfpipe.process import children
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.run_folder import TrainedModel, load_models
@@ -45,7 +44,6 @@ TOLERANCE = 1e-4
 _CHECK_ROWS = 2
 # An export that has just begun, or is just ending, holds no lock.
 _LEFTOVER_AGE_S = 60.0
-_LOCK = ".lock"
 # Rows of a full batch in the warm-up requests; windows of audio out take about 0.1 s each.
 _FULL_ROWS, _FULL_AUDIO_ROWS = 32, 4
 
@@ -121,14 +119,14 @@ def export_model(
     """
     _require_float32(model)
     with ExitStack() as stack:
-        with explain_os_errors(output):
+        with translate_os_errors(output):
             output.mkdir(parents=True, exist_ok=True)
             _sweep(output)
             temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=output))
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        stack.enter_context(explain_os_errors(output))
+        stack.enter_context(translate_os_errors(output))
         # Held while this process lives: what a killed one leaves can be told from work.
-        fcntl.flock(stack.enter_context(open(temporary / _LOCK, "w")), fcntl.LOCK_EX)
+        stack.enter_context(folder_lock(temporary, what="tfpipe export"))
         say("writing the SavedModel ...")
         functions = build_signatures(model)
         _save(model, functions, temporary)
@@ -138,7 +136,7 @@ def export_model(
             write_tflite(model, functions, temporary / "assets.extra")
         say("reading it back in a process that knows TensorFlow alone ...")
         difference = _check_in_child(functions, _examples(model, rows=_CHECK_ROWS), temporary)
-        (temporary / _LOCK).unlink()
+        (temporary / LOCK).unlink()
         version = _publish(temporary, output)
     return Exported(
         path=output / str(version), version=version, signatures=tuple(sorted(functions)), difference=difference
@@ -383,19 +381,8 @@ def _sweep(output: Path) -> None:
     """Removes what exports that were killed left behind: nobody holds its lock any more."""
     for leftover in output.glob(".tmp-*"):
         with contextlib.suppress(FileNotFoundError):  # published or removed at this moment
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S and not _held(leftover / _LOCK):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S and not is_locked(leftover):
                 shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _held(lock: Path) -> bool:
-    try:
-        with open(lock, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _publish(temporary: Path, output: Path) -> int:

@@ -26,9 +26,8 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from tfpipe.audio.reader import AudioInfo
-from tfpipe.errors import AudioError
+from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import open_read
-from tfpipe.files.storage import explain
 
 DECODER = "ffmpeg"
 # Decoded before what is wanted, so that a codec that builds on earlier frames has settled (Opus needs 80 ms).
@@ -53,14 +52,14 @@ def container_of(path: str | os.PathLike[str]) -> str | None:
     Raises:
         AudioError: the file cannot be read.
     """
-    with _explained(path, "undecodable"), open_read(path) as file:
+    with _translate_ffmpeg_errors(path, "undecodable"), open_read(path) as file:
         return _container_of(file)
 
 
 def has_audio(path: str | os.PathLike[str]) -> bool:
     """Tells whether a file is a known container with sound in it."""
     try:
-        with _explained(path, "undecodable"), open_read(path) as file, _opened(file, path):
+        with _translate_ffmpeg_errors(path, "undecodable"), open_read(path) as file, _opened(file, path):
             return True
     except AudioError:
         return False
@@ -92,7 +91,7 @@ class Track:
         self._latest: _Latest | None = None
         self._head: list[Packet] = []
         try:
-            with _explained(path, "undecodable"):
+            with _translate_ffmpeg_errors(path, "undecodable"):
                 self._file = self._files.enter_context(open_read(path))
                 self._container, self._stream = self._open()
                 self._tick, self._zero = self._stream.time_base, self._stream.start_time or 0
@@ -118,7 +117,7 @@ class Track:
         """
         done, rate, channels = first, self.info.sample_rate, self.info.channels
         try:
-            with _explained(self._path, "damaged"):
+            with _translate_ffmpeg_errors(self._path, "damaged"):
                 for position, frame in self._placed(first):
                     if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
                         raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
@@ -342,7 +341,7 @@ def _container_of(file: BinaryIO) -> str | None:
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike[str], code: str) -> Iterator[None]:
+def _translate_ffmpeg_errors(path: str | os.PathLike[str], code: str) -> Iterator[None]:
     """Turns FFmpeg's and the file's errors in the block into an `AudioError`."""
     try:
         yield
@@ -351,4 +350,4 @@ def _explained(path: str | os.PathLike[str], code: str) -> Iterator[None]:
             code, f"{path}: cannot be decoded (FFmpeg: {getattr(error, 'strerror', None) or error})"
         ) from error
     except OSError as error:
-        raise AudioError("unreadable", explain(error, os.fspath(path))) from error
+        raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error

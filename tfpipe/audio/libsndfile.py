@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import soundfile
 
-from tfpipe.errors import AudioError
+from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
-from tfpipe.files.storage import explain
 
 if TYPE_CHECKING:
     from tfpipe.features.log_mel import FloatArray  # librosa takes seconds to import, and a client needs none of it
@@ -106,7 +105,7 @@ class Track:
         try:
             self._source = _Source(path)
         except OSError as error:
-            raise AudioError("unreadable", explain(error, os.fspath(path))) from error
+            raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error
         try:
             sound = self._sound = self._source.open()
             self._forward_only = not sound.can_seek or sound.subtype.startswith("MPEG")
@@ -137,7 +136,7 @@ class Track:
             self._drop()  # a decoder that stumbled may go on otherwise than a new one
             self._source.raise_error()
             if isinstance(error, OSError):
-                raise AudioError("unreadable", explain(error, os.fspath(self._path))) from error
+                raise AudioError("unreadable", os_error_message(error, os.fspath(self._path))) from error
             raise AudioError("damaged", f"{self._path}: damaged near frame {first} ({reason(error)})") from error
 
     def close(self) -> None:

@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 
 from tfpipe.audio import libsndfile
 from tfpipe.audio.libsndfile import AudioInfo
-from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.errors import AudioError, TfpipeError, os_error_message, translate_os_errors
 from tfpipe.files.remote import is_remote, stamp
-from tfpipe.files.storage import explain, explain_os_errors
 from tfpipe.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -269,7 +268,7 @@ def write_long_wav(path: Path, pieces: Iterable[NDArray[np.floating]], sample_ra
         TfpipeError: the audio is not finite, or the file cannot be written.
     """
     peak = 1.0
-    with explain_os_errors(path):
+    with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Exact at first, as how much must be scaled shows at the end; RF64 ends at no 4 GB.
         with tempfile.TemporaryFile(dir=path.parent) as exact:
@@ -299,7 +298,7 @@ def _written_wav(path: Path, sample_rate: int, *, frames: int) -> Iterator[sound
     """A mono 16-bit wav that gets its name when the block ends well; RF64 where wav's 4 GB would not do."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     kind = "WAV" if frames < 2**31 - 2**10 else "RF64"
-    with explain_os_errors(path):
+    with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=kind) as file:
@@ -383,7 +382,7 @@ def _require_file(path: str | os.PathLike[str]) -> None:
         size = stamp(path)[0]
         regular = is_remote(path) or stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        raise AudioError("unreadable", explain(error, os.fspath(path))) from error
+        raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error
     if not regular:
         raise AudioError("not_a_file", f"{path}: is not a regular file")
     if size == 0:

@@ -68,7 +68,7 @@ def entry() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from tfpipe.files.storage import explain
+    from tfpipe.errors import os_error_message
 
     try:
         if args.beam_options and args.command not in _TAKE_BEAM_OPTIONS:
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _fail(explain(error, error.filename or args.command), 1)
+        return _fail(os_error_message(error, error.filename or args.command), 1)
     except MemoryError:
         return _fail("out of memory; use a smaller --batch-size or a machine with more memory", 1)
     except Exception as error:

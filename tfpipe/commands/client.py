@@ -9,7 +9,6 @@ import argparse
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -275,23 +274,16 @@ def _save_mels(
 
     import numpy as np
 
-    from tfpipe.files.storage import explain_os_errors
+    from tfpipe.files.storage import atomic_write
 
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(temporary, "w") as packed:
-                with packed.open("mel.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for rows in mels:
-                        file.write(rows.astype("<f4").tobytes())
-                with packed.open("ref_db.npy", "w") as file:
-                    np.lib.format.write_array(file, np.asarray(ref_db))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with atomic_write(path) as out, zipfile.ZipFile(out, "w") as packed:
+        with packed.open("mel.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for rows in mels:
+                file.write(rows.astype("<f4").tobytes())
+        with packed.open("ref_db.npy", "w") as file:
+            np.lib.format.write_array(file, np.asarray(ref_db))
 
 
 def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -299,10 +291,10 @@ def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
 
     import numpy as np
 
-    from tfpipe.files.storage import explain_os_errors
+    from tfpipe.errors import translate_os_errors
 
     try:
-        with explain_os_errors(path), np.load(path) as arrays:
+        with translate_os_errors(path), np.load(path) as arrays:
             return {name: arrays[name] for name in (*names, *(_IDENTITY & set(arrays.files)))}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path}: is no npz of `tfpipe client encode` with {' and '.join(names)} ({error})") from error

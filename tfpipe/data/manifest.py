@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from tfpipe.data.records import Example, decode_example, read_records
-from tfpipe.errors import DatasetError
+from tfpipe.errors import DatasetError, translate_os_errors
 from tfpipe.files.remote import exists, is_remote, join, open_read, sizes, stamp
-from tfpipe.files.storage import digest, explain_os_errors, read_json
+from tfpipe.files.storage import digest, read_json
 from tfpipe.spec import FeatureSpec
 
 MANIFEST = "dataset.json"
@@ -182,7 +182,7 @@ def load_manifest(folder: Folder) -> Manifest:
         raise DatasetError(
             f"{folder}: no such dataset folder; make one with `tfpipe preprocess INPUT --output {folder}`"
         )
-    with explain_os_errors(path):
+    with translate_os_errors(path):
         is_there = exists(path)
     if not is_there:
         raise DatasetError(

@@ -28,9 +28,8 @@ from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.manifest import Folder, Manifest, Shard, load_manifest
 from tfpipe.data.records import read_records
 from tfpipe.data.shard_cache import is_copy, use_file_system
-from tfpipe.errors import DatasetError, TfpipeError, UsageError
+from tfpipe.errors import DatasetError, TfpipeError, UsageError, os_error_message
 from tfpipe.files.remote import is_remote, join
-from tfpipe.files.storage import explain
 from tfpipe.spec import FeatureSpec, require_same_spec
 
 # 4 096 examples of 27 KB are 113 MB: enough to mix dozens of tracks, small beside a model.
@@ -197,7 +196,7 @@ def salvage(
 
 
 @contextmanager
-def explained(folder: Folder, manifest: Manifest, *, split: str, fingerprint: str = "") -> Iterator[None]:
+def translate_input_errors(folder: Folder, manifest: Manifest, *, split: str, fingerprint: str = "") -> Iterator[None]:
     """Turns an error of the input pipeline in the block into one that says which shard, where, and the fix.
 
     Args:
@@ -263,8 +262,10 @@ def _good_examples(path: str, wanted: int) -> tuple[int, str]:
         return 0, f"{path}: the shard is gone"
     except OSError as error:
         if is_remote(path):
-            raise TfpipeError(f"{explain(error, path)}; no damage is known: run the same command again") from error
-        return min(good, wanted), explain(error, path)
+            raise TfpipeError(
+                f"{os_error_message(error, path)}; no damage is known: run the same command again"
+            ) from error
+        return min(good, wanted), os_error_message(error, path)
     return min(good, wanted), "" if good >= wanted else f"{path}: ends after {good} examples"
 
 

@@ -5,23 +5,21 @@ TensorFlow is loaded only by `use_file_system` and `use_tensorflow_io`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from tfpipe import lanes
 from tfpipe.data.manifest import MANIFEST, Folder, Shard, load_manifest
-from tfpipe.errors import DatasetError, TfpipeError
+from tfpipe.errors import DatasetError, TfpipeError, translate_os_errors
 from tfpipe.files import http
 from tfpipe.files.remote import is_remote, join, open_read
-from tfpipe.files.storage import explain_os_errors, sha256_file, write_json
+from tfpipe.files.storage import atomic_write, folder_lock, remove_leftovers, sha256_file, write_json
 from tfpipe.process import exit_status
 from tfpipe.process.progress import Progress
 
@@ -62,7 +60,7 @@ def use_file_system(folder: Folder, *, shard: str) -> None:
     if scheme == "s3":
         exit_status.at_once()
     first = join(url, shard)
-    with explain_os_errors(first):
+    with translate_os_errors(first):
         if http.is_web(url) and not http.gives_ranges(first):
             raise TfpipeError(
                 f"{url}: this web server sends whole files only, TensorFlow needs parts of them (Range requests); "
@@ -101,7 +99,13 @@ def cached(folder: Folder, cache: Path, *, splits: Iterable[str]) -> Path:
     manifest = load_manifest(folder)
     wanted = [shard for split in splits for shard in manifest.split_shards(split)]
     place = cache / manifest.fingerprint
-    with explain_os_errors(cache), _held(cache), ThreadPoolExecutor(_COPIED_AT_A_TIME) as pool:
+    waiting = partial(print, f"cache: waiting for another process that fills {cache}", file=sys.stderr, flush=True)
+    with (
+        translate_os_errors(cache),
+        folder_lock(cache, what="tfpipe process", on_wait=waiting),
+        ThreadPoolExecutor(_COPIED_AT_A_TIME) as pool,
+    ):
+        remove_leftovers(cache)
         copies = [cache / f"{shard.sha256}.tfrecord" for shard in wanted]
         whole = list(pool.map(_is_whole, copies, wanted))
         missing = [shard for shard, is_whole in zip(wanted, whole, strict=True) if not is_whole]
@@ -123,40 +127,21 @@ def is_copy(path: str) -> bool:
     return os.path.islink(path) and _COPY.fullmatch(os.readlink(path)) is not None
 
 
-@contextmanager
-def _held(cache: Path) -> Iterator[None]:
-    """Holds a cache folder for this process, and waits for another that does."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"cache: waiting for another process that fills {cache}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _is_whole(copy: Path, shard: Shard) -> bool:
     return copy.is_file() and copy.stat().st_size == shard.bytes and sha256_file(copy) == shard.sha256
 
 
 def _copy(folder: Folder, cache: Path, shard: Shard) -> None:
     """Copies a shard to its name in the cache, which only whole copies have."""
-    source, part = join(folder, shard.name), cache / f"{shard.sha256}.part"
+    source = join(folder, shard.name)
     sha256 = hashlib.sha256()
-    with explain_os_errors(part):
-        try:
-            with open_read(source) as file, open(part, "wb") as out:
-                while block := file.read(_BLOCK):
-                    sha256.update(block)
-                    out.write(block)
-                out.flush()
-                os.fsync(out.fileno())
-            if sha256.hexdigest() != shard.sha256:
-                raise DatasetError(
-                    f"{source}: content differs from the manifest's checksum; the shard is damaged or another by now: "
-                    "put the right one there, or read without --cache and with --on-corrupt skip"
-                )
-            os.replace(part, cache / f"{shard.sha256}.tfrecord")
-        finally:
-            part.unlink(missing_ok=True)
+    with atomic_write(cache / f"{shard.sha256}.tfrecord") as out:
+        with open_read(source) as file:
+            while block := file.read(_BLOCK):
+                sha256.update(block)
+                out.write(block)
+        if sha256.hexdigest() != shard.sha256:
+            raise DatasetError(
+                f"{source}: content differs from the manifest's checksum; the shard is damaged or another by now: "
+                "put the right one there, or read without --cache and with --on-corrupt skip"
+            )

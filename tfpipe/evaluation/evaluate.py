@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfpipe.data.manifest import SPLITS, Folder, Manifest, load_manifest
-from tfpipe.data.pipeline import explained, make_dataset
+from tfpipe.data.pipeline import make_dataset, translate_input_errors
 from tfpipe.data.shard_cache import cached
 from tfpipe.errors import DatasetError
 from tfpipe.evaluation.plots import spectrograms
@@ -176,7 +176,7 @@ def _mels(data: Folder, split: str) -> Batches:
     """A function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
 
     def stream() -> Iterator[NDArray[np.float32]]:
-        with explained(data, load_manifest(data), split=split):
+        with translate_input_errors(data, load_manifest(data), split=split):
             for batch in make_dataset(data, split=split, batch_size=_BATCH).as_numpy_iterator():
                 yield dequantise(batch["mel"])[..., 0]
 

@@ -37,7 +37,7 @@ def stamp(url: str) -> tuple[int, int]:
     Raises:
         OSError: it is missing, out of reach, or of unknown size.
     """
-    with _explained(url), _reply(url) as reply:
+    with _translate_http_errors(url), _reply(url) as reply:
         size, changed = reply.headers["Content-Length"], reply.headers["Last-Modified"]
     if size is None:
         raise OSError(None, "the server does not say its size; use another server", url)
@@ -50,7 +50,7 @@ def gives_ranges(url: str) -> bool:
     Raises:
         OSError: the URL is missing or out of reach.
     """
-    with _explained(url), _reply(url, Range="bytes=0-0") as reply:
+    with _translate_http_errors(url), _reply(url, Range="bytes=0-0") as reply:
         return bool(reply.status == 206)
 
 
@@ -60,7 +60,7 @@ def _reply(url: str, **headers: str) -> Any:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _translate_http_errors(url: str) -> Iterator[None]:
     """Turns what urllib raises into an `OSError` that names the URL."""
     try:
         yield
@@ -79,12 +79,12 @@ class _Body(io.RawIOBase):
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        with _explained(url):
+        with _translate_http_errors(url):
             self._reply = _reply(url)
 
     def readinto(self, buffer: Any) -> int:
         """Reads into a buffer; returns the number of bytes."""
-        with _explained(self._url):
+        with _translate_http_errors(self._url):
             count = int(self._reply.readinto(buffer))
             if count == 0 and self._reply.length:
                 raise OSError("the connection ended early")

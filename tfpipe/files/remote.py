@@ -88,7 +88,7 @@ def open_read(path: str | os.PathLike[str]) -> BinaryIO:
     url = os.fspath(path)
     if http.is_web(url):
         return http.open_read(url)
-    with explained(url):
+    with translate_store_errors(url):
         file = file_system(url).open(url, compression_type="uncompressed")
         # Beam's own buffer is 16 MiB, which a window of a few seconds would fill twice.
         raw = file.detach() if isinstance(file, io.BufferedReader) else file
@@ -109,7 +109,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return bool(http.stamp(url))
         return False
-    with explained(url):
+    with translate_store_errors(url):
         return bool(file_system(url).exists(url))
 
 
@@ -126,7 +126,7 @@ def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
     url = os.fspath(path)
     if http.is_web(url):
         return http.stamp(url)
-    with explained(url):
+    with translate_store_errors(url):
         found = file_system(url).metadata(url)
     return found.size_in_bytes, round(found.last_updated_in_seconds * 1e9)
 
@@ -158,7 +158,8 @@ def match(pattern: str) -> list[tuple[str, int]]:
         OSError: the place is out of reach.
         TfpipeError: as `open_read`.
     """
-    with explained(pattern), warnings.catch_warnings(action="ignore"):  # of the [ in a regular expression of Beam's
+    # Beam makes a regular expression of the pattern, and Python warns about a `[` in it.
+    with translate_store_errors(pattern), warnings.catch_warnings(action="ignore"):
         (found,) = file_system(pattern).match([pattern])
         entries = [(entry.path, entry.size_in_bytes) for entry in found.metadata_list]
     # What ends in / is no file but the mark that a console leaves for a folder.
@@ -190,7 +191,7 @@ def file_system(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def explained(path: str) -> Iterator[None]:
+def translate_store_errors(path: str) -> Iterator[None]:
     """Turns what Beam and the stores' clients raise into an `OSError` that names the path."""
     try:
         yield
@@ -221,12 +222,12 @@ class Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Reads into a buffer; returns the number of bytes."""
-        with explained(self._path):
+        with translate_store_errors(self._path):
             return int(self._file.readinto(buffer))
 
     def write(self, data: Any) -> int:
         """Writes all of `data`."""
-        with explained(self._path):
+        with translate_store_errors(self._path):
             return int(self._file.write(data))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -253,7 +254,7 @@ class Stream(io.RawIOBase):
         """Ends the download or the upload; a file that was written is there from now on."""
         if not self.closed:
             try:
-                with explained(self._path):
+                with translate_store_errors(self._path):
                     self._file.close()
             finally:
                 super().close()

@@ -1,55 +1,101 @@
-"""Files that are whole or absent: atomic writes, folder locks, clear disk errors."""
+"""Local files that are either whole or absent, folder locks, and checksums.
+
+A reader never sees a half-written file: a file is written under a temporary
+name, flushed to the disk and then renamed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, TextIO, cast
 
-from tfpipe.errors import TfpipeError
+from tfpipe.errors import TfpipeError, translate_os_errors
 from tfpipe.files.remote import open_read
 
+# The file in a folder that `folder_lock` locks.
+LOCK = ".lock"
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part.
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file that gets its name only when the block ends without an error.
+
+    Until then the data are in `.NAME.tmp-XXXXXXXX` in the same folder. A reader of `path` sees the
+    old content or the new, never a part. If the block raises, the old content stays.
+
+    Args:
+        path: local file to write; its folder is made if it is missing.
+
+    Yields:
+        A binary file that is open for writing and can seek. Libraries that want a file descriptor
+        may use its `fileno()`.
 
     Raises:
-        TfpipeError: disk full, no permission or another OS error, naming the path.
+        TfpipeError: the block or this function raised an `OSError`, such as a full disk.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with explain_os_errors(path):
+    path = Path(path)
+    shown = os.fsdecode(os.fsencode(path.name)[:200])  # a file name may have 255 bytes
+    temporary = path.with_name(f".{shown}.tmp-{secrets.token_hex(4)}")
+    with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
+            with open(temporary, "xb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            if str(error.filename) == str(temporary):
+                error.filename = str(path)  # the user knows this name
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON with sorted keys, atomically."""
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Removes the temporary files of `atomic_write` that killed processes left in a folder.
+
+    Call it only while holding the folder's lock: a file that another process is writing would go too.
+    """
+    for path in Path(folder).glob(".*.tmp-*"):
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file with `atomic_write`.
+
+    Raises:
+        TfpipeError: disk full, no permission or another OS error; the message names the path.
+    """
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON with sorted keys, with `atomic_write`.
+
+    Raises:
+        TfpipeError: as `write_bytes`.
+    """
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file, local or at a URL.
 
     Raises:
-        TfpipeError: the file is missing, unreadable or no JSON.
+        TfpipeError: the file is missing, cannot be read, or is not JSON.
     """
-    with explain_os_errors(path), open_read(path) as file:
+    with translate_os_errors(path), open_read(path) as file:
         data = file.read()
     try:
         return json.loads(data)
@@ -58,56 +104,36 @@ def read_json(path: Path | str) -> Any:
 
 
 @contextlib.contextmanager
-def explain_os_errors(path: Path | str) -> Iterator[None]:
-    """Turns an `OSError` in the block into one line that names the path and the fix."""
-    try:
-        yield
-    except OSError as error:
-        raise TfpipeError(explain(error, path)) from error
-
-
-def explain(error: OSError, path: Path | str) -> str:
-    """Returns one line for an OS error: what, where, the fix."""
-    where = error.filename or path
-    fixes = {
-        errno.ENOSPC: "disk full; free some space and run the same command again",
-        errno.EDQUOT: "disk quota reached; free some space and run the same command again",
-        errno.EACCES: "permission denied; choose a folder you may write to, or change its permissions",
-        errno.EPERM: "operation not permitted; choose another folder or change its permissions",
-        errno.EROFS: "read-only file system; choose another folder",
-        errno.ENOENT: "no such file or folder; check the path",
-        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
-        errno.EISDIR: "is a folder, a file was expected",
-        errno.EEXIST: "a file with that name is in the way; choose another path",
-        errno.ENAMETOOLONG: "name too long for this file system; choose a shorter one",
-        errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
-    }
-    return f"{where}: {fixes.get(error.errno or 0, error.strerror or str(error))}"
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Holds a folder for one process; the kernel releases it when the process dies.
+def folder_lock(
+    folder: str | os.PathLike[str], *, what: str, on_wait: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Locks a folder for this process; the kernel releases the lock when the process dies.
 
     Args:
-        folder: made if missing; a file `.lock` in it is locked.
-        what: what works there, for the message, such as `tfpipe run`.
+        folder: local folder, made if missing. The lock is on a file `.lock` in it, which holds
+            the process id and stays.
+        what: which program works there, such as `tfpipe run`; for the error message.
+        on_wait: called once if another process holds the lock, before waiting for it. Without it, a
+            held lock is an error.
 
     Raises:
-        TfpipeError: another process holds the folder.
+        TfpipeError: another process holds the lock, or the lock file cannot be written.
     """
-    with ExitStack() as stack:
-        with explain_os_errors(folder):
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        with translate_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder / ".lock", "a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise TfpipeError(
-                f"{folder}: another {what} (process {holder}) is working here; wait for it or use another folder"
-            ) from error
+            file = stack.enter_context(open(folder / LOCK, "a+"))
+            locked = _try_lock(file)
+        if not locked:
+            if on_wait is None:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise TfpipeError(
+                    f"{folder}: another {what} (process {holder}) is working here; wait for it or use another folder"
+                )
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -115,9 +141,30 @@ def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
         yield
 
 
-def replace_folder(source: Path, target: Path) -> None:
-    """Moves `source` to `target`; a folder there is renamed aside first and removed once the new one stands."""
-    with explain_os_errors(target):
+def is_locked(folder: str | os.PathLike[str]) -> bool:
+    """Tells whether a living process holds the lock of a folder.
+
+    False if the folder has no lock file; True if the lock cannot be tested.
+    """
+    try:
+        with open(Path(folder) / LOCK, "r+") as file:
+            return not _try_lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def replace_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Moves the folder `source` to `target`.
+
+    A folder at `target` is first renamed, and removed once the new one is in its place.
+
+    Raises:
+        TfpipeError: an OS error, naming the path.
+    """
+    target = Path(target)
+    with translate_os_errors(target):
         old = target.with_name(f".{target.name}.old-{os.getpid()}")
         if target.exists():
             os.rename(target, old)
@@ -126,12 +173,25 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def digest(value: Any) -> str:
-    """Returns 16 hex digits over the canonical JSON of `value`."""
+    """Returns 16 hex digits of the SHA-256 of a JSON value; the order of its keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def sha256_file(path: Path | str) -> str:
-    """Returns the SHA-256 of a file's content as 64 hex digits; the file may be at a URL."""
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file's content as 64 hex digits; the file may be at a URL.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+    """
     with open_read(path) as file:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+
+def _try_lock(file: TextIO) -> bool:
+    """Locks an open file if no other process holds it; returns whether it did."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.data_service import addresses, watched
 from tfpipe.data.manifest import Folder, Manifest
-from tfpipe.data.pipeline import Part, Position, explained, make_dataset, require_unchanged, salvage, steps_per_epoch
+from tfpipe.data.pipeline import (
+    Part,
+    Position,
+    make_dataset,
+    require_unchanged,
+    salvage,
+    steps_per_epoch,
+    translate_input_errors,
+)
 from tfpipe.data.shard_cache import cached
 from tfpipe.features.log_mel import dequantise
 from tfpipe.training.run_folder import TrainConfig
@@ -91,9 +99,9 @@ class Feed:
             yield batch, min(left, self.batch_size)
             left -= self.batch_size
 
-    def explained(self, split: str) -> AbstractContextManager[None]:
-        """Turns errors of reading in the block into sentences; see `tfpipe.data.pipeline.explained`."""
-        return explained(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
+    def translate_input_errors(self, split: str) -> AbstractContextManager[None]:
+        """Turns errors of reading in the block into sentences; see `tfpipe.data.pipeline.translate_input_errors`."""
+        return translate_input_errors(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
 
     def require_unchanged(self) -> None:
         """Notices that the dataset was made anew under the run.
@@ -106,7 +114,7 @@ class Feed:
     def sample(self) -> NDArray[np.float32]:
         """Returns log-mels `[n, n_mels, frames]` of a sample of the training examples."""
         dataset = self._plain("train", batch_size=16, seed=self._config.seed)
-        with self.explained("train"):
+        with self.translate_input_errors("train"):
             sample = [batch["mel"][..., 0] for batch in dataset.take(_PCA_EXAMPLES // 16).as_numpy_iterator()]
         return dequantise(np.concatenate(sample))
 
@@ -114,7 +122,7 @@ class Feed:
         """Returns up to `count` held-out windows, the same for all runs: mel `[k, n_mels, frames]` and ref_db `[k]`."""
         split = "validation" if self.validates else "train"
         # Shuffled, so that they are not all of one track.
-        with self.explained(split):
+        with self.translate_input_errors(split):
             batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
         return dequantise(batch["mel"][..., 0]), batch["ref_db"]
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfpipe.errors import RunError, UsageError
-from tfpipe.files.storage import explain_os_errors, read_json, sha256_file, write_bytes, write_json
+from tfpipe.errors import RunError, UsageError, translate_os_errors
+from tfpipe.files.storage import read_json, sha256_file, write_bytes, write_json
 
 LATEST, BEST = "latest", "best"
 _KEEP = "KEEP"
@@ -59,7 +59,7 @@ def save(
     """
     name = f"step-{step:08d}"
     temporary = folder / f".{name}.tmp-{os.getpid()}"
-    with explain_os_errors(folder):
+    with translate_os_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -99,7 +99,7 @@ def load(folder: Path, which: str = LATEST) -> Checkpoint | None:
         there = ", ".join(sorted(other.name for other in folder.glob("step-*"))) or "none"
         raise RunError(f"{path}: the checkpoint is gone (there: {there}); use another, or train into a new run folder")
     state = read_json(path / "state.json")
-    with explain_os_errors(path):
+    with translate_os_errors(path):
         if sha256_file(path / "state.npz") != state.pop("sha256", None):
             raise RunError(f"{path}: the checkpoint is damaged (checksum differs); train again into a new run folder")
         with np.load(path / "state.npz", allow_pickle=False) as file:

@@ -216,7 +216,7 @@ class Trainer:
         waited = 0.0
         while self.step < self.feed.steps:
             asked = time.monotonic()
-            with self.feed.explained("train"):
+            with self.feed.translate_input_errors("train"):
                 batch = next(batches)
             waited += time.monotonic() - asked
             self._launch(batch, stop)
@@ -327,7 +327,7 @@ class Trainer:
             self._latents = self._latents[0], self.sums[2:] / self.sums[0]
             return {}
         sums, z_means = np.zeros(2 + self.config.latent), []
-        with self.feed.explained("validation"):
+        with self.feed.translate_input_errors("validation"):
             for batch, count in self.feed.validation():
                 with together(self.strategy):  # a lost worker is no fault of the data
                     added, z_mean = self.stepper.evaluate(batch["mel"], count=count)

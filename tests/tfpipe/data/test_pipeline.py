@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tfpipe.data.manifest import load_manifest
-from tfpipe.data.pipeline import Part, Position, explained, make_dataset, salvage, steps_per_epoch
+from tfpipe.data.pipeline import Part, Position, make_dataset, salvage, steps_per_epoch, translate_input_errors
 from tfpipe.data.records import decode_example, read_records, write_record
 from tfpipe.errors import DatasetError, SpecMismatch, UsageError
 from tfpipe.spec import FeatureSpec
@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_named_with_its_place(damaged: tuple[Path, Path, int]
     manifest = load_manifest(folder)
     with (
         pytest.raises(DatasetError, match=rf"{shard}: damaged record at byte \d+ .*--on-corrupt skip"),
-        explained(folder, manifest, split="train"),
+        translate_input_errors(folder, manifest, split="train"),
     ):
         keys(make_dataset(folder, split="train", batch_size=4, seed=0))
 
@@ -187,7 +187,7 @@ def test_a_dataset_that_changes_under_a_reader_is_noticed(dataset: Path, tmp_pat
     if change == "rebuilt":
         other = dataclasses.replace(manifest, shards=manifest.shards[1:])
         (copy / "dataset.json").write_text(json.dumps(other.to_dict()))
-    with pytest.raises(DatasetError, match=words[change]), explained(copy, manifest, split="train"):
+    with pytest.raises(DatasetError, match=words[change]), translate_input_errors(copy, manifest, split="train"):
         keys(batches)
 
 

@@ -19,7 +19,7 @@ from helpers import last_json, tfpipe, web_server
 from tfpipe import lanes
 from tfpipe.cli.main import main
 from tfpipe.data.manifest import inspect, load_manifest, verify
-from tfpipe.data.pipeline import Position, explained, make_dataset, salvage
+from tfpipe.data.pipeline import Position, make_dataset, salvage, translate_input_errors
 from tfpipe.data.shard_cache import cached
 from tfpipe.errors import DatasetError, TfpipeError, UsageError
 from tfpipe.training import checkpoint
@@ -124,7 +124,7 @@ def test_the_cache_holds_whole_shards_by_their_checksums(dataset, plain_web, tmp
     shards = load_manifest(dataset).split_shards("train")
     copies = sorted(path.name for path in cache.glob("*.tfrecord"))
     assert copies == sorted(f"{shard.sha256}.tfrecord" for shard in shards)
-    assert not list(cache.glob("*.part"))
+    assert not list(cache.glob(".*.tmp-*"))
 
     stamps = {path: path.stat().st_mtime_ns for path in cache.glob("*.tfrecord")}
     # Another dataset with the same shards costs nothing; a damaged copy and half a copy are not used.
@@ -136,14 +136,14 @@ def test_the_cache_holds_whole_shards_by_their_checksums(dataset, plain_web, tmp
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.tfrecord")} == stamps
     first = cache / copies[0]
     data = first.read_bytes()
-    (cache / f"{first.stem}.part").write_bytes(data[:1000])
+    (cache / f".{first.name}.tmp-01234567").write_bytes(data[:1000])
     first.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     damaged = pytest.raises(DatasetError, match="the copy is damaged: run the same command again")
-    with damaged, explained(copy, load_manifest(copy), split="train"):
+    with damaged, translate_input_errors(copy, load_manifest(copy), split="train"):
         batches(copy)
     cached(plain_web, cache, splits=("train",))
     assert first.read_bytes() == data
-    assert not list(cache.glob("*.part"))
+    assert not list(cache.glob(".*.tmp-*"))
 
 
 def test_what_is_not_the_manifests_shard_is_not_cached(dataset, tmp_path):
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_line(dataset, tmp_path):
     path = os.pathsep.join(sys.path)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     (line,) = done.stdout.splitlines()
-    assert re.search(r"cache/[0-9a-f]{64}\.part: File too large", line)
+    assert re.search(r"cache/[0-9a-f]{64}\.tfrecord: File too large", line)
     assert not list((tmp_path / "cache").glob("[0-9a-f]*"))
 
 
@@ -183,9 +183,12 @@ def test_a_network_that_fails_is_no_damage(dataset, tmp_path):
         with pytest.raises(TfpipeError, match=r"out of reach.*no damage is known: run the same command again"):
             salvage(url, load_manifest(url), split="test")
     manifest = load_manifest(dataset)
-    with pytest.raises(TfpipeError, match="out of reach"), explained(url, manifest, split="test"):
+    with pytest.raises(TfpipeError, match="out of reach"), translate_input_errors(url, manifest, split="test"):
         raise tf.errors.UnavailableError(None, None, "the server is gone")
-    with pytest.raises(DatasetError, match="its shards are whole"), explained(dataset, manifest, split="test"):
+    with (
+        pytest.raises(DatasetError, match="its shards are whole"),
+        translate_input_errors(dataset, manifest, split="test"),
+    ):
         raise tf.errors.UnavailableError(None, None, "the server is gone")
 
 
