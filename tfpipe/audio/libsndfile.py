@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import soundfile
 
+from tfpipe import mp3
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
 
@@ -84,7 +85,8 @@ class Track:
     libmpg123 lacks the bits that frames share with earlier ones, and rounds by
     what it decoded before: MP3, and what cannot seek (GSM), is decoded from the
     start, once for all reads that go forward; the latest part is kept for reads
-    that overlap.
+    that overlap. Of an MP3 that does not give its length libsndfile would read
+    as much as it estimates; `tfpipe.mp3` makes it read all frames.
 
     Args:
         path: local path or URL.
@@ -110,6 +112,8 @@ class Track:
             sound = self._sound = self._source.open()
             self._forward_only = not sound.can_seek or sound.subtype.startswith("MPEG")
             self.info = info or _inspect(path, sound)
+            if sound.format == "MP3" and sound.frames != self.info.frames:
+                self._read_all_frames()
         except _ERRORS as error:
             self.close()
             self._source.raise_error()
@@ -172,13 +176,29 @@ class Track:
 
     def _blocks(self) -> Iterator[FloatArray]:
         """Yields what is kept, then decodes on; float32 holds all that such a format can."""
-        yield from tuple(self._kept)
+        place = self._kept_from
+        for block in tuple(self._kept):
+            place += len(block)
+            yield block
         step = max(1, _STEP_VALUES // self.info.channels)
-        while len(block := self._opened().read(step, dtype="float32", always_2d=True)):
+        # libsndfile may estimate more than `info` counts; after the last frame it would stumble over what follows.
+        while len(block := self._opened().read(min(step, self.info.frames - place), dtype="float32", always_2d=True)):
+            place += len(block)
             self._kept.append(block)
             if len(self._kept) > _KEPT_BLOCKS:
                 self._kept_from += len(self._kept.popleft())
             yield block
+
+    def _read_all_frames(self) -> None:
+        """Makes libsndfile read what `info` counts, where it estimates another length.
+
+        Raises:
+            AudioError: it does not read as much even so.
+        """
+        self._drop()
+        self._source.show_frames(self.info.frames)
+        if (shown := self._opened().frames) < (there := self.info.frames):
+            raise AudioError("undecodable", f"{self._path}: only {shown} of {there} samples can be read; convert it")
 
     def _opened(self) -> _Sound:
         self._sound = self._sound or self._source.open()
@@ -222,6 +242,10 @@ class _Source:
             return _Sound(os.fsencode(self._path))
         self._file.seek(0)
         return _Sound(self)
+
+    def show_frames(self, samples: int) -> None:
+        """Shows libsndfile an MP3 as `mp3.open_frames` does, from the next `open` on."""
+        self._file = mp3.open_frames(self._file or open_read(self._path), samples)
 
     def raise_error(self) -> None:
         if self._error is not None:
@@ -267,14 +291,18 @@ def _inspect(path: str | os.PathLike[str], sound: _Sound) -> AudioInfo:
         raise AudioError(
             "truncated", f"{path}: breaks off, {cut[2]} of the {cut[1]} bytes that its header promises are there"
         )
-    if sound.format == "OGG":
+    frames = sound.frames
+    if sound.format in ("OGG", "MP3"):
         with open_read(path) as file:
-            _require_whole_pages(path, file)
+            if sound.format == "OGG":
+                _require_whole_pages(path, file)
+            else:
+                frames = mp3.count_samples(path, file) or frames
     return AudioInfo(
         sample_rate=sound.samplerate,
         channels=sound.channels,
-        frames=sound.frames,
-        seconds=sound.frames / sound.samplerate if sound.samplerate else 0.0,
+        frames=frames,
+        seconds=frames / sound.samplerate if sound.samplerate else 0.0,
         format=f"{sound.format}/{sound.subtype}",
     )
 

@@ -142,6 +142,11 @@ def test_reads_through_ffmpeg_do_not_depend_on_earlier_ones(suffix, tmp_path):
     require_that_reads_do_not_depend_on_earlier_ones(path)
 
 
+def test_reads_of_an_mp3_without_a_header_do_not_depend_on_earlier_ones(tmp_path):
+    path = write_any(tmp_path / "x", "MP3 without a header", seconds=SECONDS["MP3"])
+    require_that_reads_do_not_depend_on_earlier_ones(path)
+
+
 @pytest.mark.parametrize("options", [{"live": "1"}, {"movflags": "dash+global_sidx", "frag_duration": "1000000"}])
 def test_reads_of_streamed_files_do_not_depend_on_earlier_ones(options, tmp_path):
     container, codec, rate = AV_FORMATS["webm" if "live" in options else "mp4"]
@@ -223,6 +228,8 @@ def near():
 
 
 def write_any(path, suffix, *, seconds):
+    if suffix == "MP3 without a header":
+        return write_av(path, sound(seconds, 44_100, 2), 44_100, "mp3", "libmp3lame", write_xing="0")
     if suffix in AV_FORMATS:
         container, codec, rate = AV_FORMATS[suffix]
         return write_av(path, sound(seconds, rate, 2), rate, container, codec)
@@ -232,7 +239,10 @@ def write_any(path, suffix, *, seconds):
 
 @pytest.mark.parametrize(
     "suffix",
-    ["WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16", "OGG/VORBIS", "OGG/OPUS", "MP3/MPEG_LAYER_III", "m4a", "aac", "webm"],
+    [
+        *("WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16", "OGG/VORBIS", "OGG/OPUS"),
+        *("MP3/MPEG_LAYER_III", "MP3 without a header", "m4a", "aac", "webm"),
+    ],
 )
 def test_a_url_reads_as_a_local_file(suffix, near, tmp_path):
     path = write_any(tmp_path / "x", suffix, seconds=20)
@@ -251,7 +261,7 @@ def test_of_a_url_only_what_is_read_is_fetched(suffix, near, tmp_path):
     assert 0 < near.fetched < path.stat().st_size / 5
 
 
-@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "MP3/MPEG_LAYER_III", "m4a"])
+@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "MP3/MPEG_LAYER_III", "MP3 without a header", "m4a"])
 def test_a_url_out_of_reach_is_not_a_damaged_file(suffix, near, tmp_path, capfd):
     path = write_any(tmp_path / "x", suffix, seconds=40)
     info = probe(path)
