@@ -117,6 +117,8 @@ class Track:
         except _ERRORS as error:
             self.close()
             self._source.raise_error()
+            if isinstance(error, OSError):
+                raise AudioError("unreadable", explain(error, os.fspath(path))) from error
             raise AudioError("undecodable", f"{path}: not audio that can be decoded ({reason(error)})") from error
         except BaseException:
             self.close()

@@ -277,6 +277,18 @@ def test_a_url_out_of_reach_is_not_a_damaged_file(suffix, near, tmp_path, capfd)
     assert caught.value.code == "unreadable"
 
 
+@pytest.mark.parametrize("suffix", ["OGG/VORBIS", "MP3 without a header"])
+def test_a_line_that_breaks_while_a_file_is_looked_through(suffix, near, tmp_path):
+    path = write_any(tmp_path / "x", suffix, seconds=60)
+    assert probe(f"near://{path}") == probe(path)
+    total = near.fetched
+    for part in (0.1, 0.5, 0.8, 0.95):
+        near.fetched, near.breaks_at = 0, total * part
+        with pytest.raises(AudioError, match="the line is dead") as caught:
+            probe(f"near://{path}")
+        assert caught.value.code == "unreadable"
+
+
 @pytest.mark.parametrize(("rate", "fine"), [(1, False), (999, False), (1_000, True), (1_000_000, True)])
 def test_a_rate_that_no_sound_is_recorded_at(rate, fine, tmp_path):
     soundfile.write(tmp_path / "x.wav", sound(1, 1000), rate)
