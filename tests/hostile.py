@@ -61,9 +61,15 @@ def mp4(seed):
         return path.read_bytes()
 
 
-def av_bytes(container, codec, rate, seed):
+def av_bytes(container, codec, rate, seed, **options):
     with tempfile.TemporaryDirectory() as folder:
-        return write_av(Path(folder) / "x", sound(3, rate, 2, seed=seed), rate, container, codec).read_bytes()
+        path = write_av(Path(folder) / "x", sound(3, rate, 2, seed=seed), rate, container, codec, **options)
+        return path.read_bytes()
+
+
+def bare_mp3(seed):
+    """An MP3 that no header gives the length of."""
+    return av_bytes("mp3", "libmp3lame", RATE, seed, write_xing="0", id3v2_version="0")
 
 
 def patched(data, place, value):
@@ -144,7 +150,7 @@ for _name, _container, _codec, _share, _outcomes in (
     ("cut-data.flac", "FLAC", "PCM_16", 0.6, BAD),
     ("cut-header.ogg", "OGG", "VORBIS", 0.05, BAD),
     ("cut-data.ogg", "OGG", "VORBIS", 0.7, BAD),
-    ("cut-data.mp3", "MP3", "MPEG_LAYER_III", 0.6, (*BAD, "track", "too_short")),
+    ("cut-data.mp3", "MP3", "MPEG_LAYER_III", 0.6, ("truncated",)),
 ):
     from_bytes(
         _name,
@@ -156,6 +162,8 @@ for _name, _codec in (("cut-between-pages.ogg", "VORBIS"), ("cut-between-pages.o
         _name, lambda k=_codec: (lambda data: data[: data.rfind(b"OggS")])(encoded("OGG", k, seed=4)), "truncated"
     )
 from_bytes("chained.ogg", lambda: encoded("OGG", "VORBIS", seed=5) + encoded("OGG", "VORBIS", seed=6), "undecodable")
+from_bytes("cut-frame.mp3", lambda: bare_mp3(7)[:-1], "truncated")
+from_bytes("cut-frame-tagged.mp3", lambda: bare_mp3(8)[:-9] + b"TAG" + bytes(125), "truncated")
 from_bytes("cut-header.mp3", lambda: encoded("MP3", "MPEG_LAYER_III", seed=2)[:20], *BAD)
 from_bytes("cut.m4a", lambda: mp4(1)[:-2000], *BAD)
 from_bytes("cut-start.m4a", lambda: mp4(2)[:40], *BAD)
@@ -254,6 +262,8 @@ for _suffix, _container, _codec in (
     ("mp3", "MP3", "MPEG_LAYER_III"),
 ):
     from_bytes(f"good.{_suffix}", lambda c=_container, k=_codec: encoded(c, k, seed=61), "track")
+from_bytes("no-header.mp3", lambda: bare_mp3(160), "track")
+from_bytes("no-header.mp2", lambda: av_bytes("mp2", "mp2", RATE, 161), "track")
 from_bytes("good.m4a", lambda: mp4(62), "track")
 from_bytes("good.webm", lambda: av_bytes("webm", "libopus", 48_000, 63), "track")
 from_bytes("good.wma", lambda: av_bytes("asf", "wmav2", 44_100, 64), "track")
