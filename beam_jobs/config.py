@@ -12,7 +12,7 @@ from tfpipe.files.storage import digest
 from tfpipe.spec import FeatureSpec
 
 # Raised when the same settings would give other examples.
-_JOB_VERSION = 3
+_JOB_VERSION = 4
 # Where and how the job runs, and what the digest of the input covers.
 _NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
 
