@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import soundfile
 
-from tfpipe import mp3
+from tfpipe.audio import mp3
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
 
@@ -86,7 +86,7 @@ class Track:
     what it decoded before: MP3, and what cannot seek (GSM), is decoded from the
     start, once for all reads that go forward; the latest part is kept for reads
     that overlap. Of an MP3 that does not give its length libsndfile would read
-    as much as it estimates; `tfpipe.mp3` makes it read all frames.
+    as much as it estimates; `tfpipe.audio.mp3` makes it read all frames.
 
     Args:
         path: local path or URL.

@@ -3,7 +3,7 @@
 Where no Xing header gives the length of such a file, libsndfile estimates it
 from the size and reads no further than that: too far at a constant bit rate, not
 far enough at a variable one. Here the frames are counted. Each frame's header
-gives its size, and so the place of the next one. `tfpipe.audio_sf` calls this.
+gives its size, and so the place of the next one. `tfpipe.audio.libsndfile` calls this.
 
 Formats: ISO 11172-3 and 13818-3, and MPEG 2.5 for 8 to 12 kHz; the Xing (or
 Info) and VBRI headers, which are frames of silence that players leave out;

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from audio_files import sound, write_av, write_sf
 
-from tfpipe import mp3
-from tfpipe.audio import TrackReader, probe
+from tfpipe.audio import mp3
+from tfpipe.audio.reader import TrackReader, probe
 from tfpipe.errors import AudioError
 
 SECONDS = 3
@@ -79,7 +79,7 @@ HEADED = {
 BARE = {
     # A gliding tone, by another encoder than LAME, which the others use: sox -n -r 44100 -c 1 glide.wav synth 0.8
     # sine 300:500 vol 0.3; ffmpeg -i glide.wav -c:a libshine -b:a 32k -write_xing 0 -id3v2_version 0 shine.mp3
-    "shine": lambda path: (Path(__file__).parent / "shine.mp3").read_bytes(),
+    "shine": lambda path: (Path(__file__).parents[2] / "resources" / "shine.mp3").read_bytes(),
     "ffmpeg": lambda path: ffmpeg(path, write_xing="0"),
     "ffmpeg-no-id3": lambda path: ffmpeg(path, write_xing="0", id3v2_version="0"),
     "ffmpeg-mono-48k": lambda path: ffmpeg(path, rate=48_000, channels=1, write_xing="0"),
