@@ -118,7 +118,7 @@ class Track:
             self.close()
             self._source.raise_error()
             if isinstance(error, OSError):
-                raise AudioError("unreadable", explain(error, os.fspath(path))) from error
+                raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error
             raise AudioError("undecodable", f"{path}: not audio that can be decoded ({reason(error)})") from error
         except BaseException:
             self.close()
