@@ -42,7 +42,7 @@ def verify_deep(folder: Folder, *, count: int = 20, on_example: Callable[[], Non
     The sample is spread evenly over all shards, and is the same for the same dataset.
 
     Args:
-        folder: a dataset folder whose shards are whole (`tfpipe.data.manifest.verify`).
+        folder: a dataset folder whose shards are whole (`tfpipe.data.verify.verify`).
         count: size of the sample.
         on_example: called after each, for progress.
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from tfpipe.data.damage import translate_input_errors
 from tfpipe.data.manifest import Folder, load_manifest
-from tfpipe.data.pipeline import make_dataset, translate_input_errors
+from tfpipe.data.pipeline import make_dataset
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.spec import require_same_spec

@@ -21,8 +21,9 @@ from job_tools import SMALL, config_for, note, run_here, shard_bytes, write_corp
 from beam_jobs.corpus import discover
 from beam_jobs.job import preprocess
 from tfpipe.audio.reader import probe
-from tfpipe.data.manifest import load_manifest, load_skipped, load_tracks, verify
+from tfpipe.data.manifest import load_manifest, load_skipped, load_tracks
 from tfpipe.data.records import decode_example, read_records
+from tfpipe.data.verify import verify
 from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 

@@ -9,8 +9,9 @@ from job_tools import config_for, run_here, write_corpus
 
 from beam_jobs.recompute import verify_deep
 from tfpipe.cli.main import main
-from tfpipe.data.manifest import MANIFEST, load_manifest, load_tracks, verify
+from tfpipe.data.manifest import MANIFEST, load_manifest, load_tracks
 from tfpipe.data.records import decode_example, encode_example, read_records, write_record
+from tfpipe.data.verify import verify
 from tfpipe.files.storage import sha256_file
 
 VARIED = {

@@ -17,7 +17,8 @@ from beam_jobs.corpus import discover
 from beam_jobs.job import Job, preprocess
 from beam_jobs.reuse import read_scans, scan_line
 from beam_jobs.scan import scan_track
-from tfpipe.data.manifest import SKIPPED, TRACKS, load_manifest, load_skipped, load_tracks, verify
+from tfpipe.data.manifest import SKIPPED, TRACKS, load_manifest, load_skipped, load_tracks
+from tfpipe.data.verify import verify
 
 
 def files_of(folder):

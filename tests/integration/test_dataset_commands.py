@@ -10,7 +10,8 @@ import soundfile
 from job_tools import SMALL, note, shard_bytes
 
 from tfpipe.cli.main import main
-from tfpipe.data.manifest import examples, inspect, load_manifest, load_tracks
+from tfpipe.data.manifest import load_manifest, load_tracks, read_examples
+from tfpipe.data.statistics import inspect
 
 SPEC_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
 
@@ -68,7 +69,7 @@ def test_inspect_shows_what_is_there(job_dataset, capsys):
     assert json.loads(capsys.readouterr().out) == summary
     manifest = load_manifest(job_dataset)
     for split, labels in levels.items():
-        rows = [example for shard, example in examples(job_dataset, manifest) if shard.split == split]
+        rows = [example for shard, example in read_examples(job_dataset, manifest) if shard.split == split]
         assert sum(label["examples"] for label in labels.values()) == len(rows) == manifest.examples(split)
         assert min(label["ref_db"]["min"] for label in labels.values()) == pytest.approx(
             min(row.ref_db for row in rows), abs=1e-3

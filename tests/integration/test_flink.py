@@ -15,7 +15,8 @@ from helpers import ROOT, environment
 from job_tools import SMALL, config_for, run_here, shard_bytes
 
 from beam_jobs.job import preprocess
-from tfpipe.data.manifest import load_manifest, verify
+from tfpipe.data.manifest import load_manifest
+from tfpipe.data.verify import verify
 from tfpipe.errors import TfpipeError
 
 pytestmark = pytest.mark.slow

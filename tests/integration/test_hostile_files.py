@@ -11,7 +11,8 @@ import pytest
 from job_memory import ROOT, run_watched, spec_options
 from job_tools import write_corpus
 
-from tfpipe.data.manifest import load_manifest, load_skipped, load_tracks, verify
+from tfpipe.data.manifest import load_manifest, load_skipped, load_tracks
+from tfpipe.data.verify import verify
 
 # Decodes each file named on stdin within 300 MB more than it has after its imports.
 _ALONE = """

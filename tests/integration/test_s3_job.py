@@ -20,7 +20,9 @@ from beam_jobs.corpus import discover
 from beam_jobs.recompute import verify_deep
 from beam_jobs.scan import scan_track
 from tfpipe.cli.main import main
-from tfpipe.data.manifest import inspect, load_manifest, load_skipped, verify
+from tfpipe.data.manifest import load_manifest, load_skipped
+from tfpipe.data.statistics import inspect
+from tfpipe.data.verify import verify
 from tfpipe.errors import TfpipeError
 from tfpipe.files import remote, s3
 from tfpipe.spec import FeatureSpec

@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from tfpipe.bench.compare import Result, Step, compared, rates
 from tfpipe.data.manifest import MANIFEST, Manifest, Shard, load_manifest
-from tfpipe.data.pipeline import Position, make_dataset
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Position
 from tfpipe.data.records import Example, decode_example, encode_example, read_records, write_record
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise

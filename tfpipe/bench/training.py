@@ -22,7 +22,8 @@ from keras import layers
 from tfpipe.bench.compare import Result, Step, compared, rates
 from tfpipe.bench.input import repeated
 from tfpipe.data.manifest import Manifest
-from tfpipe.data.pipeline import Position, make_dataset
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Position
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.model import networks

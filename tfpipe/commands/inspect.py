@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         UsageError: pictures without reading examples, or augmentation without its picture.
         DatasetError: pictures of a dataset without examples.
     """
-    from tfpipe.data.manifest import inspect, levels
+    from tfpipe.data.statistics import inspect, levels
     from tfpipe.process.progress import Progress
 
     if args.counts and args.plots:
@@ -153,7 +153,7 @@ def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folde
 
 
 def table(folder: str, summary: Mapping[str, Any]) -> str:
-    """Lays out `tfpipe.data.manifest.inspect`'s summary for people."""
+    """Lays out `tfpipe.data.statistics.inspect`'s summary for people."""
     skipped, spec = summary["skipped"], summary["spec"]
     rows = [
         ("dataset", f"{folder} (fingerprint {summary['fingerprint']})"),

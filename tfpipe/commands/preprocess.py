@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     """Makes the dataset and says what is in it."""
     from beam_jobs.job import preprocess
     from tfpipe.commands.inspect import table
-    from tfpipe.data.manifest import inspect
+    from tfpipe.data.statistics import inspect
 
     config = config_from_args(args, output=args.output)
     preprocess(config, pipeline_args=getattr(args, "beam_options", ()), verbose=args.verbose)

@@ -125,7 +125,7 @@ class _Chain:
         import dataclasses
 
         from beam_jobs.job import preprocess
-        from tfpipe.data.manifest import inspect
+        from tfpipe.data.statistics import inspect
 
         # In a work folder that is ours, data of other settings is made anew without a question.
         config = dataclasses.replace(self.preprocess_config, overwrite=True)
@@ -136,7 +136,8 @@ class _Chain:
         return summary
 
     def verify(self, done: Outputs) -> dict[str, Any]:
-        from tfpipe.data.manifest import load_manifest, verify
+        from tfpipe.data.manifest import load_manifest
+        from tfpipe.data.verify import verify
         from tfpipe.process.progress import Progress
 
         with Progress("verify", total=len(load_manifest(self.data).shards), unit="shard") as bar:

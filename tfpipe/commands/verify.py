@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
         DatasetError: there are some.
         UsageError: a sample of less than nothing.
     """
-    from tfpipe.data.manifest import load_manifest, verify
+    from tfpipe.data.manifest import load_manifest
+    from tfpipe.data.verify import verify
     from tfpipe.process.progress import Progress
 
     if args.deep < 0:

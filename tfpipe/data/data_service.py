@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     import tensorflow as tf
 
-    from tfpipe.data.shard_cache import use_tensorflow_io
+    from tfpipe.data.file_systems import use_tensorflow_io
 
     use_tensorflow_io()
     service = tf.data.experimental.service

@@ -1,26 +1,22 @@
-"""The dataset folder, local or a URL: manifest, track list, skip list; reading, verifying, inspecting.
+"""The dataset folder's own files: `dataset.json`, `tracks.jsonl`, `skipped.jsonl`, and how they are read and written.
 
-`dataset.json` is written last: its presence means that the dataset is
-complete. Loads no TensorFlow.
+`dataset.json` is written last, so its presence means that the dataset is
+complete. The folder may be local or at a URL. This module does not load
+TensorFlow. docs/FORMATS.md describes the files for readers in other languages.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from tfpipe.data.records import Example, decode_example, read_records
 from tfpipe.errors import DatasetError, translate_os_errors
-from tfpipe.files.remote import exists, is_remote, join, open_read, sizes, stamp
+from tfpipe.files.remote import exists, is_remote, join, open_read
 from tfpipe.files.storage import digest, read_json
 from tfpipe.spec import FeatureSpec
 
@@ -29,7 +25,7 @@ TRACKS = "tracks.jsonl"
 SKIPPED = "skipped.jsonl"
 SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
-# A dataset folder: a path or a URL; never a Path of a URL, which loses one of its slashes.
+# A dataset folder. A URL must be a `str`, because `Path` drops one of its two slashes.
 Folder = str | Path
 
 
@@ -38,11 +34,11 @@ class Shard:
     """One TFRecord file.
 
     Attributes:
-        name: file name, `train-00000-of-00002.tfrecord`.
+        name: file name, such as `train-00000-of-00002.tfrecord`.
         split: `train`, `validation` or `test`.
         examples: number of records.
         bytes: size of the file.
-        sha256: checksum of the file.
+        sha256: checksum of the file, hex.
         variants: number of examples by variant.
         first: key of the first example.
         last: key of the last example.
@@ -69,10 +65,10 @@ class Track:
         split: `train`, `validation` or `test`.
         seconds: length in s.
         windows: number of windows kept.
-        silent: number of windows dropped as silent.
+        silent: number of windows dropped because they are silent.
         variants: number of variants made of each window.
-        unused_s: seconds in no window.
-        group: tracks of one group lie in one split; empty for none.
+        unused_s: seconds that lie in no window.
+        group: name of the track's group, or empty; all tracks of a group lie in one split.
     """
 
     path: str
@@ -89,7 +85,13 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """One line of `skipped.jsonl`: a file that gave no track, and why."""
+    """One line of `skipped.jsonl`: a file that gave no track, and why.
+
+    Attributes:
+        path: where the file was found.
+        code: the reason in one word, such as `too_short`.
+        message: the reason in a sentence.
+    """
 
     path: str
     code: str
@@ -98,14 +100,14 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`dataset.json`.
+    """The content of `dataset.json`.
 
     Attributes:
         spec: the feature spec of every example.
         labels: label names; an example's label is an index into them.
         shards: every shard, in name order.
-        config: the job's full configuration (informative).
-        versions: tool versions (informative).
+        config: the job's full configuration, for information only.
+        versions: versions of the tools that made the dataset, for information only.
     """
 
     spec: FeatureSpec
@@ -116,7 +118,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over everything that training sees; paths and versions stay out."""
+        """16 hex digits over everything that training sees, without paths and versions."""
         shards = [(shard.name, shard.examples, shard.sha256) for shard in self.shards]
         return digest({"spec": self.spec.fingerprint, "labels": self.labels, "shards": shards})
 
@@ -144,15 +146,15 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
-        """Builds a manifest from `to_dict` output.
+        """Builds a manifest from the output of `to_dict`.
 
         Raises:
-            DatasetError: other format version, missing key, or a fingerprint
-                that does not belong to the content.
+            DatasetError: the format version is another one, a key is missing, or
+                the fingerprint does not belong to the content.
         """
         if values.get("format_version") != FORMAT_VERSION:
             raise DatasetError(
-                f"dataset format {values.get('format_version')!r} is not the one this tfpipe reads ({FORMAT_VERSION}); "
+                f"this tfpipe reads dataset format {FORMAT_VERSION}, not {values.get('format_version')!r}; "
                 "run `tfpipe preprocess` again"
             )
         try:
@@ -164,18 +166,23 @@ class Manifest:
                 versions=values.get("versions", {}),
             )
         except (KeyError, TypeError) as error:
-            raise DatasetError(f"manifest lacks or misnames a field: {error}") from error
+            raise DatasetError(
+                f"a field is missing or has a wrong name: {error}; run `tfpipe preprocess` again"
+            ) from error
         if values.get("fingerprint") != manifest.fingerprint:
-            raise DatasetError("manifest was changed after it was written (its fingerprint does not fit)")
+            raise DatasetError(
+                "the manifest was changed after it was written (its fingerprint does not fit); "
+                "bring the old one back, or run `tfpipe preprocess` again"
+            )
         return manifest
 
 
 def load_manifest(folder: Folder) -> Manifest:
-    """Reads a complete dataset's manifest.
+    """Reads the manifest of a complete dataset.
 
     Raises:
-        DatasetError: the folder is missing, incomplete, or its manifest damaged.
-        TfpipeError: it is out of reach.
+        DatasetError: the folder is missing or incomplete, or its manifest is damaged.
+        TfpipeError: the folder cannot be reached.
     """
     path = join(folder, MANIFEST)
     if not is_remote(folder) and not Path(folder).is_dir():
@@ -195,179 +202,40 @@ def load_manifest(folder: Folder) -> Manifest:
 
 
 def load_tracks(folder: Folder) -> list[Track]:
-    """Reads `tracks.jsonl`."""
+    """Reads `tracks.jsonl`.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
     return [Track(**row) for row in _read_lines(join(folder, TRACKS))]
 
 
 def load_skipped(folder: Folder) -> list[Skipped]:
-    """Reads `skipped.jsonl`."""
+    """Reads `skipped.jsonl`.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
     return [Skipped(**row) for row in _read_lines(join(folder, SKIPPED))]
 
 
-def lines(rows: list[Track] | list[Skipped]) -> bytes:
-    """Returns rows as JSON lines, ready to be written."""
+def lines(rows: Sequence[Track] | Sequence[Skipped]) -> bytes:
+    """Returns rows of `tracks.jsonl` or `skipped.jsonl` as the bytes of that file."""
     text = "".join(json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
     return text.encode()
 
 
-def inspect(folder: Folder) -> dict[str, Any]:
-    """Summarises a dataset folder: counts by split, variant, label and skip reason."""
-    manifest = load_manifest(folder)
-    tracks = load_tracks(folder)
-    skipped = Counter(row.code for row in load_skipped(folder))
-    variants: Counter[str] = Counter()
-    for shard in manifest.shards:
-        variants.update(shard.variants)
-    return {
-        "examples": sum(shard.examples for shard in manifest.shards),
-        "tracks": len(tracks),
-        "windows": sum(track.windows for track in tracks),
-        "silent_windows": sum(track.silent for track in tracks),
-        "unused_seconds": round(sum(track.unused_s for track in tracks), 3),
-        "seconds": round(sum(track.seconds for track in tracks), 3),
-        "labels": {
-            label: {
-                "tracks": sum(track.label == label for track in tracks),
-                "windows": sum(track.windows for track in tracks if track.label == label),
-            }
-            for label in manifest.labels
-        },
-        "splits": {
-            split: {
-                "examples": manifest.examples(split),
-                "tracks": sum(track.split == split for track in tracks),
-                "shards": len(manifest.split_shards(split)),
-            }
-            for split in SPLITS
-        },
-        "variants": dict(sorted(variants.items())),
-        "skipped": {"total": sum(skipped.values()), "by_reason": dict(sorted(skipped.items()))},
-        "bytes": sum(shard.bytes for shard in manifest.shards),
-        "fingerprint": manifest.fingerprint,
-        "spec": manifest.spec.to_dict(),
-    }
-
-
-def examples(folder: Folder, manifest: Manifest) -> Iterator[tuple[Shard, Example]]:
+def read_examples(folder: Folder, manifest: Manifest) -> Iterator[tuple[Shard, Example]]:
     """Yields every example with its shard, in the dataset's order.
 
     Raises:
-        DatasetError: a missing or damaged shard.
+        DatasetError: a shard is missing or damaged.
     """
     for shard in manifest.shards:
         if not exists(path := join(folder, shard.name)):
             raise DatasetError(f"{path}: missing shard; run `tfpipe verify {folder}`")
         for data in read_records(path):
             yield shard, decode_example(data, manifest.spec.mel_shape)
-
-
-def levels(folder: Folder, *, on_example: Callable[[Example], None] = lambda _: None) -> dict[str, Any]:
-    """Measures every example: level and spectrum, by split and label.
-
-    Args:
-        folder: the dataset folder.
-        on_example: sees each example, for progress and pictures.
-
-    Returns:
-        By split, then label: `examples`, `ref_db` (mean, min, max; dB), `mel_mean` (of [0, 1]),
-        `centroid_hz` (mean of the spectral centroids, by mel magnitude) and `floor_share` (of the codes).
-
-    Raises:
-        DatasetError: no complete dataset, or a missing or damaged shard.
-    """
-    from librosa import mel_frequencies  # takes a second, which the rest of this module does without
-
-    manifest = load_manifest(folder)
-    found: defaultdict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
-    spec = manifest.spec
-    centres = mel_frequencies(spec.n_mels + 2, fmin=spec.fmin, fmax=spec.fmax)[1:-1]
-    # What a code stands for, in magnitude or power as the spec has it.
-    linear = 10.0 ** ((np.arange(256) / 255.0 - 1.0) * spec.top_db / 10.0)
-    for shard, example in examples(folder, manifest):
-        bands = linear[example.mel].sum(axis=1)
-        centroid = float(bands @ centres / bands.sum())
-        floor = np.count_nonzero(example.mel == 0) / example.mel.size
-        found[shard.split, example.label].append((example.ref_db, float(example.mel.mean()) / 255.0, centroid, floor))
-        on_example(example)
-    return {
-        split: {
-            label: _levels(found[split, index]) for index, label in enumerate(manifest.labels) if found[split, index]
-        }
-        for split in SPLITS
-    }
-
-
-def _levels(rows: list[tuple[float, ...]]) -> dict[str, Any]:
-    ref_db, mel_means, centroids, floors = zip(*rows, strict=True)
-    return {
-        "examples": len(rows),
-        "ref_db": {"mean": round(fmean(ref_db), 3), "min": round(min(ref_db), 3), "max": round(max(ref_db), 3)},
-        "mel_mean": round(fmean(mel_means), 4),
-        "centroid_hz": round(fmean(centroids), 1),
-        "floor_share": round(fmean(floors), 4),
-    }
-
-
-def verify(folder: Folder, *, on_shard: Callable[[Shard], None] | None = None) -> list[str]:
-    """Checks every byte of a dataset folder against its manifest.
-
-    Args:
-        folder: the dataset folder.
-        on_shard: called after each shard, for progress.
-
-    Returns:
-        One sentence per problem, naming the file; empty when the dataset is whole.
-
-    Raises:
-        DatasetError: there is no complete dataset to verify.
-    """
-    manifest = load_manifest(folder)
-    known = {shard.name for shard in manifest.shards}
-    problems = [
-        f"{join(folder, name)}: not in the manifest (extra shard)"
-        for name in sorted(sizes(folder))
-        if name.endswith(".tfrecord") and name not in known
-    ]
-    last: dict[str, str] = {}
-    for shard in manifest.shards:
-        problems += _verify_shard(join(folder, shard.name), shard, manifest=manifest, last=last)
-        if on_shard is not None:
-            on_shard(shard)
-    return problems
-
-
-def _verify_shard(path: str, shard: Shard, *, manifest: Manifest, last: dict[str, str]) -> list[str]:
-    """Checks one shard; `last` holds the last key of each split so far, since keys ascend through its shards."""
-    if not exists(path):
-        return [f"{path}: missing shard"]
-    if (size := stamp(path)[0]) != shard.bytes:
-        return [f"{path}: {size} bytes, the manifest says {shard.bytes}"]
-    sha256 = hashlib.sha256()
-    try:
-        records = read_records(path, on_bytes=sha256.update)
-        examples = [decode_example(data, manifest.spec.mel_shape) for data in records]
-    except DatasetError as error:
-        message = str(error)
-        return [message if message.startswith(path) else f"{path}: {message}"]
-    problems = []
-    if sha256.hexdigest() != shard.sha256:
-        problems.append(f"{path}: content differs from the manifest's checksum")
-    if len(examples) != shard.examples:
-        problems.append(f"{path}: {len(examples)} examples, the manifest says {shard.examples}")
-    if Counter(example.variant for example in examples) != Counter(shard.variants):
-        problems.append(f"{path}: its variants are not those of the manifest")
-    for example in examples:
-        before, last[shard.split] = last.get(shard.split, ""), example.key
-        if example.key == before:
-            problems.append(f"{path}: example {example.key} stands twice in the dataset")
-        elif example.key < before:
-            problems.append(f"{path}: example {example.key} is not in key order")
-    problems += [
-        f"{path}: example {example.key} has label {example.label}, there are {len(manifest.labels)}"
-        for example in examples
-        if not 0 <= example.label < len(manifest.labels)
-    ]
-    return problems
 
 
 def _read_lines(path: str) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfpipe.data.damage import translate_input_errors
 from tfpipe.data.manifest import SPLITS, Folder, Manifest, load_manifest
-from tfpipe.data.pipeline import make_dataset, translate_input_errors
+from tfpipe.data.pipeline import make_dataset
 from tfpipe.data.shard_cache import cached
 from tfpipe.errors import DatasetError
 from tfpipe.evaluation.plots import spectrograms

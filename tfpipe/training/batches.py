@@ -13,17 +13,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfpipe.data.augmentation import AugmentConfig
+from tfpipe.data.damage import require_unchanged, salvage, translate_input_errors
 from tfpipe.data.data_service import addresses, watched
 from tfpipe.data.manifest import Folder, Manifest
-from tfpipe.data.pipeline import (
-    Part,
-    Position,
-    make_dataset,
-    require_unchanged,
-    salvage,
-    steps_per_epoch,
-    translate_input_errors,
-)
+from tfpipe.data.pipeline import make_dataset, steps_per_epoch
+from tfpipe.data.position import Part, Position
 from tfpipe.data.shard_cache import cached
 from tfpipe.features.log_mel import dequantise
 from tfpipe.training.run_folder import TrainConfig
@@ -100,7 +94,7 @@ class Feed:
             left -= self.batch_size
 
     def translate_input_errors(self, split: str) -> AbstractContextManager[None]:
-        """Turns errors of reading in the block into sentences; see `tfpipe.data.pipeline.translate_input_errors`."""
+        """Turns errors of reading in the block into sentences; see `tfpipe.data.damage.translate_input_errors`."""
         return translate_input_errors(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
 
     def require_unchanged(self) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.data.manifest import Manifest, load_manifest
-from tfpipe.data.pipeline import Position
+from tfpipe.data.position import Position
 from tfpipe.errors import RunError
 from tfpipe.files.storage import folder_lock, write_bytes, write_json
 from tfpipe.model import networks, precision

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.data.pipeline import Part
+from tfpipe.data.position import Part
 from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.model import networks, precision
 from tfpipe.spec import FeatureSpec

@@ -19,7 +19,8 @@ from tfpipe.commands.train import add_training_arguments, training_settings
 from tfpipe.data import augmentation_tf
 from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.manifest import load_manifest
-from tfpipe.data.pipeline import Part, Position, make_dataset
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Part, Position
 from tfpipe.errors import RunError, UsageError
 from tfpipe.files.storage import read_json, write_json
 from tfpipe.spec import FeatureSpec

@@ -15,7 +15,8 @@ from helpers import environment
 from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.data_service import addresses, watched
 from tfpipe.data.manifest import load_manifest
-from tfpipe.data.pipeline import Part, Position, make_dataset
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Part, Position
 from tfpipe.errors import TfpipeError
 
 ROOT = Path(__file__).parents[3]

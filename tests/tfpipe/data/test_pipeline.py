@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfpipe.data.damage import salvage, translate_input_errors
 from tfpipe.data.manifest import load_manifest
-from tfpipe.data.pipeline import Part, Position, make_dataset, salvage, steps_per_epoch, translate_input_errors
+from tfpipe.data.pipeline import make_dataset, steps_per_epoch
+from tfpipe.data.position import Part, Position
 from tfpipe.data.records import decode_example, read_records, write_record
 from tfpipe.errors import DatasetError, SpecMismatch, UsageError
 from tfpipe.spec import FeatureSpec
@@ -175,7 +177,7 @@ def test_a_dataset_that_changes_under_a_reader_is_noticed(dataset: Path, tmp_pat
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     manifest = load_manifest(copy)
     path = copy / manifest.split_shards("train")[0].name
-    words = {"gone": "the shard is gone", "shorter": r"ends after \d+ examples", "rebuilt": "is another dataset by now"}
+    words = {"gone": "the shard is gone", "shorter": r"ends after \d+ examples", "rebuilt": "now holds another dataset"}
     batches = make_dataset(copy, split="train", batch_size=4, seed=0)
     if change == "shorter":
         records = list(read_records(path))[:-3]

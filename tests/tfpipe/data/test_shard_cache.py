@@ -18,9 +18,13 @@ from helpers import last_json, tfpipe, web_server
 
 from tfpipe import lanes
 from tfpipe.cli.main import main
-from tfpipe.data.manifest import inspect, load_manifest, verify
-from tfpipe.data.pipeline import Position, make_dataset, salvage, translate_input_errors
+from tfpipe.data.damage import salvage, translate_input_errors
+from tfpipe.data.manifest import load_manifest
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Position
 from tfpipe.data.shard_cache import cached
+from tfpipe.data.statistics import inspect
+from tfpipe.data.verify import verify
 from tfpipe.errors import DatasetError, TfpipeError, UsageError
 from tfpipe.training import checkpoint
 from tfpipe.training.loop import train
@@ -138,7 +142,7 @@ def test_the_cache_holds_whole_shards_by_their_checksums(dataset, plain_web, tmp
     data = first.read_bytes()
     (cache / f".{first.name}.tmp-01234567").write_bytes(data[:1000])
     first.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    damaged = pytest.raises(DatasetError, match="the copy is damaged: run the same command again")
+    damaged = pytest.raises(DatasetError, match="this copy in the cache is damaged: run the same command again")
     with damaged, translate_input_errors(copy, load_manifest(copy), split="train"):
         batches(copy)
     cached(plain_web, cache, splits=("train",))

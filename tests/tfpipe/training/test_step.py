@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tfpipe.bench.gpu import training_flops
 from tfpipe.data.manifest import load_manifest
-from tfpipe.data.pipeline import Part, make_dataset
+from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.position import Part
 from tfpipe.errors import UsageError
 from tfpipe.model import networks, precision
 from tfpipe.spec import FeatureSpec
