@@ -68,7 +68,7 @@ def verify(data: PathLike) -> list[str]:
     Raises:
         DatasetError: the folder holds no complete dataset.
     """
-    from tfpipe.data.manifest import verify as verify_dataset
+    from tfpipe.data.verify import verify as verify_dataset
 
     return verify_dataset(os.fspath(data))
 
@@ -79,7 +79,7 @@ def inspect(data: PathLike) -> dict[str, Any]:
     Raises:
         DatasetError: the folder holds no complete dataset.
     """
-    from tfpipe.data.manifest import inspect as inspect_dataset
+    from tfpipe.data.statistics import inspect as inspect_dataset
 
     return inspect_dataset(os.fspath(data))
 

@@ -1,13 +1,15 @@
 """Augmentation of training batches inside the tf.data graph (needs TensorFlow).
 
 Every draw is a function of (seed, epoch, the example's key, the draw's name)
-alone: it depends on no batch, worker or order, a resumed run draws the same
-again, and the variants of one window, whose keys differ, are augmented apart.
+and of nothing else. It does not depend on the batch, the worker or the order,
+so a resumed run draws the same again. The variants of one window have different
+keys, so they are augmented differently.
 
-tensorflow-io's `tfio.audio.freq_mask` and `time_mask` (0.37.1) draw from
-TensorFlow's stateful generator, one scalar width and start a call, so in a
-pipeline they can neither be seeded per example nor gone on with. The masks
-here have their definition, and with it the distribution of their results.
+tensorflow-io's `tfio.audio.freq_mask` and `time_mask` (0.37.1) are not used,
+because they draw one scalar width and start per call from TensorFlow's stateful
+generator. In a pipeline they cannot be seeded per example, and a resumed run
+could not draw the same again. The masks here follow the same definition, so
+their results have the same distribution.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import tensorflow as tf
 from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.spec import FeatureSpec
 
-# The name of a draw -> uniform in [0, 1), [batch] float64.
+# Takes the name of a draw and returns uniform numbers in [0, 1), `[batch]` float64.
 _Draw = Callable[[str], tf.Tensor]
-# 32 bits are exact in float64, also times any number of bands or frames.
+# 32 bits stay exact in float64, even multiplied by a number of bands or frames.
 _STEPS = 2**32
 
 
@@ -33,16 +35,16 @@ def apply(
 ) -> dict[str, tf.Tensor]:
     """Augments a parsed batch: gain, mixup, roll, masks, in that order.
 
-    Pure and vectorised over the batch. 8-bit codes go in and come out. After
-    mixup a row keeps its label and key: its own share is at least half. The
-    masks come last, so that masked cells are 0.
+    The function is pure and works on the whole batch at once, on 8-bit codes.
+    After mixup a row keeps its label and key, because its own share is at least
+    half. The masks come last, so that masked cells are 0.
 
     Args:
-        batch: what `tfpipe.data.pipeline.parse` gives, `mel` `[batch, n_mels, frames, 1]` uint8.
-        config: what to do.
+        batch: the output of `tfpipe.data.parsing.parse`, with `mel` `[batch, n_mels, frames, 1]` uint8.
+        config: which augmentations to apply.
         spec: the feature spec of the batch.
         seed: decides the draws, together with the epoch and each example's key.
-        epoch: the same windows are augmented differently in each.
+        epoch: every epoch augments the same windows differently.
 
     Returns:
         A batch of the same structure, shapes and types.
@@ -61,7 +63,7 @@ def apply(
         most = min(round(config.roll_s * spec.sample_rate / spec.hop), spec.frames // 2)
         frames = _roll(spec.frames, most, draw)
         frames = _mask(frames, "time_mask", param=config.time_mask, count=config.masks, draw=draw)
-        # Gathered as whole columns: single cells of a row are four times as slow.
+        # Transposed, so that whole columns are gathered: gathering the cells of each row takes four times as long.
         mel = tf.transpose(_gather(tf.transpose(mel, [0, 2, 1, 3]), frames), [0, 2, 1, 3])
     if config.freq_mask:
         bands = tf.repeat(tf.range(spec.n_mels)[None], tf.shape(mel)[0], axis=0)
@@ -70,28 +72,28 @@ def apply(
 
 
 def uniform(key: tf.Tensor, seed: int, epoch: int, name: str) -> tf.Tensor:
-    """Draws one number per example, statelessly.
+    """Draws one number per example, without a stateful generator.
 
     Args:
         key: `[batch]` string, the examples' keys.
         seed: the run's seed.
         epoch: the epoch.
-        name: the draw's name; draws of different names are independent.
+        name: the draw's name; draws with different names are independent.
 
     Returns:
         `[batch]` float64, uniform in [0, 1).
     """
     digest = hashlib.sha256(repr((int(seed), int(epoch), name)).encode()).digest()
-    # SipHash is a pseudo-random function of its input under a secret key: one key per seed, epoch and draw.
+    # SipHash is a pseudo-random function of its input for each secret key; every (seed, epoch, name) gets a key.
     secret = [int.from_bytes(digest[place : place + 8], "little", signed=True) for place in (0, 8)]
     return tf.cast(tf.strings.to_hash_bucket_strong(key, _STEPS, secret), tf.float64) / _STEPS
 
 
 def mixup_share(alpha: float, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Turns two uniform draws into max(x, 1 - x) of a Beta(alpha, alpha) x, exactly and without rejection.
+    """Returns max(x, 1 - x) for x of Beta(alpha, alpha), made from two uniform draws, exactly and without rejection.
 
-    A Student t with 2 alpha degrees of freedom by Bailey's polar method (1994),
-    mapped to the symmetric Beta (Devroye, 1996, "Random variate generation in one line of code").
+    Bailey's polar method (1994) gives a Student t with 2 alpha degrees of freedom, which is mapped to
+    the symmetric Beta (Devroye, 1996, "Random variate generation in one line of code").
 
     Args:
         alpha: above 0.
@@ -106,19 +108,19 @@ def mixup_share(alpha: float, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 
 def _turn_down(mel: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    """Takes a share `[batch]` of the whole range off each window's codes, saturating at 0."""
+    """Subtracts a share `[batch]` of the whole range from each window's codes, which stop at 0."""
     codes = tf.cast(tf.round(share * 255.0), tf.uint8)[:, None, None, None]
     return tf.maximum(mel, codes) - codes
 
 
 def _mix(mel: tf.Tensor, ref_db: tf.Tensor, alpha: float, draw: _Draw) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each window with another of the batch; a batch of one stays as it is.
+    """Mixes each window with another one of the batch; a batch of one stays as it is.
 
-    Level in dB is linear in (mel, ref_db), so mixing both mixes the levels.
+    The level in dB is linear in (mel, ref_db), so mixing both of them mixes the levels.
     """
     rows = tf.shape(mel)[0]
     partner = (tf.range(rows) + 1 + _below(tf.maximum(rows - 1, 1), draw("mixup partner"))) % rows
-    # In 256ths, so that 16 bits hold the products.
+    # Shares are whole 256ths, so that 16 bits hold the products.
     own = tf.round(256.0 * mixup_share(alpha, draw("mixup first"), draw("mixup second")))
     weight = tf.cast(own, tf.uint16)[:, None, None, None]
     wide = tf.cast(mel, tf.uint16)
@@ -131,13 +133,13 @@ def _mix(mel: tf.Tensor, ref_db: tf.Tensor, alpha: float, draw: _Draw) -> tuple[
 
 
 def _roll(size: int, most: int, draw: _Draw) -> tf.Tensor:
-    """Source frames `[batch, size]` of a circular roll by -`most` to `most` frames."""
+    """Returns the source frames `[batch, size]` of a circular roll by -`most` to `most` frames."""
     shift = _below(2 * most + 1, draw("roll")) - most
     return (tf.range(size) - shift[:, None]) % size
 
 
 def _mask(source: tf.Tensor, name: str, *, param: int, count: int, draw: _Draw) -> tf.Tensor:
-    """Points masked places of `source` `[batch, size]` past the end, where `_gather` finds 0."""
+    """Replaces the masked entries of `source` `[batch, size]` by `size`, for which `_gather` returns zeros."""
     size = source.shape[1]
     places = tf.range(size)
     for index in range(count if param else 0):
@@ -149,7 +151,7 @@ def _mask(source: tf.Tensor, name: str, *, param: int, count: int, draw: _Draw) 
 
 
 def _gather(mel: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-    """Picks slices of axis 1 per example: `source` `[batch, size]`, where `size` itself stands for zeros."""
+    """Picks slices of axis 1 per example: `source` is `[batch, size]`, and the index `size` gives zeros."""
     padded = tf.concat([mel, tf.zeros_like(mel[:, :1])], axis=1)
     return tf.gather(padded, source, axis=1, batch_dims=1)
 

@@ -117,7 +117,7 @@ def test_refusals(dataset: Path, tmp_path: Path) -> None:
         make_dataset(tmp_path / "none", split="train", batch_size=4)
     with pytest.raises(UsageError, match="replicas"):
         make_dataset(dataset, split="train", batch_size=1, part=Part(workers=2))
-    with pytest.raises(UsageError, match="share by record"):
+    with pytest.raises(UsageError, match="use shard_by='record'"):
         make_dataset(dataset, split="train", batch_size=4, part=Part(workers=2, whole=True), shard_by="file")
     with pytest.raises(SpecMismatch, match="n_mels: 64 against 128"):
         make_dataset(dataset, split="train", batch_size=4, expected_spec=FeatureSpec(n_mels=64))
