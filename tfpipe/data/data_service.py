@@ -1,13 +1,15 @@
-"""Spreading the input pipeline over processes of tf.data service, in the same order as without.
+"""Spreads the input pipeline over processes of tf.data service, and keeps its order.
 
-Each address is a dispatcher with a single worker (`scripts/data_service` starts
-such pairs). All of them read the records; the n-th parses and augments every
-n-th batch, and the batches come back in turn. So order, position and result
-are those of a pipeline in one process, whatever the number of addresses. Every
-batch brings its number along and is checked, so that a second worker, or one
-that began anew, is an error and no silent repetition.
+Each process is a dispatcher with a single worker, at an address of its own
+(`scripts/data_service` starts them, `serve` is such a process). All of them
+read all records; the first of n processes parses and augments batches 0, n,
+2n and so on, the second 1, n + 1 and so on, and the batches come back in turn.
+Order, position and result are therefore those of a pipeline in one process, for
+any number of processes. Each batch carries its number, which is checked: a
+second worker, or a worker that was restarted, would repeat batches, and is an
+error.
 
-TensorFlow is loaded only by `spread` and `main`.
+Only `spread` and `serve` load TensorFlow.
 """
 
 from __future__ import annotations
@@ -30,15 +32,15 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"grpc://([^/:]+):(\d{1,5})")
 _POLL_S = 5.0
-# A batch, or the error that came in its place.
-_Given = queue.Queue[tuple[Any, BaseException | None]]
+# Holds a batch, or None and the error that came instead.
+_Queue = queue.Queue[tuple[Any, BaseException | None]]
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """Returns the addresses in a comma-separated list, empty for none.
+    """Returns the addresses in a comma-separated list; an empty text has none.
 
     Raises:
-        UsageError: one of them is no grpc://HOST:PORT, or stands there twice.
+        UsageError: an address is not of the form grpc://HOST:PORT, or is listed twice.
     """
     found = tuple(filter(None, text.split(",")))
     for address in found:
@@ -52,16 +54,16 @@ def addresses(text: str) -> tuple[str, ...]:
 def spread(
     batches: tf.data.Dataset, finish: Callable[[Any], Any], *, service: tuple[str, ...], total: int
 ) -> tf.data.Dataset:
-    """Runs a pipeline, and a last stage of it, in other processes.
+    """Runs `batches.map(finish)` in other processes.
 
     Args:
-        batches: the pipeline, which each process runs whole.
-        finish: what is done to each of its elements, which the processes divide.
+        batches: a pipeline; every process runs all of it.
+        finish: the function that is applied to each element; the processes share this work.
         service: the addresses of the processes.
         total: the number of elements.
 
     Returns:
-        As `batches.map(finish)`.
+        A dataset with the same elements in the same order as `batches.map(finish)`.
 
     Raises:
         TfpipeError: a process does not answer.
@@ -70,37 +72,37 @@ def spread(
 
     require_alive(service)
 
-    def by(index: int) -> tf.data.Dataset:
+    def finished_by(index: int) -> tf.data.Dataset:
         mine = batches.enumerate().shard(len(service), index)
         done = mine.map(
             lambda number, batch: (number, finish(batch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        # No compression: the processes are near, and packing takes longer than sending.
+        # Without compression: the processes are near, so compressing takes longer than it saves in sending.
         return done.apply(tf.data.experimental.service.distribute("parallel_epochs", service[index], compression=None))
 
     def checked(wanted: tf.Tensor, element: tuple[tf.Tensor, Any]) -> Any:
         number, batch = element
-        message = "a process of the data service has begun anew, or has more than one worker"
+        message = "a process of the data service was restarted, or has more than one worker"
         with tf.control_dependencies([tf.debugging.assert_equal(number, wanted, message)]):
             return tf.nest.map_structure(tf.identity, batch)
 
     turns = tf.data.Dataset.range(total).map(lambda number: number % len(service))
-    merged = tf.data.Dataset.choose_from_datasets([by(index) for index in range(len(service))], turns)
+    merged = tf.data.Dataset.choose_from_datasets([finished_by(index) for index in range(len(service))], turns)
     return tf.data.Dataset.zip((tf.data.Dataset.range(total), merged)).map(checked)
 
 
 def watched(batches: Iterable[Any], service: tuple[str, ...]) -> Iterator[Any]:
-    """Yields what `batches` gives, and gives up where it waits for a process that is gone.
+    """Yields the batches, and raises an error if a process of the service that it waits for is gone.
 
-    TensorFlow itself goes on trying for ever.
+    Without this, TensorFlow would try to reach the process for ever.
 
     Raises:
-        TfpipeError: a process of the service does not answer any more.
+        TfpipeError: a process of the service no longer answers.
     """
     if not service:
         yield from batches
         return
-    given: _Given = queue.Queue(1)
+    given: _Queue = queue.Queue(1)
     stopped = threading.Event()
     threading.Thread(target=_read, args=(batches, given, stopped), daemon=True).start()
     try:
@@ -108,7 +110,7 @@ def watched(batches: Iterable[Any], service: tuple[str, ...]) -> Iterator[Any]:
             try:
                 batch, error = given.get(timeout=_POLL_S)
             except queue.Empty:
-                _give_up_on_the_dead(service)
+                _require_still_alive(service)
                 continue
             if isinstance(error, StopIteration):
                 return
@@ -119,9 +121,9 @@ def watched(batches: Iterable[Any], service: tuple[str, ...]) -> Iterator[Any]:
         stopped.set()
 
 
-def _read(
-    batches: Iterable[Any], given: queue.Queue[tuple[Any, BaseException | None]], stopped: threading.Event
-) -> None:
+def _read(batches: Iterable[Any], given: _Queue, stopped: threading.Event) -> None:
+    """Puts batches, and at last the error or StopIteration, into a queue until `stopped` is set."""
+
     def give(batch: Any, error: BaseException | None = None) -> None:
         while not stopped.is_set():
             try:
@@ -137,19 +139,19 @@ def _read(
         give(None, error)
 
 
-def _give_up_on_the_dead(service: tuple[str, ...]) -> None:
+def _require_still_alive(service: tuple[str, ...]) -> None:
     try:
         require_alive(service)
     except TfpipeError:
-        exit_status.at_once()  # the thread that reads cannot be stopped
+        exit_status.at_once()  # because the thread that reads from the service cannot be stopped
         raise
 
 
 def require_alive(service: tuple[str, ...]) -> None:
-    """Sees whether somebody listens at each address.
+    """Checks that a server listens at each address.
 
     Raises:
-        TfpipeError: nobody does.
+        TfpipeError: there is none at one of them.
     """
     for address in service:
         host, _, port = address.removeprefix("grpc://").partition(":")
@@ -162,25 +164,37 @@ def require_alive(service: tuple[str, ...]) -> None:
             ) from error
 
 
-def main(arguments: list[str]) -> int:
-    """Runs one dispatcher and its worker, until it is killed."""
-    parser = argparse.ArgumentParser(prog="python -m tfpipe.data.data_service", description=main.__doc__)
-    parser.add_argument("--port", type=int, required=True, help="where the dispatcher listens")
-    parser.add_argument("--host", default="localhost", help="this machine's name, as training knows it (localhost)")
-    args = parser.parse_args(arguments)
+def serve(*, port: int, host: str = "localhost") -> None:
+    """Runs one process of the service, a dispatcher and its worker until it is killed.
+
+    Prints its address, such as `grpc://localhost:5050`, as a line on stdout once it answers.
+
+    Args:
+        port: port on which the dispatcher listens.
+        host: name of this machine, as the training process knows it.
+    """
     import tensorflow as tf
 
     from tfpipe.data.file_systems import use_tensorflow_io
 
     use_tensorflow_io()
     service = tf.data.experimental.service
-    dispatcher = service.DispatchServer(service.DispatcherConfig(port=args.port))
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
     worker = service.WorkerServer(
-        service.WorkerConfig(dispatcher_address=f"localhost:{args.port}", worker_address=f"{args.host}:%port%")
+        service.WorkerConfig(dispatcher_address=f"localhost:{port}", worker_address=f"{host}:%port%")
     )
-    print(f"grpc://{args.host}:{args.port}", flush=True)
-    while worker and dispatcher:
+    print(f"grpc://{host}:{port}", flush=True)
+    while dispatcher and worker:  # refers to both, because a server stops when it is garbage collected
         time.sleep(3600)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one process of the data service until it is killed."""
+    parser = argparse.ArgumentParser(prog="python -m tfpipe.data.data_service", description=main.__doc__)
+    parser.add_argument("--port", type=int, required=True, help="port on which the dispatcher listens")
+    parser.add_argument("--host", default="localhost", help="name of this machine for the training process (localhost)")
+    args = parser.parse_args(arguments)
+    serve(port=args.port, host=args.host)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Recordings to batches of windows through tf.data, without a dataset folder (needs TensorFlow).
+"""Streams the windows of recordings through tf.data, without a dataset folder (needs TensorFlow).
 
-The windows are the job's: the same plan, the same decoder and resampler, silent
-ones left out, and a file with a damaged part left out as a whole.
+The windows are the same as in the Beam job: it uses the same plan, decoder and
+resampler, leaves out silent windows, and leaves out every window of a file that
+is damaged in any part.
 """
 
 from __future__ import annotations
@@ -21,29 +22,32 @@ from tfpipe.lanes import installed_version, tensorflow_io_loads
 from tfpipe.spec import FeatureSpec
 
 DECODERS = ("auto", "library", "tensorflow-io")
-# Tracks that are read at a time, each by a thread, and windows taken from one before it is the next one's turn.
+# Number of tracks that are read at the same time, each by a thread of its own.
 _READERS = min(8, os.cpu_count() or 1)
+# Number of windows taken from one track before the next track's turn.
 _TURN = 4
 
 
-class RawAudio:
+class RecordingWindows:
     """The windows of some recordings.
 
     Args:
-        paths: audio files, or for the library decoder URLs.
-        spec: gives rate, window length and what is silent.
-        hop_s: s between window starts; the window length when None.
-        min_fill: share of a window that a left-over end or a short track must fill.
+        paths: audio files; the library decoder takes URLs too.
+        spec: gives the sample rate, the window length and the level below which a window is silent.
+        hop_s: time between window starts in s; None is the window length.
+        min_fill: share of a window that a short track, or the rest at the end of a track, must fill.
         decoder: `auto`, `library` or `tensorflow-io`.
 
     Attributes:
-        seconds: by track (an index into `paths`), its length; filled while `batches` is read.
-        windows: by track, how many windows it has, silent ones included; likewise.
-        failed: by track, why it cannot be used; likewise. Windows that came before the
-            damage was met are to be dropped.
+        seconds: length of each track in s, by its index in `paths`.
+        windows: number of windows of each track, silent ones included, by its index.
+        failed: why a track cannot be used, by its index. The caller must drop those of the track's
+            windows that came before the damage was found.
+
+    The last three are filled while `batches` is read.
 
     Raises:
-        UsageError: a value is out of range, or tensorflow-io does not work here or not with URLs.
+        UsageError: a value is out of range, or tensorflow-io does not work here or is given a URL.
     """
 
     def __init__(
@@ -70,21 +74,24 @@ class RawAudio:
         self.failed: dict[int, AudioError] = {}
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Streams all windows that are not silent, those of one track in time order.
+        """Streams all windows that are not silent; those of one track come in time order.
 
-        Several tracks are read at a time; memory holds some windows of each,
-        whatever the length of the files (but for mp3 and what cannot seek, see
-        `tfpipe.audio.libsndfile.Track`, a minute of each).
+        Several tracks are read at the same time. Memory holds a few windows of each,
+        for any length of the files. The exception are mp3 files and files that cannot
+        seek: of these it holds a minute (`tfpipe.audio.libsndfile.Track`).
+
+        Args:
+            batch_size: windows in a batch.
 
         Returns:
             A dataset of `audio` `[batch, spec.samples]` float32, full scale 1.0, `track` `[batch]` int64 and
             `start_s` `[batch]` float64.
 
         Raises:
-            UsageError: no batch of that size.
+            UsageError: the batch size is below 1.
         """
         if batch_size < 1:
-            raise UsageError(f"a batch of {batch_size} windows is none; use 1 or more")
+            raise UsageError(f"batch_size={batch_size} is out of range; use 1 or more windows")
         windows = tf.data.Dataset.range(len(self.paths)).interleave(
             self._track, cycle_length=_READERS, block_length=_TURN, num_parallel_calls=_READERS, deterministic=True
         )
@@ -98,7 +105,7 @@ class RawAudio:
         return tf.data.Dataset.from_generator(self._read, args=(track,), output_signature=signature)
 
     def _read(self, track: np.int64) -> Iterator[dict[str, Any]]:
-        """Yields a track's windows; for tensorflow-io the frames that `_window` resamples."""
+        """Yields a track's windows; with tensorflow-io, the frames from which `_window` makes them."""
         index, rate, samples = int(track), self.spec.sample_rate, self.spec.samples
         tfio = self._tfio
         try:
@@ -123,24 +130,24 @@ class RawAudio:
         return {"audio": tf.ensure_shape(audio, [self.spec.samples]), **element}
 
     def _is_loud(self, window: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The graph's `not tfpipe.features.log_mel.is_silent`."""
+        """Does in the graph what `not tfpipe.features.log_mel.is_silent` does in NumPy."""
         return tf.cast(tf.reduce_max(tf.abs(window["audio"])), tf.float64) >= self.spec.silence_peak
 
 
 def _tensorflow_io(paths: Sequence[str]) -> ModuleType:
-    """Returns `tfpipe.audio.tensorflow_io` where it works.
+    """Returns the module `tfpipe.audio.tensorflow_io`.
 
     Raises:
-        UsageError: it does not load here, or not read there.
+        UsageError: it does not work here, or cannot read one of the paths.
     """
     version = installed_version("tensorflow")
     if not tensorflow_io_loads(version):
         raise UsageError(
-            f"tensorflow-io decodes no audio with TensorFlow {version}; the default lane has it "
-            "(`pip install -c constraints/default.txt tfpipe`), and --decoder library works here"
+            f"tensorflow-io cannot decode audio with TensorFlow {version}; use --decoder library, or the versions of "
+            "the default lane, where it can (`pip install -c constraints/default.txt tfpipe`)"
         )
     for path in paths:
-        require_local(path, what="what tensorflow-io decodes")
+        require_local(path, what="a file that tensorflow-io decodes")
     try:
         from tfpipe.audio import tensorflow_io
 

@@ -1,7 +1,8 @@
-"""Examples and TFRecord files without TensorFlow.
+"""Reads and writes examples and TFRecord files without TensorFlow.
 
-Beam workers and `tfpipe verify` need neither its start-up time nor its memory.
-The schema is fixed (see `Example`), serialised deterministically.
+Beam workers and `tfpipe verify` would pay for TensorFlow's start-up time and
+memory without using it. The schema is fixed (see `Example`), and the same
+example always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Example:
 
     Attributes:
         mel: `[n_mels, frames]` uint8 codes of the log-mel (`features.quantise`).
-        ref_db: level of the window's maximum, dB.
+        ref_db: level of the window's maximum in dB.
         label: index into the manifest's labels.
         track: content hash of the track, hex.
-        start_s: start of the window in the track, s.
-        variant: what was done to the window, replayable (`original`, `shift+4`).
+        start_s: start of the window in the track, in s.
+        variant: what was done to the window, such as `original` or `shift+4`; enough to do it again.
         key: unique and stable; shards are in key order.
     """
 
@@ -46,7 +47,7 @@ class Example:
 
 
 def encode_example(example: Example) -> bytes:
-    """Serialises an example as a `tf.train.Example`; the same example gives the same bytes."""
+    """Serialises an example as a `tf.train.Example`; the same example always gives the same bytes."""
     message = _example_class()()
     feature = message.features.feature
     feature["mel"].bytes_list.value.append(np.ascontiguousarray(example.mel, dtype=np.uint8).tobytes())
@@ -56,14 +57,18 @@ def encode_example(example: Example) -> bytes:
     feature["start_s"].float_list.value.append(example.start_s)
     feature["variant"].bytes_list.value.append(example.variant.encode())
     feature["key"].bytes_list.value.append(example.key.encode())
-    return message.SerializeToString(deterministic=True)
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def decode_example(data: bytes, mel_shape: tuple[int, int]) -> Example:
-    """Parses `encode_example` output.
+    """Parses the output of `encode_example`.
+
+    Args:
+        data: one record.
+        mel_shape: `(n_mels, frames)` of the dataset's spec.
 
     Raises:
-        DatasetError: not an example of this schema and shape.
+        DatasetError: the record is not an example of this schema and shape.
     """
     try:
         message = _example_class().FromString(data)
@@ -78,33 +83,33 @@ def decode_example(data: bytes, mel_shape: tuple[int, int]) -> Example:
             variant=feature["variant"].bytes_list.value[0].decode(),
             key=feature["key"].bytes_list.value[0].decode(),
         )
-    except Exception as error:  # protobuf's DecodeError has another base on each lane
+    except Exception as error:  # the base class of protobuf's DecodeError depends on its version
         raise DatasetError(f"record is not an example of shape {list(mel_shape)}: {error}") from error
 
 
 class Writable(Protocol):
-    """Anything that takes bytes: a file, or a writer that counts them."""
+    """Anything that bytes can be written to: a file, or a writer that counts them."""
 
     def write(self, data: bytes, /) -> object:
-        """Takes all of `data`."""
+        """Writes all of `data`."""
 
 
 def write_record(file: Writable, data: bytes) -> int:
-    """Appends one TFRecord (length, its CRC, data, its CRC); returns the bytes written."""
+    """Appends one TFRecord (length, CRC of the length, data, CRC of the data); returns the number of bytes written."""
     length = struct.pack("<Q", len(data))
     file.write(length + _masked_crc(length) + data + _masked_crc(data))
     return len(data) + 16
 
 
 def read_records(path: Path | str, *, on_bytes: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, checking both CRCs of each.
+    """Yields the records of a TFRecord file, and checks both CRCs of each.
 
     Args:
         path: the file, local or a URL.
-        on_bytes: sees all that is read, in order, for a checksum of the file.
+        on_bytes: called with all bytes that are read, in order, for a checksum of the file.
 
     Raises:
-        DatasetError: with file and byte offset, on the first damage.
+        DatasetError: at the first damage; the message names the file and the byte offset.
         OSError: the file cannot be read.
     """
     size, _ = stamp(path)
@@ -132,7 +137,7 @@ def _masked_crc(data: bytes) -> bytes:
 
 @functools.cache
 def _example_class() -> Any:
-    """Builds `tf.train.Example` in a pool of our own, apart from TensorFlow's."""
+    """Builds `tf.train.Example` in a descriptor pool of its own, so that it cannot clash with TensorFlow's."""
     file = descriptor_pb2.FileDescriptorProto(name="tfpipe/example.proto", package="tfpipe", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
     for name, kind in (

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfpipe.data.manifest import Skipped
-from tfpipe.data.recordings import RawAudio
+from tfpipe.data.recordings import RecordingWindows
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.files.storage import write_bytes
@@ -87,7 +87,7 @@ def score(
     """
     model = load_models(run, which=which)
     paths = [recording.path for recording in recordings]
-    raw = RawAudio(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
+    raw = RecordingWindows(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
     measure = _measure(model)
     parts: list[dict[str, NDArray[Any]]] = []
     with Progress("score", unit="window", quiet=quiet) as bar:
@@ -153,7 +153,7 @@ def _measure(model: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def _left_out(
-    raw: RawAudio, recordings: Sequence[Recording], parts: list[dict[str, NDArray[Any]]]
+    raw: RecordingWindows, recordings: Sequence[Recording], parts: list[dict[str, NDArray[Any]]]
 ) -> dict[int, Skipped]:
     """By track, why it gives no windows: what its decoder said, or that all of it is silent."""
     errors = dict(raw.failed)
@@ -174,7 +174,9 @@ def _sorted(parts: list[dict[str, NDArray[Any]]], *, without: Iterable[int]) -> 
     return {name: column[order] for name, column in columns.items()}
 
 
-def _by_track(raw: RawAudio, recordings: Sequence[Recording], windows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def _by_track(
+    raw: RecordingWindows, recordings: Sequence[Recording], windows: dict[str, NDArray[Any]]
+) -> list[dict[str, Any]]:
     """Describes each track that is left, and makes `windows["track"]` point at these rows."""
     tracks, first, rows, counts = np.unique(
         windows["track"], return_index=True, return_inverse=True, return_counts=True

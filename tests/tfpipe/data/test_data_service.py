@@ -101,7 +101,7 @@ def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=120
     )
-    assert "begun anew, or has more than one worker" in done.stdout, done.stderr
+    assert "was restarted, or has more than one worker" in done.stdout, done.stderr
 
 
 def test_nobody_at_the_address(dataset):

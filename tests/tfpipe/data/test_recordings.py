@@ -15,7 +15,7 @@ from beam_jobs.corpus import discover
 from tfpipe.audio.reader import read_window, window_starts, write_wav
 from tfpipe.cli.main import main
 from tfpipe.data.manifest import load_manifest, load_tracks
-from tfpipe.data.recordings import RawAudio
+from tfpipe.data.recordings import RecordingWindows
 from tfpipe.data.records import decode_example, read_records
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.evaluation.evaluate import evaluate
@@ -62,7 +62,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def windows_of(raw: RawAudio) -> dict[int, dict[float, np.ndarray]]:
+def windows_of(raw: RecordingWindows) -> dict[int, dict[float, np.ndarray]]:
     """By track and start, in the order they came."""
     found: dict[int, dict[float, np.ndarray]] = defaultdict(dict)
     for batch in raw.batches(3).as_numpy_iterator():
@@ -77,7 +77,7 @@ def test_windows_are_the_jobs(tmp_path: Path) -> None:
         write_sf(tmp_path / f"{seconds}-{rate}.wav", sound(seconds, rate, channels), rate, "WAV", "PCM_16")
         for seconds, rate, channels in [(13.0, 44_100, 2), (7.6, 22_050, 1), (3.1, 16_000, 1), (31.0, 8_000, 1)]
     ]
-    raw = RawAudio([str(path) for path in paths], SPEC, hop_s=4.0, min_fill=0.6)
+    raw = RecordingWindows([str(path) for path in paths], SPEC, hop_s=4.0, min_fill=0.6)
     found = windows_of(raw)
     assert not raw.failed
     for index, path in enumerate(paths):
@@ -183,7 +183,7 @@ def test_people_get_a_line_for_each_track(mixed: Path, run: Path, capsys) -> Non
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--batch-size", "0"], 2, "a batch of 0 windows"),
+        (["--batch-size", "0"], 2, "batch_size=0 is out of range"),
         (["--hop-s", "0"], 2, "hop_s=0 is out of range"),
         (["--min-fill", "1.5"], 2, "min_fill=1.5 is out of range"),
         (["--latents", "out.csv"], 2, "ends in .npz"),
@@ -223,8 +223,8 @@ def test_tensorflow_io_decodes_the_same_samples(tmp_path: Path) -> None:
         "layer 3.mp3": ("MP3", "MPEG_LAYER_III", 22_050),
     }
     paths = write_kinds(tmp_path, kinds)
-    raw = RawAudio(paths, SPEC, decoder="tensorflow-io")
-    found, expected = windows_of(raw), windows_of(RawAudio(paths, SPEC))
+    raw = RecordingWindows(paths, SPEC, decoder="tensorflow-io")
+    found, expected = windows_of(raw), windows_of(RecordingWindows(paths, SPEC))
     assert not raw.failed
     for index, name in enumerate(kinds):
         assert list(found[index]) == list(expected[index])
@@ -237,8 +237,8 @@ def test_tensorflow_io_decodes_the_same_samples(tmp_path: Path) -> None:
 def test_tensorflow_io_resamples_to_the_same_log_mels(tmp_path: Path) -> None:
     rates = (24_000, 32_000, 44_100, 44_101, 48_000, 96_000)
     paths = write_kinds(tmp_path, {f"{rate}.wav": ("WAV", "PCM_16", rate) for rate in rates})
-    raw = RawAudio(paths, SPEC, decoder="tensorflow-io")
-    found, expected = windows_of(raw), windows_of(RawAudio(paths, SPEC))
+    raw = RecordingWindows(paths, SPEC, decoder="tensorflow-io")
+    found, expected = windows_of(raw), windows_of(RecordingWindows(paths, SPEC))
     assert not raw.failed
     for index, rate in enumerate(rates):
         assert list(found[index]) == list(expected[index])
@@ -254,7 +254,7 @@ def test_what_tensorflow_io_would_read_otherwise_is_refused(tmp_path: Path, monk
     paths += [str(write_sf(tmp_path / "low.wav", sound(6.0, 16_000), 16_000, "WAV", "PCM_16"))]
     paths += [str(write_sf(tmp_path / "long.wav", sound(400.0, 22_050, 2), 22_050, "WAV", "PCM_16"))]
     monkeypatch.setattr("tfpipe.audio.tensorflow_io._MOST_VALUES", 400 * 22_050 * 2 - 1)
-    raw = RawAudio(paths, SPEC, decoder="tensorflow-io")
+    raw = RecordingWindows(paths, SPEC, decoder="tensorflow-io")
     assert not windows_of(raw)
     words = ("PCM_32", "DOUBLE", "16000 Hz", "7 min")
     for index, word in enumerate(words):
@@ -266,17 +266,17 @@ def test_what_tensorflow_io_would_read_otherwise_is_refused(tmp_path: Path, monk
 @needs_tfio
 def test_tensorflow_io_reads_no_urls() -> None:
     with pytest.raises(UsageError, match=r"s3://bucket/a\.wav"):
-        RawAudio(["s3://bucket/a.wav"], SPEC, decoder="tensorflow-io")
+        RecordingWindows(["s3://bucket/a.wav"], SPEC, decoder="tensorflow-io")
 
 
 @pytest.mark.skipif(TFIO_LOADS, reason="here it loads")
 def test_where_tensorflow_io_does_not_load_the_error_says_which_lane_has_it(mixed: Path, run: Path, capsys) -> None:
     assert main(["score", str(mixed), "--run", str(run), "--decoder", "tensorflow-io"]) == 2
-    assert "the default lane has it" in capsys.readouterr().err.splitlines()[-1]
+    assert "the default lane, where it can" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_default_decoder_is_the_library(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", sound(6.0, 22_050)[:, 0], 22_050)
-    assert RawAudio([str(tmp_path / "a.wav")], SPEC).decoder == "library"
+    assert RecordingWindows([str(tmp_path / "a.wav")], SPEC).decoder == "library"
     with pytest.raises(UsageError, match="library, tensorflow-io"):
-        RawAudio([], SPEC, decoder="ffmpeg")
+        RecordingWindows([], SPEC, decoder="ffmpeg")
