@@ -1,101 +1,92 @@
-"""What a preprocessing job is asked to do."""
+"""The settings of a preprocessing job, and the digests by which a job knows what an older one made."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from beam_jobs.variants import ENGINES, ORIGINAL, Variant
 from tfpipe.errors import UsageError
 from tfpipe.files.storage import digest
+from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
 
-# Raised when the same settings would give other examples.
+# Increase this when the same settings would give other examples than before.
 _JOB_VERSION = 4
-# Where and how the job runs, and what the digest of the input covers.
+# Settings that say where and how the job runs, and those that the digest of the input covers.
 _NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
-
-
-# The names of what they give stand for them.
+# The digest covers the names of the resulting variants instead of these settings.
 _VARIANTS = ("semitones", "chords", "stretch", "gains", "noise_snr", "also")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """Settings of one job.
+    """Settings of one job; the help text of each field says what it means.
 
-    Attributes:
-        inputs: folders (read recursively), files, globs, or `.csv`/`.jsonl` lists.
-        output: dataset folder, local or a URL that Beam's FileSystems can write.
-        spec: the features.
-        semitones: pitch shifts; 0 stands for the original.
-        chords: names from `augment.CHORDS`, or notes such as `0:4@-3:7`.
-        stretch: factors of length; 1.1 lasts 1.1 times as long.
-        gains: dB, at most 0.
-        noise_snr: white noise that many dB under the signal.
-        also: further variants by name, such as `shift+4+noise20dB`.
-        engine: `spectral` or `waveform`.
-        hop_s: s between window starts; None is the window length (no overlap).
-        min_fill: share of a window that a track's left-over end, or a short track, must fill to be kept.
-        validation_share: share of the tracks in the validation split.
-        test_share: share of the tracks in the test split.
-        groups: `.csv` or `.jsonl` file of path and group; the tracks of a group lie in one split.
-        splits_from: older dataset folder whose tracks keep their splits.
-        augment_eval: make all variants for validation and test too, instead of the original alone.
-        shard_bytes: largest size of a shard, about.
-        max_skipped: the job fails when more than this share of the files is skipped.
-        workers: processes of the local runner.
-        overwrite: replace a dataset that was made with other settings.
+    A list, or a single value, is accepted where a field is a tuple, and a
+    `Path` where it is text. `spec` holds the settings of the features.
 
     Raises:
-        UsageError: a value is out of range; the message names it and the fix.
+        UsageError: a value has the wrong type or is out of range; the message names the setting and the fix.
     """
 
-    inputs: tuple[str, ...]
-    output: str
+    inputs: tuple[str, ...] = setting(
+        help="folders (a file's folder is its label), files, globs, or .csv/.jsonl lists of path, label and maybe group"
+    )
+    output: str = setting(metavar="DIR", help="dataset folder to make, also s3:// or gs://")
     spec: FeatureSpec = field(default_factory=FeatureSpec)
-    semitones: tuple[float, ...] = (0, 4, 7, 8, 12)
-    chords: tuple[str, ...] = ("major",)
-    stretch: tuple[float, ...] = ()
-    gains: tuple[float, ...] = ()
-    noise_snr: tuple[float, ...] = ()
-    also: tuple[str, ...] = ()
-    engine: str = "spectral"
-    hop_s: float | None = None
-    min_fill: float = 0.5
-    validation_share: float = 0.1
-    test_share: float = 0.1
-    groups: str | None = None
-    splits_from: str | None = None
-    augment_eval: bool = False
-    shard_bytes: int = 128 * 2**20
-    max_skipped: float = 0.5
-    workers: int = 1
-    overwrite: bool = False
+    semitones: tuple[float, ...] = setting((0, 4, 7, 8, 12), help="pitch shifts, semitones; 0 is the original")
+    chords: tuple[str, ...] = setting(
+        ("major",), help="stacked harmonies: major, minor, sus4, ..., or notes with levels in dB such as 0:4@-3:7"
+    )
+    stretch: tuple[float, ...] = setting((), help="factors of length; 1.1 lasts 1.1 times as long")
+    gains: tuple[float, ...] = setting((), help="gains of turned-down copies, dB, such as -6,-12")
+    noise_snr: tuple[float, ...] = setting((), help="levels of white noise, dB under the signal, such as 20,10")
+    also: tuple[str, ...] = setting(
+        (), help="further variants by name, such as shift+4+noise20dB,chord:minor+stretch*0.9"
+    )
+    engine: str = setting(
+        "spectral", choices=ENGINES, help="spectral (fast) or waveform (librosa's phase vocoder, the reference)"
+    )
+    hop_s: float | None = setting(
+        None, at_least=0.01, at_most=3600, help="s between window starts; by default one window, so none overlap"
+    )
+    min_fill: float = setting(
+        0.5,
+        above=0,
+        at_most=1,
+        help="share of a window that the end of a track, or a short track, must fill",
+    )
+    validation_share: float = setting(0.1, at_least=0, below=1, help="share of tracks in the validation split")
+    test_share: float = setting(0.1, at_least=0, below=1, help="share of tracks in the test split")
+    groups: str | None = setting(
+        None, metavar="FILE", help=".csv/.jsonl list of path and group; the tracks of a group stay in one split"
+    )
+    splits_from: str | None = setting(None, metavar="DIR", help="older dataset folder whose tracks keep their splits")
+    augment_eval: bool = setting(False, help="make all variants for validation and test too, not the original alone")
+    shard_bytes: int = setting(128 * 2**20, at_least=2**16, help="largest size of a shard, bytes (approximate)")
+    max_skipped: float = setting(
+        0.5, at_least=0, at_most=1, help="fail if a larger share of the files than this cannot be used"
+    )
+    workers: int = setting(1, at_least=1, at_most=1024, help="processes on this machine")
+    overwrite: bool = setting(False, help="replace a dataset that was made with other settings")
 
     def __post_init__(self) -> None:
-        rules = [
-            (bool(self.inputs), "inputs", "at least one folder, file or glob"),
-            (bool(self.output), "output", "a folder"),
-            (
-                bool(self.train_variants),
-                "semitones",
-                "at least one semitone, chord or other variant; 0 is the original",
-            ),
-            (self.engine in ENGINES, "engine", " or ".join(ENGINES)),
-            (self.hop_s is None or 0.01 <= self.hop_s <= 3600, "hop_s", "0.01 to 3600 s"),
-            (0 < self.min_fill <= 1, "min_fill", "above 0 and at most 1"),
-            (0 <= self.validation_share < 1, "validation_share", "0 to below 1"),
-            (0 <= self.test_share < 1, "test_share", "0 to below 1"),
-            (self.validation_share + self.test_share < 1, "test_share", "shares that leave something for training"),
-            (self.shard_bytes >= 2**16, "shard_bytes", "at least 65536"),
-            (0 <= self.max_skipped <= 1, "max_skipped", "0 to 1"),
-            (1 <= self.workers <= 1024, "workers", "1 to 1024"),
-        ]
-        for ok, name, allowed in rules:
-            if not ok:
-                raise UsageError(f"preprocess: {name}={getattr(self, name)!r} cannot work; use {allowed}")
+        check(self)
+        if not isinstance(self.spec, FeatureSpec):
+            raise UsageError(f"spec={self.spec!r} has the wrong type; use a FeatureSpec")
+        for name in ("inputs", "output"):
+            if not getattr(self, name):
+                raise UsageError(f"{name}={getattr(self, name)!r} is empty; give a folder")
+        if not self.train_variants:
+            raise UsageError("semitones=() leaves no variant; give at least one semitone, chord or other variant")
+        if self.validation_share + self.test_share >= 1:
+            raise UsageError(
+                f"validation_share={self.validation_share} and test_share={self.test_share} leave no training tracks; "
+                "use shares with a sum below 1"
+            )
 
     @property
     def is_remote(self) -> bool:
@@ -103,33 +94,35 @@ class PreprocessConfig:
         return "://" in self.output
 
     @property
-    def train_variants(self) -> tuple[str, ...]:
-        """Names of the variants of a training window, sorted as in the shards.
+    def train_variants(self) -> tuple[Variant, ...]:
+        """Variants of a training window, each once, sorted by name as in the shards.
 
         Raises:
-            UsageError: one of them cannot be made.
+            UsageError: a value is out of range, or a name is unknown.
         """
-        variants = [
-            *map(Variant.shift, self.semitones),
-            *map(Variant.chord, self.chords),
-            *(Variant(stretch=factor) for factor in self.stretch),
-            *(Variant(gain_db=gain) for gain in self.gains),
-            *(Variant(noise_db=snr) for snr in self.noise_snr),
-            *map(Variant.parse, self.also),
-        ]
-        return tuple(sorted({variant.name for variant in variants}))
+        return _by_name(
+            [
+                *map(Variant.shift, self.semitones),
+                *map(Variant.chord, self.chords),
+                *(Variant(stretch=factor) for factor in self.stretch),
+                *(Variant(gain_db=gain) for gain in self.gains),
+                *(Variant(noise_db=snr) for snr in self.noise_snr),
+                *map(Variant.parse, self.also),
+            ]
+        )
 
-    def variants(self, split: str) -> tuple[str, ...]:
-        """Names of the variants made of each window of a split; evaluation always has the original."""
+    def variants(self, split: str) -> tuple[Variant, ...]:
+        """Returns the variants of each window of a split, sorted by name; validation and test have the original."""
         if split == "train":
             return self.train_variants
-        return tuple(sorted({ORIGINAL, *self.train_variants})) if self.augment_eval else (ORIGINAL,)
+        return _by_name([ORIGINAL, *self.train_variants]) if self.augment_eval else (ORIGINAL,)
 
     @property
     def digest(self) -> str:
         """16 hex digits over every setting that changes the dataset's content."""
         content = {name: value for name, value in self.to_dict().items() if name not in _NOT_CONTENT}
-        variants = {"train": self.variants("train"), "eval": self.variants("test")}
+        splits = {"train": "train", "eval": "test"}
+        variants = {name: [variant.name for variant in self.variants(split)] for name, split in splits.items()}
         for name in _VARIANTS:
             del content[name]
         content["hop_s"] = self.spec.window_s if self.hop_s is None else float(self.hop_s)
@@ -137,12 +130,12 @@ class PreprocessConfig:
 
     @property
     def example_digest(self) -> str:
-        """16 hex digits over the settings that decide what an example of a given key holds."""
+        """16 hex digits over the settings that change the example of a given key."""
         return digest({"job_version": _JOB_VERSION, "engine": self.engine, "spec": self.spec.fingerprint})
 
     @property
     def scan_digest(self) -> str:
-        """16 hex digits over the settings that decide which windows of a file are kept."""
+        """16 hex digits over the settings that change which windows of a file are kept."""
         planned = {"hop_s": self.hop_s, "min_fill": self.min_fill, "spec": self.spec.fingerprint}
         return digest({"job_version": _JOB_VERSION, **planned})
 
@@ -150,3 +143,7 @@ class PreprocessConfig:
         """Returns the fields as plain JSON values."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _by_name(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    return tuple(sorted(set(variants), key=lambda variant: variant.name))

@@ -1,4 +1,4 @@
-"""Output files, local or remote, through Beam's FileSystems.
+"""Writes, moves and removes output files, local or at URLs, through Beam's FileSystems.
 
 Every failure is an `OSError` or a `TfpipeError` that names the path.
 """
@@ -20,9 +20,9 @@ from tfpipe.files import remote, storage
 from tfpipe.files.remote import exists, is_remote
 
 _SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
-# A job that holds a remote folder says so this often, in s ...
+# A job renews its lock on a remote folder this often, s.
 _BEAT_S = 15.0
-# ... and is taken for dead after this long without a word.
+# A lock that is older than this counts as left by a job that was killed, s.
 _LAPSE_S = 60.0
 
 
@@ -67,13 +67,13 @@ def write(path: str, data: bytes) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Renames a file; object stores copy it and remove the first."""
+    """Renames a file; an object store copies it and removes the original."""
     with translate_os_errors(target), remote.translate_store_errors(target):
         remote.file_system(target).rename([source], [target])
 
 
 def remove(path: str) -> None:
-    """Removes a file; nothing happens when it is missing."""
+    """Removes a file, if it exists."""
     with translate_os_errors(path):
         if exists(path):
             with remote.translate_store_errors(path):
@@ -81,7 +81,7 @@ def remove(path: str) -> None:
 
 
 def remove_folder(path: str) -> None:
-    """Removes a folder with all in it; nothing happens when it is missing."""
+    """Removes a folder and everything in it, if it exists."""
     with translate_os_errors(path), remote.translate_store_errors(path):
         if is_remote(path):
             remote.file_system(path).delete([f"{path}/"])
@@ -90,7 +90,7 @@ def remove_folder(path: str) -> None:
 
 
 def remove_unfinished(*folders: str) -> None:
-    """Removes what a killed job left half-written in remote folders."""
+    """Removes half-written files that a killed job left in remote folders."""
     for folder in folders:
         for name in remote.sizes(folder):
             if ".tmp-" in name:
@@ -104,32 +104,33 @@ def shard_names(folder: str) -> list[str]:
 
 @contextlib.contextmanager
 def held(folder: str, *, what: str) -> Iterator[None]:
-    """Holds a remote folder for one job, as `tfpipe.files.storage.folder_lock` does a local one.
+    """Locks a remote folder for one job, as `tfpipe.files.storage.folder_lock` locks a local one.
 
-    Stores have no locks. Each job writes a mark of its own, then looks for
-    others: S3 and Google Cloud Storage list all that was written before, so of
-    two jobs at least the later one sees the other. A mark is written again
-    while its job lives, and the store's clock tells which marks are old.
+    Object stores have no locks. Each job writes a lock file of its own and then
+    looks for others. S3 and Google Cloud Storage list every object that was
+    written before, so of two jobs at least the later one sees the other. A job
+    writes its lock file again every few seconds, and the store's clock tells
+    which lock files are old.
 
     Args:
-        folder: the URL.
-        what: what works there, for the message.
+        folder: URL of the folder.
+        what: what the lock is for, such as `preprocessing job`; used in the message.
 
     Raises:
-        TfpipeError: another job holds the folder, or it cannot be written.
+        TfpipeError: another job holds the folder, or the folder cannot be written.
     """
-    mark = remote.join(folder, f".lock-{uuid.uuid4().hex}")
+    lock = remote.join(folder, f".lock-{uuid.uuid4().hex}")
     content = json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode()
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(_BEAT_S):
             with contextlib.suppress(TfpipeError, OSError):
-                write(mark, content)
+                write(lock, content)
 
-    write(mark, content)
+    write(lock, content)
     try:
-        _require_alone(folder, mark, what=what)
+        _require_alone(folder, lock, what=what)
         beats = threading.Thread(target=beat, daemon=True)
         beats.start()
         try:
@@ -138,14 +139,14 @@ def held(folder: str, *, what: str) -> Iterator[None]:
             done.set()
             beats.join(_BEAT_S)
     finally:
-        remove(mark)
+        remove(lock)
 
 
-def _require_alone(folder: str, mark: str, *, what: str) -> None:
-    """Refuses to go on beside a living job, and removes the marks of dead ones."""
-    _, now = remote.stamp(mark)
+def _require_alone(folder: str, lock: str, *, what: str) -> None:
+    """Raises a TfpipeError if another job is working in the folder; removes the lock files of killed jobs."""
+    _, now = remote.stamp(lock)
     for other in (remote.join(folder, name) for name in remote.sizes(folder) if name.startswith(".lock-")):
-        if other == mark or not exists(other):
+        if other == lock or not exists(other):
             continue
         silent = (now - remote.stamp(other)[1]) / 1e9
         if silent < _LAPSE_S:

@@ -1,6 +1,6 @@
-"""What a job's steps count and how long they take: for Beam's metrics, the progress bar, and the profile at the end.
+"""Counts what a job's steps do and how long they take, for Beam's metrics, the progress bar and the final profile.
 
-Loads no Beam; the pipeline hands its metrics in.
+Loads no Beam; the pipeline passes in the function that updates Beam's metrics.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 
 _TIME = "us:"
 _SKIPPED = "skipped:"
+# Seconds between two updates of the counts that others see.
 _FLUSH_S = 0.2
 _STEPS = {
     "hash": "hashing files",
     "scan": "decoding files to find damage and silence",
-    "copy": "taking over earlier examples",
+    "copy": "copying earlier examples",
     "decode": "decoding windows",
     "features": "variants and features",
     "write": "encoding and writing",
@@ -26,11 +27,11 @@ _STEPS = {
 
 
 class Meter:
-    """Counts for one element of the pipeline, as a context manager.
+    """Counts and times the work on one element of the pipeline; use it in a `with` block.
 
     Args:
-        folder: where the command reads counts; a worker on another machine lacks it and writes nothing.
-        on_count: also gets every name and number, now and then.
+        folder: where the command reads the counts. A worker on another machine does not have it and writes nothing.
+        on_count: is called with each name and number at every update.
     """
 
     def __init__(self, folder: str = "", on_count: Callable[[str, int], None] = lambda name, number: None) -> None:
@@ -48,12 +49,12 @@ class Meter:
             self._flush()
 
     def skip(self, code: str) -> None:
-        """Counts a file that is left out."""
+        """Counts a skipped file by its reason code."""
         self.count(f"{_SKIPPED}{code}")
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Adds the time that the block takes to a step's; a step within a step counts for itself alone."""
+        """Adds the time of the block to a step; the time of an inner step does not count for the outer one."""
         self._lap()
         self._steps.append(step)
         try:
@@ -79,7 +80,7 @@ class Meter:
             self._on_count(name, number)
         if self._folder is not None:
             text = "".join(f"{name} {number}\n" for name, number in self._counts.items())
-            # A bar that stands still must not end the job.
+            # A disk that is full must not end the job for the sake of its progress bar.
             with contextlib.suppress(OSError), open(self._folder / str(os.getpid()), "ab") as file:
                 file.write(text.encode())
         self._counts.clear()
@@ -87,7 +88,11 @@ class Meter:
 
 
 class Counts:
-    """Sums what the workers' meters leave in a folder; reads only what is new each time."""
+    """Sums the counts that the workers' meters write into a folder; each call reads only what is new.
+
+    Args:
+        folder: the meters' folder.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -109,16 +114,16 @@ class Counts:
 
 
 def skipped(counts: Mapping[str, int]) -> dict[str, int]:
-    """Returns the number of files left out, by reason."""
+    """Returns the number of skipped files by reason code."""
     return {name.removeprefix(_SKIPPED): counts[name] for name in sorted(counts) if name.startswith(_SKIPPED)}
 
 
 def profile(counts: Mapping[str, int], seconds: float) -> str:
-    """Returns a few lines: what was done, how fast, and where the workers' time went.
+    """Returns a few lines of text: what was done, how fast, and how the workers spent their time.
 
     Args:
-        counts: of the whole job.
-        seconds: how long it took, start and all.
+        counts: counts of the whole job.
+        seconds: duration of the job, its start included.
     """
     hours = counts.get("audio_ms", 0) / 3.6e6
     examples, copied = counts.get("examples", 0), counts.get("copied", 0)

@@ -1,12 +1,12 @@
-"""The Beam pipeline, and the process that it runs in.
+"""The Beam pipeline, and the main function of the process that it runs in.
 
     files -> Reshuffle -> scan -> all scans in one place -> plan
           -> shard plans -> Reshuffle -> write_shard -> result
 
-Only references travel between workers, never audio or features: whoever
-writes a shard reads its windows again. `main` is started by
-`beam_jobs.job.preprocess` as a process of its own, which can be ended at any
-time and takes every worker with it.
+Only references travel between workers, never audio or features: the worker
+that writes a shard reads its windows again. `beam_jobs.supervise` starts
+`main` in a process of its own, which can be killed at any time together with
+all its workers.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
 from beam_jobs import files, runners
 from beam_jobs.corpus import AudioFile
-from beam_jobs.job import Job, versions
 from beam_jobs.metrics import Meter
+from beam_jobs.payload import Job
 from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
 from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.scan import Scan, scan_track
 from beam_jobs.shards import shard_path, write_shard
+from beam_jobs.versions import versions
 from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
 from tfpipe.errors import TfpipeError, os_error_message
 from tfpipe.files import remote
 
-# Beam hands a worker's exception on as text; what a person should read stands in it as hex.
+# Beam passes on a worker's exception as text; ours has the message for the user in it, as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
 _NAMESPACE = "tfpipe"
 _Result = TypeVar("_Result")
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
-    """Puts the whole job on a pipeline; its last step writes `result.json` into the work folder."""
+    """Adds the job's steps to a pipeline; the last one writes `result.pickle` into the work folder."""
     light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, files=()), known={})
     scans = (
         pipeline
@@ -75,14 +75,14 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, in
     """Runs the pipeline and puts the dataset together.
 
     Args:
-        job: what to do.
-        at_end: gets what cancels the job on its cluster, while it runs there.
+        job: the job.
+        at_end: holds, while the job runs, a callback that cancels it on its cluster.
 
     Returns:
-        What the job's meters counted, whatever the runner.
+        What the job's meters counted, on any runner.
 
     Raises:
-        TfpipeError: with the cause that a worker gave.
+        TfpipeError: a worker failed; the message is the worker's.
     """
     at_end = at_end or contextlib.ExitStack()
     options = runners.parse_options(job.pipeline_args)
@@ -104,10 +104,11 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, in
 
 
 def main() -> NoReturn:
-    """Entry point of the job's process: a pickled `Job` on stdin, one JSON object on stdout."""
+    """Main function of the job's process: reads a pickled `Job` from stdin and writes one JSON object to stdout."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)  # Beam has set it up
+    # `force` because Beam has configured logging already.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     job: Job = pickle.load(sys.stdin.buffer)
     at_end = contextlib.ExitStack()
     threading.Thread(target=_end_with_parent, args=[job, at_end], daemon=True).start()
@@ -115,15 +116,15 @@ def main() -> NoReturn:
     try:
         counts = run(job, at_end=at_end)
     except TfpipeError as error:
-        _leave(report, {"error": str(error)})
+        _end(report, {"error": str(error)})
     except OSError as error:
-        _leave(report, {"error": os_error_message(error, job.config.output)})
+        _end(report, {"error": os_error_message(error, job.config.output)})
     except BaseException as error:
         logging.exception("the job failed")
         if "Channel closed" in str(error):
-            time.sleep(5.0)  # a worker died; the thread that watches it knows how, and leaves before this is over
-        _leave(report, {"error": f"{type(error).__name__}: {_last_line(error)}; --verbose shows Beam's log"})
-    _leave(report, {"counts": counts})
+            time.sleep(5.0)  # a worker died; meanwhile _on_thread_death reports how and ends this process
+        _end(report, {"error": f"{type(error).__name__}: {_last_line(error)}; --verbose shows Beam's log"})
+    _end(report, {"counts": counts})
 
 
 def _scan(element: tuple[AudioFile, Scan | None], job: Job) -> Scan:
@@ -167,7 +168,7 @@ def _meter(job: Job) -> Meter:
 
 
 def _counters(result: PipelineResult) -> dict[str, int]:
-    """Returns what all meters gave to Beam's metrics."""
+    """Returns the counts that all meters gave to Beam's metrics."""
     found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
     return {
         counter.key.metric.name: int(counter.attempted if counter.committed is None else counter.committed)
@@ -176,7 +177,7 @@ def _counters(result: PipelineResult) -> dict[str, int]:
 
 
 def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], job: Job) -> None:
-    """Leaves all that the manifest needs where the job's process finds it, whatever the runner."""
+    """Writes all that the manifest needs into the work folder, where the job's process can read it on any runner."""
     plan = _plan(scans, job)
     hashes = [(scan.file, scan.hash) for scan in scans]
     lines = "".join(scan_line(scan) for scan in sorted(scans, key=lambda scan: scan.file))
@@ -185,14 +186,14 @@ def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], jo
 
 
 def _publish(job: Job) -> None:
-    """Turns the work folder into the dataset, `dataset.json` last.
+    """Turns the work folder into the dataset; `dataset.json` is written last.
 
-    Until here an older dataset in the folder was left whole.
+    An older dataset in the output folder stays complete until this step.
     """
     result = pickle.loads(files.read(_result_path(job)))
     plan: Plan = result["plan"]
     shards = {shard.name: shard for shard in result["shards"]}
-    output = functools.partial(FileSystems.join, job.config.output)
+    output = functools.partial(remote.join, job.config.output)
     manifest = Manifest(
         spec=job.config.spec,
         labels=plan.labels,
@@ -220,11 +221,11 @@ def _publish(job: Job) -> None:
 
 
 def _result_path(job: Job) -> str:
-    return FileSystems.join(job.work, "result.pickle")
+    return remote.join(job.work, "result.pickle")
 
 
 def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:
-    """Calls a step so that the cause of its failure survives the way through any runner."""
+    """Calls a step; if it fails, raises an exception whose text keeps the message through any runner."""
     try:
         _use_options(job.pipeline_args)
         return function(element, job)
@@ -239,32 +240,32 @@ def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) ->
 
 @functools.cache
 def _use_options(arguments: tuple[str, ...]) -> None:
-    """Reaches URLs with Beam's options, which the local runner does not hand to its worker processes."""
+    """Applies Beam's options for reaching URLs, which the local runner does not pass to its worker processes."""
     if arguments:
         remote.use_options(arguments)
 
 
 def _on_thread_death(report: TextIO, args: threading.ExceptHookArgs) -> None:
-    """Ends the job when a worker process died: Beam would wait for it for ever."""
+    """Ends the job after a worker process has died, because Beam would wait for it forever."""
     threading.__excepthook__(args)
     if "Worker subprocess exited" in str(args.exc_value):
-        time.sleep(2.0)  # a step that failed in the usual way is reported by then
+        time.sleep(2.0)  # if a step failed in the usual way, it is reported in this time
         status = str(args.exc_value).rpartition(" ")[2]
         killed = status in ("-9", "137")
-        cause = "killed, probably for want of memory" if killed else f"status {status}; --verbose shows Beam's log"
-        _leave(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
+        cause = "killed, probably for lack of memory" if killed else f"status {status}; --verbose shows Beam's log"
+        _end(report, {"error": f"a worker process died ({cause}); use fewer --workers and run the command again"})
 
 
 def _end_with_parent(job: Job, at_end: contextlib.ExitStack) -> None:
-    """Ends this process, its workers and its job on a cluster once the parent is gone or has closed the pipe."""
+    """Waits until the parent has ended or closed the pipe, then ends the job on its cluster and all processes."""
     sys.stdin.buffer.read()
     at_end.close()
-    shutil.rmtree(os.path.dirname(job.counts), ignore_errors=True)  # the parent may no longer do it
+    shutil.rmtree(os.path.dirname(job.counts), ignore_errors=True)  # a killed parent cannot do it
     os.killpg(0, signal.SIGKILL)
 
 
-def _leave(report: TextIO, outcome: Mapping[str, object]) -> NoReturn:
-    """Reports and ends at once, workers included: Beam's threads would hold the process up."""
+def _end(report: TextIO, outcome: Mapping[str, object]) -> NoReturn:
+    """Reports the outcome and kills this process and its workers, because Beam's threads could delay a normal end."""
     report.write(json.dumps(outcome))
     report.close()
     os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What goes where: splits, duplicates and shards, as pure functions of the scans."""
+"""Decides the split of each track, the duplicates and the shards, as pure functions of the scans."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from types import MappingProxyType
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus
 from beam_jobs.scan import Scan
+from beam_jobs.variants import Variant
 from tfpipe.data.manifest import SPLITS, Skipped, Track
 from tfpipe.errors import TfpipeError
 from tfpipe.files.storage import digest
 
 DUPLICATE = "duplicate"
 _HASH_DIGITS = 16
-# Of an example's size, all but the mel.
+# Bytes of an example besides the mel.
 _EXAMPLE_OVERHEAD = 320
-# Small splits are still cut into a few shards, for workers and readers to share ...
+# A small split is cut into up to so many shards too, so that several workers and readers can share it,
 _WANTED_SHARDS = 8
-# ... but not into crumbs.
+# but each of these shards holds at least so many windows.
 _WINDOWS_PER_SHARD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardTrack:
-    """The windows of one track that a shard holds; `starts` in samples at the spec's rate."""
+class TrackWindows:
+    """The windows of one track that a shard holds.
+
+    Attributes:
+        path: where to open the track, a local path or a URL.
+        hash: SHA-256 of the file, hex.
+        stamp: size in bytes and modification time in ns when the file was scanned.
+        label: index of the label.
+        starts: first sample of each window, at the spec's rate.
+    """
 
     path: str
     hash: str
@@ -39,19 +48,19 @@ class ShardTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """References to everything that one shard holds, in key order.
+    """What one shard will hold, as references in key order.
 
     Attributes:
         name: file name in the dataset.
         split: `train`, `validation` or `test`.
-        variants: names of the variants of each window, sorted.
+        variants: the variants of each window, sorted by name.
         tracks: tracks in hash order, windows in time order.
     """
 
     name: str
     split: str
-    variants: tuple[str, ...]
-    tracks: tuple[ShardTrack, ...]
+    variants: tuple[Variant, ...]
+    tracks: tuple[TrackWindows, ...]
 
     @property
     def examples(self) -> int:
@@ -69,14 +78,21 @@ class ShardPlan:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over the references, whatever the shard's number and the files' places."""
+        """16 hex digits over the content: the shard's number and the paths of the files do not count."""
         tracks = [(track.hash, track.label, track.starts) for track in self.tracks]
-        return digest({"variants": self.variants, "tracks": tracks})
+        return digest({"variants": [variant.name for variant in self.variants], "tracks": tracks})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The dataset before any of it is computed."""
+    """The whole dataset, before anything is computed.
+
+    Attributes:
+        labels: label names; an example's label is an index into them.
+        tracks: the tracks that are used.
+        skipped: the files that are not used, duplicates included.
+        shards: every shard, in name order.
+    """
 
     labels: tuple[str, ...]
     tracks: tuple[Track, ...]
@@ -96,16 +112,16 @@ def make_plan(
     skipped: Collection[Skipped] = (),
     splits: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """Decides everything about the dataset; the same for any order of the scans.
+    """Plans the dataset; the result does not depend on the order of the scans.
 
     Args:
-        scans: one per file.
-        config: the job.
-        skipped: what was left out before any file was opened.
-        splits: by content hash, assignments to keep.
+        scans: one for each file.
+        config: the job's settings.
+        skipped: files that were skipped before any file was opened.
+        splits: splits to keep, by content hash.
 
     Raises:
-        TfpipeError: nothing is left, or more than `max_skipped` of the files cannot be used.
+        TfpipeError: no file is usable, or more than `max_skipped` of the files cannot be used.
     """
     ordered = sorted(scans, key=lambda scan: scan.file)
     kept, duplicates = _without_duplicates([scan for scan in ordered if scan.skipped is None])
@@ -123,14 +139,16 @@ def make_plan(
             shard
             for split in SPLITS
             for shard in cut_shards(
-                [_references(scan, labels) for scan in kept if splits[scan.hash] == split], split=split, config=config
+                [_track_windows(scan, labels) for scan in kept if splits[scan.hash] == split],
+                split=split,
+                config=config,
             )
         ),
     )
 
 
 def split_of(track: str, config: PreprocessConfig) -> str:
-    """Returns the split that a content hash falls into, by itself."""
+    """Returns the split that a track's content hash alone gives."""
     place = int(track[:_HASH_DIGITS], 16) / 16**_HASH_DIGITS
     if place < 1.0 - config.validation_share - config.test_share:
         return "train"
@@ -144,21 +162,27 @@ def assign_splits(
     groups: Mapping[str, str] = MappingProxyType({}),
     kept: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Assigns every track to a split from its hash, then fills what stayed empty.
+    """Assigns every track to a split by its hash, then fills the splits that a label lacks.
 
-    The tracks of a group go together, by the hash of the group's name; what
-    follows holds for a group as for a track. Adding tracks moves no other,
-    except where a label is so small that a split must be filled: training
-    always gets a track of every label, and a label of three tracks or more
-    stands in every split that was asked for, where no group spans labels. The
-    track with the smallest hash moves, out of a split that keeps at least one
-    (out of any, for training).
+    The tracks of a group go to one split, by the hash of the group's name. A
+    group then counts as one track in the following rules.
+
+    - The training split gets a track of every label.
+    - A label with at least three tracks gets a track in every split whose share is
+      not 0. This is not guaranteed for a group with several labels.
+    - To fill a split, the track with the smallest hash moves there. It leaves a split only if
+      each of its labels keeps a track there; the training split is filled in any case.
+
+    So adding tracks moves other tracks only if a label is small enough to need filling.
 
     Args:
         labels: label by content hash.
         config: gives the shares.
         groups: group by content hash, for the tracks that have one.
-        kept: splits by content hash that stay as they are, for the whole group.
+        kept: splits that do not change, by content hash; they hold for the track's whole group.
+
+    Returns:
+        The split of each track, by content hash.
     """
     units = {track: digest({"group": groups[track]}) if track in groups else track for track in labels}
     fixed = {units[track]: kept[track] for track in sorted(units, reverse=True) if track in kept}
@@ -188,10 +212,10 @@ def _can_leave(unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[
     )
 
 
-def cut_shards(tracks: Sequence[ShardTrack], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
+def cut_shards(tracks: Sequence[TrackWindows], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
     """Cuts a split's windows, in key order, into contiguous shards of nearly equal size.
 
-    Their number follows from the data alone, never from the workers.
+    The number of shards depends on the data alone, never on the workers.
     """
     variants = config.variants(split)
     windows = [(track, start) for track in sorted(tracks, key=lambda track: track.hash) for start in track.starts]
@@ -205,26 +229,32 @@ def cut_shards(tracks: Sequence[ShardTrack], *, split: str, config: PreprocessCo
             name=f"{split}-{index:05d}-of-{count:05d}.tfrecord",
             split=split,
             variants=variants,
-            tracks=_grouped(windows[edges[index] : edges[index + 1]]),
+            tracks=_by_track(windows[edges[index] : edges[index + 1]]),
         )
         for index in range(count)
     ]
 
 
-def example_key(track: str, start: int, variant: str) -> str:
-    """Returns the unique and stable key of an example; text order is (track, time, variant) order."""
-    return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant}"
+def example_key(track: str, start: int, variant: Variant) -> str:
+    """Returns the unique and stable key of an example; sorting keys as text sorts by track, time and variant.
+
+    Args:
+        track: content hash of the track.
+        start: first sample of the window, at the spec's rate.
+        variant: what is done to the window.
+    """
+    return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant.name}"
 
 
 def input_digest(files: Iterable[tuple[AudioFile, str]], corpus: Corpus) -> str:
-    """Returns 16 hex digits over the corpus: each file with its content hash, what was passed over, splits to keep."""
+    """Returns 16 hex digits over the job's input: the files with their content hashes, skipped files, kept splits."""
     rows = sorted((file.name, file.label, file.group, content) for file, content in files)
     kept = sorted((row[-1], corpus.splits[row[-1]]) for row in rows if row[-1] in corpus.splits)
     return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in corpus.skipped), "splits": kept})
 
 
 def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped]]:
-    """Keeps each content once, under the first of its names."""
+    """Keeps the first file of each content; returns the kept scans and the duplicates."""
     first: dict[str, Scan] = {}
     duplicates = []
     for scan in scans:
@@ -240,7 +270,7 @@ def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped
 
 
 def _require_enough(kept: Sequence[Scan], bad: Sequence[Skipped], *, found: int, config: PreprocessConfig) -> None:
-    """Fails when nothing, or too little, can be used. Duplicates do not count: nothing of them is lost."""
+    """Raises a TfpipeError if no file, or too few files, can be used; duplicates do not count as unusable."""
     if kept and len(bad) <= config.max_skipped * found:
         return
     reasons = Counter(row.code for row in bad)
@@ -272,8 +302,8 @@ def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
     )
 
 
-def _references(scan: Scan, labels: Sequence[str]) -> ShardTrack:
-    return ShardTrack(
+def _track_windows(scan: Scan, labels: Sequence[str]) -> TrackWindows:
+    return TrackWindows(
         path=scan.file.path,
         hash=scan.hash,
         stamp=scan.stamp,
@@ -282,8 +312,8 @@ def _references(scan: Scan, labels: Sequence[str]) -> ShardTrack:
     )
 
 
-def _grouped(windows: Sequence[tuple[ShardTrack, int]]) -> tuple[ShardTrack, ...]:
-    """Gathers a run of (track, start) into tracks again."""
+def _by_track(windows: Sequence[tuple[TrackWindows, int]]) -> tuple[TrackWindows, ...]:
+    """Collects (track, start) pairs into one `TrackWindows` for each track."""
     starts: dict[str, list[int]] = {}
     tracks = {}
     for track, start in windows:

@@ -1,4 +1,4 @@
-"""Checks a dataset against the recordings it was made from, example by example."""
+"""Checks examples of a dataset by computing them again from the recordings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_jobs.job import versions
+from beam_jobs.engines import VariantMaker, Window
 from beam_jobs.scan import hash_file
-from beam_jobs.variants import Augmenter, Variant, Window
+from beam_jobs.variants import Variant
+from beam_jobs.versions import versions
 from tfpipe.audio.reader import TrackReader
 from tfpipe.data.manifest import Folder, Manifest, Track, load_manifest, load_tracks
 from tfpipe.data.records import Example, decode_example, read_records
@@ -23,12 +24,13 @@ from tfpipe.files.remote import join
 
 @dataclass(frozen=True, kw_only=True)
 class DeepCheck:
-    """What came of it.
+    """Result of `verify_deep`.
 
     Attributes:
-        checked: number of examples that were made again.
-        problems: one sentence per example that differs.
-        unavailable: one sentence per recording that is not there as it was, and so says nothing of the dataset.
+        checked: number of examples that were computed again.
+        problems: one sentence for each example that differs.
+        unavailable: one sentence for each recording that is missing or has changed, so its examples could not be
+            checked; this is not an error of the dataset.
     """
 
     checked: int
@@ -37,21 +39,23 @@ class DeepCheck:
 
 
 def verify_deep(folder: Folder, *, count: int = 20, on_example: Callable[[], None] = lambda: None) -> DeepCheck:
-    """Makes a sample of the examples again, from the recordings, and compares every code.
+    """Computes a sample of the examples again from the recordings, and compares every 8-bit code.
 
-    The sample is spread evenly over all shards, and is the same for the same dataset.
+    The sample is spread evenly over all shards and is the same for the same dataset.
 
     Args:
-        folder: a dataset folder whose shards are whole (`tfpipe.data.verify.verify`).
-        count: size of the sample.
-        on_example: called after each, for progress.
+        folder: a dataset folder whose shards are complete (`tfpipe.data.verify.verify`).
+        count: number of examples.
+        on_example: called for each example, to show progress.
 
     Raises:
-        DatasetError: no dataset there, one that does not name its recordings, or a damaged shard.
+        DatasetError: no dataset in the folder, one that does not name its recordings, or a damaged shard.
     """
     manifest = load_manifest(folder)
     if not {"base", "engine"} <= set(manifest.config):
-        raise DatasetError(f"{folder}: does not say what it was made from; only `tfpipe preprocess` datasets do")
+        raise DatasetError(
+            f"{folder}: does not say which recordings it was made from; use a dataset of `tfpipe preprocess`"
+        )
     tracks = {track.hash: track for track in load_tracks(folder)}
     checked, problems, unavailable = 0, [], Counter[str]()
     state: dict[str, str] = {}
@@ -98,7 +102,7 @@ def _below(limit: int, text: str) -> int:
 
 
 def _why_unavailable(path: str, track: Track) -> str:
-    """Returns why a recording cannot be compared with, or nothing."""
+    """Returns why the examples of a recording cannot be checked, or an empty text."""
     try:
         same = hash_file(path) == track.hash
     except AudioError as error:
@@ -107,9 +111,9 @@ def _why_unavailable(path: str, track: Track) -> str:
 
 
 def _difference(example: Example, path: str, manifest: Manifest) -> str:
-    """Says how an example differs from what its recording gives, or nothing."""
+    """Returns how an example differs from the one computed again, or an empty text."""
     try:
-        made = _make(example, path, manifest)
+        made = _compute(example, path, manifest)
     except TfpipeError as error:
         return str(error)
     steps = np.abs(quantise(made.mel).astype(int) - example.mel)
@@ -123,10 +127,10 @@ def _difference(example: Example, path: str, manifest: Manifest) -> str:
     )
 
 
-def _make(example: Example, path: str, manifest: Manifest) -> LogMel:
+def _compute(example: Example, path: str, manifest: Manifest) -> LogMel:
     start = int(example.key.split("/")[1])
-    augmenter = Augmenter(manifest.spec, [Variant.parse(example.variant)], manifest.config["engine"])
+    maker = VariantMaker(manifest.spec, [Variant.parse(example.variant)], manifest.config["engine"])
     with TrackReader(path) as reader:
         window = Window.of_file(reader, start, rate=manifest.spec.sample_rate)
-        (features,) = augmenter.log_mels(window, [example.key])
+        (features,) = maker.log_mels(window, [example.key])
     return features

@@ -1,54 +1,45 @@
-"""What an earlier dataset, or a job that was killed, has already found and computed.
+"""Reuses what an older dataset, or a job that was killed, has already found and computed.
 
-A file whose bytes are known is not decoded again, and an example whose key
-stands in an older shard is copied. Both hold only where settings and tool
-versions are the same, so that the dataset is the one that a clean run gives.
-Loads no Beam for local folders.
+A file whose bytes are known is not decoded again, and an example whose key is
+in an older shard is copied. Both happen only if settings and tool versions are
+the same, so the result is the dataset that a clean run makes. Loads no Beam
+for local folders.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
+from beam_jobs.payload import Job, Source
 from beam_jobs.scan import Scan, file_stamp
 from tfpipe.data.manifest import Manifest, Skipped
 from tfpipe.data.records import Example, decode_example, read_records
-from tfpipe.errors import AudioError, DatasetError
+from tfpipe.errors import AudioError, DatasetError, translate_os_errors
+from tfpipe.files import remote
 from tfpipe.files.remote import is_remote, join
 
 SCANS = ".scans.jsonl"
-PART = ".part"
+_PART = ".part"
+# Larger than any key.
 _HIGHEST_KEY = "\x7f"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A file of finished examples in key order.
-
-    Attributes:
-        path: the file; whatever follows a damaged record is not used.
-        first: key of its first example.
-        last: key of its last one, or something above it.
-    """
-
-    path: str
-    first: str
-    last: str
-
-
-class Earlier:
-    """Hands out examples of the sources, for keys that only go up.
+class EarlierExamples:
+    """Looks up examples in sources, for keys that are asked for in ascending order.
 
     Args:
         sources: files to look in.
-        mel_shape: shape of the examples.
+        mel_shape: shape of the examples' mels, `(mels, frames)`.
     """
 
     def __init__(self, sources: Iterable[Source], mel_shape: tuple[int, int]) -> None:
@@ -56,7 +47,7 @@ class Earlier:
         self._heads = [next(stream, None) for stream in self._streams]
 
     def take(self, key: str) -> Example | None:
-        """Returns the example of a key, if a source has it."""
+        """Returns the example of a key, or None if no source has it."""
         found = None
         for index, stream in enumerate(self._streams):
             head = self._heads[index]
@@ -68,24 +59,47 @@ class Earlier:
         return found
 
 
-def sources_of(manifest: Manifest, folder: str) -> list[Source]:
-    """Returns a dataset's shards as sources."""
-    return [
-        Source(path=join(folder, shard.name), first=shard.first, last=shard.last)
-        for shard in manifest.shards
-        if shard.first
-    ]
+def salvage(job: Job) -> None:
+    """Keeps what a killed job left in the scratch folder if this job can use it, and removes the rest."""
+    if job.config.is_remote:
+        from beam_jobs import files
+
+        files.remove_unfinished(job.config.output, job.work)
+        return
+    work, scratch = Path(job.work), Path(job.scratch)
+    with translate_os_errors(scratch):
+        work.mkdir(parents=True, exist_ok=True)
+        for path in scratch.iterdir():
+            if path.is_dir() and path != work:
+                shutil.rmtree(path)
+        for path in work.glob("*.tmp-*"):
+            name = path.name.removeprefix(".").partition(".tmp-")[0]
+            part = path.with_name(f"{name.partition('.')[0]}{_PART}")
+            if name.endswith(".tfrecord") and _size(path) > _size(part):
+                path.replace(part)
+            else:
+                path.unlink()
 
 
-def left_behind(folder: Path, mel_shape: tuple[int, int]) -> list[Source]:
-    """Returns what a killed job left in its work folder, finished shards and parts of shards."""
-    found = []
-    for path in sorted([*folder.glob("*.tfrecord"), *folder.glob(f"*{PART}")]):
-        with contextlib.suppress(OSError, ValueError, KeyError, DatasetError):
-            note = json.loads(Path(f"{path}.json").read_bytes()) if path.suffix == ".tfrecord" else {}
-            if first := note.get("first") or _first_key(path, mel_shape):
-                found.append(Source(path=str(path), first=first, last=note.get("last", _HIGHEST_KEY)))
-    return found
+def with_earlier(job: Job, manifest: Manifest | None, recorded: Sequence[Scan]) -> Job:
+    """Returns the job with the scans and examples that it may reuse.
+
+    Args:
+        job: the job.
+        manifest: the manifest of the dataset in the output folder, or None.
+        recorded: the scans that this dataset keeps (`recorded_scans`).
+    """
+    config, made = job.config, manifest.config if manifest else {}
+    scans: list[Scan] = []
+    sources: list[Source] = []
+    if manifest and made.get("scan_digest") == job.scan_digest:
+        scans += recorded
+    if manifest and made.get("example_digest") == job.example_digest:
+        sources += _shards_of(manifest, config.output)
+    if not config.is_remote:
+        scans += _logged_scans(job.scratch, job.scan_digest)
+        sources += _left_behind(Path(job.work), config.spec.mel_shape)
+    return dataclasses.replace(job, known=_match_scans(scans, job.corpus.files), sources=tuple(sources))
 
 
 def overlapping(sources: Iterable[Source], first: str, last: str) -> tuple[Source, ...]:
@@ -103,20 +117,22 @@ def scan_line(scan: Scan) -> str:
 
 
 def log_scan(scratch: str, scan_digest: str, scan: Scan) -> None:
-    """Notes a finished scan for the next job, should this one be killed."""
+    """Appends a finished scan to a file in the scratch folder, for the next job in case this one is killed."""
     with open(f"{scratch}/scans-{scan_digest}-{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
         file.write(scan_line(scan))
 
 
-def logged_scans(scratch: str, scan_digest: str) -> Iterator[Scan]:
-    """Yields the scans that killed jobs noted."""
-    for path in sorted(Path(scratch).glob(f"scans-{scan_digest}-*.jsonl")):
-        with open(path, encoding="utf-8") as file:
-            yield from read_scans(file)
+def recorded_scans(config: PreprocessConfig) -> list[Scan]:
+    """Returns the scans that the dataset in the output folder keeps; none if that file is lost."""
+    try:
+        with io.TextIOWrapper(remote.open_read(join(config.output, SCANS)), encoding="utf-8") as file:
+            return list(read_scans(file))
+    except OSError:
+        return []
 
 
 def read_scans(lines: Iterable[str]) -> Iterator[Scan]:
-    """Yields the scans of `scan_line`s; a line that a kill cut short is passed over."""
+    """Yields the scans of `scan_line`s; skips a line that is incomplete because its job was killed."""
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row: dict[str, Any] = json.loads(line)
@@ -126,10 +142,17 @@ def read_scans(lines: Iterable[str]) -> Iterator[Scan]:
             yield Scan(file=file, **{**row, "stamp": tuple(row["stamp"]), "starts": tuple(row["starts"])})
 
 
-def match_scans(scans: Iterable[Scan], files: Iterable[AudioFile]) -> Mapping[str, Scan]:
-    """Returns by path what is known of a corpus' files: of the same path, else of the same size and time (renamed).
+def _logged_scans(scratch: str, scan_digest: str) -> Iterator[Scan]:
+    """Yields the scans that killed jobs wrote with `log_scan`."""
+    for path in sorted(Path(scratch).glob(f"scans-{scan_digest}-*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            yield from read_scans(file)
 
-    Whether a file still has that content is for `scan_track` to find out.
+
+def _match_scans(scans: Iterable[Scan], files: Iterable[AudioFile]) -> Mapping[str, Scan]:
+    """Returns the known scan of each file by its path: of the same path, else of the same size and time (renamed).
+
+    The file may have other content by now; `scan_track` checks that.
     """
     by_path: dict[str, Scan] = {}
     by_stamp: dict[tuple[int, int], Scan] = {}
@@ -142,9 +165,32 @@ def match_scans(scans: Iterable[Scan], files: Iterable[AudioFile]) -> Mapping[st
     return found
 
 
+def _shards_of(manifest: Manifest, folder: str) -> list[Source]:
+    return [
+        Source(path=join(folder, shard.name), first=shard.first, last=shard.last)
+        for shard in manifest.shards
+        if shard.first
+    ]
+
+
+def _left_behind(folder: Path, mel_shape: tuple[int, int]) -> list[Source]:
+    """Returns the finished shards and the parts of shards that a killed job left in its work folder."""
+    found = []
+    for path in sorted([*folder.glob("*.tfrecord"), *folder.glob(f"*{_PART}")]):
+        with contextlib.suppress(OSError, ValueError, KeyError, DatasetError):
+            note = json.loads(Path(f"{path}.json").read_bytes()) if path.suffix == ".tfrecord" else {}
+            if first := note.get("first") or _first_key(path, mel_shape):
+                found.append(Source(path=str(path), first=first, last=note.get("last", _HIGHEST_KEY)))
+    return found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _stamp(path: str) -> tuple[int, int] | None:
     if is_remote(path):
-        return None  # a request for each file, for what is rare
+        return None  # renamed objects are rare, and each look costs a request
     try:
         return file_stamp(path)
     except AudioError:
@@ -156,7 +202,7 @@ def _first_key(path: Path, mel_shape: tuple[int, int]) -> str:
 
 
 def _examples(path: str, mel_shape: tuple[int, int]) -> Iterator[Example]:
-    """Yields examples up to the first damage."""
+    """Yields examples up to the first damaged record."""
     with contextlib.suppress(DatasetError, OSError):
         for data in read_records(path):
             yield decode_example(data, mel_shape)

@@ -1,7 +1,7 @@
-"""The Beam runner that a job goes to: options checked before anything starts, a cluster told when the job is off.
+"""Chooses the Beam runner, checks the options before anything starts, and cancels jobs on clusters.
 
-Nothing is fetched from the web: Beam's own defaults would fetch a local runner
-or a job server where none is given.
+Nothing is downloaded. Beam's own defaults would download a local runner, or a
+job server if none is given.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from apache_beam.transforms.environments import EmbeddedPythonEnvironment, Subpr
 from tfpipe.errors import TfpipeError
 
 _LOCAL = {"", "direct", "fnapi", "bundlebaseddirect", "switchingdirect"}
-# What Beam would fetch for a runner, and the option that gives it instead.
+# By runner, the option that gives the file which Beam would otherwise download.
 _SERVERS = {"flink": "flink_job_server_jar", "spark": "spark_job_server_jar", "prism": "prism_location"}
 _ENDED = {"FINISHED", "FAILED", "CANCELED"}
 _REST_TIMEOUT_S = 5.0
 
 
 class _Options(PipelineOptions):
-    """Options that refuse what a job server does not know, where Beam would leave it out."""
+    """Beam options that refuse an option which the job server does not know; Beam would ignore it."""
 
     def get_all_options(
         self,
@@ -53,7 +53,7 @@ class _Options(PipelineOptions):
         retain_unknown_options: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Returns the options by name, as Beam's own; `add_extra_args_fn` adds the job server's."""
+        """Returns the options by name, as Beam's method does; `add_extra_args_fn` adds the job server's options."""
 
         def add_and_check(parser: argparse.ArgumentParser) -> None:
             if add_extra_args_fn is not None:
@@ -61,39 +61,40 @@ class _Options(PipelineOptions):
                 _refuse_unknown(parser, self._flags)
 
         check = add_extra_args_fn if retain_unknown_options else add_and_check
-        return super().get_all_options(
+        found: dict[str, Any] = super().get_all_options(
             *args, add_extra_args_fn=check, retain_unknown_options=retain_unknown_options, **kwargs
         )
+        return found
 
 
 def parse_options(arguments: Sequence[str]) -> PipelineOptions:
     """Reads the options after `--`.
 
     Raises:
-        TfpipeError: a value that cannot work, an option that nobody knows (a
-            job server's are known once it runs), or no job server given.
+        TfpipeError: a value is invalid, an option is unknown, or no job server is given. Options that
+            only a job server knows are checked once it runs.
     """
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             options = _Options(list(arguments))
             name = _name(options)
             server_knows_more = name in (*_SERVERS, "portable")
             options.get_all_options(add_extra_args_fn=None if server_knows_more else lambda parser: None)
     except SystemExit as stop:
-        message = said.getvalue().strip().rpartition("error: ")[2] or "--help starts no job"
+        message = printed.getvalue().strip().rpartition("error: ")[2] or "--help starts no job"
         raise TfpipeError(f"options after --: {message}") from stop
     if name in _SERVERS and not options.view_as(PortableOptions).job_endpoint:
         _check_server(name, options)
     if name in ("flink", "portable"):
-        # A name of its own, by which it is found and cancelled.
+        # A unique name, by which `canceller` finds the job.
         cloud = options.view_as(GoogleCloudOptions)
         cloud.job_name = f"{cloud.job_name or 'tfpipe'}-{uuid.uuid4().hex[:12]}"
     return options
 
 
 def local_runner(options: PipelineOptions, *, workers: int) -> FnApiRunner | None:
-    """Returns the in-process runner, or nothing where the options name another."""
+    """Returns the runner for this machine, or None if the options name another runner."""
     if _name(options) not in _LOCAL:
         return None
     direct = options.view_as(DirectOptions)
@@ -106,10 +107,11 @@ def local_runner(options: PipelineOptions, *, workers: int) -> FnApiRunner | Non
 
 
 def canceller(options: PipelineOptions) -> Callable[[PipelineResult], None]:
-    """Returns what ends a started job on its cluster, as far as that can be reached; make it before the start.
+    """Returns a function that cancels a started job on its cluster, if the cluster can be reached.
 
-    Flink is asked itself: Beam's job server says that a batch job is cancelled
-    and leaves it running there (seen with its version 2.62).
+    Call this before the job starts. On Flink the function asks Flink itself,
+    because Beam's job server reports a batch job as cancelled and leaves it
+    running (seen with version 2.62).
     """
     master = options.view_as(FlinkRunnerOptions).flink_master.strip()
     name = options.view_as(GoogleCloudOptions).job_name
@@ -123,7 +125,7 @@ def canceller(options: PipelineOptions) -> Callable[[PipelineResult], None]:
 
 
 def _name(options: PipelineOptions) -> str:
-    """Returns the runner's name as Beam looks it up: `FlinkRunner`, `flink` and its full path are one."""
+    """Returns the runner's short name: `flink` for `FlinkRunner`, `flink` or the full class path."""
     name = options.view_as(StandardOptions).runner or ""
     return name.rpartition(".")[2].lower().removesuffix("runner")
 
@@ -134,15 +136,15 @@ def _check_server(runner: str, options: PipelineOptions) -> None:
     if not path:
         endpoint = "" if runner == "prism" else " or --job_endpoint=HOST:PORT"
         raise TfpipeError(
-            f"options after --: this runner needs --{option}=FILE{endpoint}; nothing is fetched from the web "
-            "(docs/RUNNERS.md says how to get it)"
+            f"options after --: this runner needs --{option}=FILE{endpoint}; tfpipe downloads nothing "
+            "(docs/RUNNERS.md says how to get the file)"
         )
     if not os.path.isfile(path):
         raise TfpipeError(f"--{option}={path}: no such file; docs/RUNNERS.md says how to get it")
     java = options.view_as(JobServerOptions)
     if runner != "prism" and shutil.which(java.job_server_java_launcher) is None:
         raise TfpipeError(f"{java.job_server_java_launcher}: no such program; the job server needs Java 11 or 17")
-    # Where this job's other temporary files go, and are removed with them.
+    # Into the folder of this job's other temporary files, which is removed at the end.
     java.job_server_jvm_properties = [f"-Djava.io.tmpdir={tempfile.gettempdir()}", *java.job_server_jvm_properties]
 
 
@@ -156,11 +158,11 @@ def _attempt(cancel: Callable[[], Any]) -> None:
     try:
         cancel()
     except Exception:
-        logging.warning("could not cancel; the job may still run on its cluster", exc_info=True)
+        logging.warning("could not cancel the job; it may still run on its cluster", exc_info=True)
 
 
 def _cancel_on_flink(url: str, name: str) -> None:
-    """Cancels what runs under a name (https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/)."""
+    """Cancels the jobs with a given name (https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/)."""
     with urllib.request.urlopen(f"{url}/jobs/overview", timeout=_REST_TIMEOUT_S) as reply:
         jobs = json.load(reply)["jobs"]
     for job in jobs:

@@ -1,4 +1,4 @@
-"""From an audio file to a track: content hash, window plan, and what cannot be used."""
+"""Scans an audio file: finds its content hash, the windows to keep, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tfpipe.files.storage import sha256_file
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What one reading of a file found; small, so that millions fit in one place.
+    """What the job knows of a file after reading it once; small, because one worker gathers the scans of all files.
 
     Attributes:
-        file: where it is.
-        hash: SHA-256 of the file's bytes, hex; empty when it could not be read.
-        stamp: size in bytes and modification time in ns when it was read.
+        file: the file.
+        hash: SHA-256 of the file's bytes, hex; empty if the file could not be read.
+        stamp: size in bytes and modification time in ns when the file was read.
         seconds: length in s.
         starts: first sample of each window that is kept, at the spec's rate.
-        silent: number of windows dropped as silent.
-        unused_s: seconds in no window, such as an end that does not fill enough of one.
-        skipped: why the whole file is left out, or None.
+        silent: number of windows dropped because they are silent.
+        unused_s: seconds that no window covers, such as an end that is too short for a window.
+        skipped: why the whole file is skipped, or None.
     """
 
     file: AudioFile
@@ -45,20 +45,19 @@ class Scan:
 def scan_track(
     file: AudioFile, config: PreprocessConfig, *, known: Scan | None = None, meter: Meter | None = None
 ) -> Scan:
-    """Reads a file once, window by window, exactly as the shard writer will.
+    """Reads a file once, window by window, exactly as the shard writer will read it.
 
-    A file with a damaged, missing or non-finite part is skipped as a whole:
-    what is left of it may be anything, and a track that silently became
-    shorter is worse than one that is reported.
+    If a part of the file is damaged, missing or not finite, the whole file is
+    skipped and reported, because a track that silently became shorter would be worse.
 
     Args:
         file: the file.
-        config: the job.
-        known: an earlier scan with the same settings and tools, taken over where the content is still that one.
-        meter: counts, and takes the time.
+        config: the job's settings.
+        known: an earlier scan with the same settings and tools; it is reused if the content is still the same.
+        meter: counts what is done and how long it takes.
 
     Raises:
-        TfpipeError: a bucket is out of reach, which says nothing of the file.
+        TfpipeError: the bucket cannot be reached. The file itself may be fine, so it is not skipped.
     """
     meter = meter or Meter()
     content, stamp = "", (0, 0)
@@ -79,10 +78,10 @@ def scan_track(
 
 
 def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: tuple[int, int]) -> Scan:
-    """Finds the windows that are kept.
+    """Decodes every window and keeps those that are not silent.
 
     Raises:
-        AudioError: there are none, or a part of the file cannot be used.
+        AudioError: every window is silent, or a part of the file cannot be used.
     """
     spec = config.spec
     with TrackReader(file.path) as reader:
@@ -114,9 +113,16 @@ def _renamed(known: Scan, file: AudioFile, stamp: tuple[int, int]) -> Scan:
 
 
 def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
-    """Returns `hash_file` of a file, without a download where its stamp vouches for it.
+    """Returns the SHA-256 of a file as hex.
 
-    An object store sets the time of an object itself; that of a local file can be put back by anyone.
+    An object at a URL is not downloaded if its stamp is that of the known scan,
+    because the store itself sets an object's time. The time of a local file can
+    be set by anyone, so a local file is always read.
+
+    Args:
+        path: local path or URL.
+        stamp: its present `file_stamp`.
+        known: an earlier scan of it, or None.
 
     Raises:
         AudioError: the file cannot be read.
@@ -127,10 +133,10 @@ def content_hash(path: str, stamp: tuple[int, int], known: Scan | None) -> str:
 
 
 def file_stamp(path: str) -> tuple[int, int]:
-    """Returns size and modification time (ns), which tell that a file changed under the job.
+    """Returns size (bytes) and modification time (ns), by which the job notices that a file has changed.
 
     Raises:
-        AudioError: the file is gone or out of reach.
+        AudioError: the file does not exist or cannot be reached.
     """
     try:
         return remote.stamp(path)

@@ -1,4 +1,4 @@
-"""Writing one shard: decode, augment, encode, in key order, one window in memory at a time."""
+"""Writes one shard: decodes, makes variants and encodes, in key order, with one window in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import files
 from beam_jobs.config import PreprocessConfig
+from beam_jobs.engines import VariantMaker, Window, cached_maker
 from beam_jobs.metrics import Meter
-from beam_jobs.plan import ShardPlan, ShardTrack, example_key
-from beam_jobs.reuse import Earlier, Source
+from beam_jobs.payload import Source
+from beam_jobs.plan import ShardPlan, TrackWindows, example_key
+from beam_jobs.reuse import EarlierExamples
 from beam_jobs.scan import file_stamp
-from beam_jobs.variants import Augmenter, Window, cached_augmenter
 from tfpipe.audio.reader import TrackReader
 from tfpipe.data.manifest import Shard
 from tfpipe.data.records import Example, encode_example, write_record
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.features.log_mel import LogMel, quantise
+from tfpipe.files import remote
 from tfpipe.files.storage import sha256_file
+
+_Read = Callable[[int, int], NDArray[np.floating[Any]]]
 
 
 def write_shard(
@@ -37,19 +40,19 @@ def write_shard(
     sources: Iterable[Source] = (),
     meter: Meter | None = None,
 ) -> Shard:
-    """Writes one shard and a note of what is in it, or finds both left by a job that was killed.
+    """Writes one shard and a JSON file that describes it, unless a killed job left both.
 
-    The file is named by what it holds, so another plan can never take it for its own.
+    The shard's file name is a digest of its content, so it cannot be confused with a shard of another plan.
 
     Args:
-        plan: the references.
-        config: the job.
+        plan: the windows and variants.
+        config: the job's settings.
         folder: work folder, local or remote, for jobs of the same settings and tools.
-        sources: where examples of these keys may stand already.
-        meter: counts, and takes the time.
+        sources: files that may already hold some of the examples.
+        meter: counts what is done and how long it takes.
 
     Raises:
-        TfpipeError: a source file changed since it was scanned, or the shard cannot be written.
+        TfpipeError: an audio file changed after it was scanned, or the shard cannot be written.
     """
     path, meter = shard_path(folder, plan), meter or Meter()
     with meter.timed("copy"):
@@ -61,7 +64,7 @@ def write_shard(
     examples, variants = 0, Counter[str]()
     with files.create(path) as file:
         output = _HashingWriter(file)
-        for batch in _examples(plan, config, Earlier(sources, config.spec.mel_shape), meter):
+        for batch in _examples(plan, config, EarlierExamples(sources, config.spec.mel_shape), meter):
             with meter.timed("write"):
                 for example in batch:
                     write_record(output, encode_example(example))
@@ -84,13 +87,13 @@ def write_shard(
 
 
 def shard_path(folder: str, plan: ShardPlan) -> str:
-    """Returns where a shard stands in the work folder until the dataset is put together."""
-    return FileSystems.join(folder, f"{plan.digest}.tfrecord")
+    """Returns the path of a shard in the work folder, where it stays until the dataset is put together."""
+    return remote.join(folder, f"{plan.digest}.tfrecord")
 
 
 def _finished(path: str) -> Shard | None:
-    """Returns the shard that a killed job left here, if every byte of it is as noted."""
-    if not (files.exists(path) and files.exists(f"{path}.json")):
+    """Returns the shard that a killed job left here, if its checksum is right."""
+    if not (remote.exists(path) and remote.exists(f"{path}.json")):
         return None
     try:
         shard = Shard(**json.loads(files.read(f"{path}.json")))
@@ -99,8 +102,10 @@ def _finished(path: str) -> Shard | None:
     return shard if sha256_file(path) == shard.sha256 else None
 
 
-def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter: Meter) -> Iterator[list[Example]]:
-    """Yields the examples of each window, all in key order; computes those that no earlier job did."""
+def _examples(
+    plan: ShardPlan, config: PreprocessConfig, earlier: EarlierExamples, meter: Meter
+) -> Iterator[list[Example]]:
+    """Yields the examples of each window, in key order; computes those that `earlier` lacks."""
     rate = config.spec.sample_rate
     for track in plan.tracks:
         with contextlib.closing(_Windows(track, rate=rate, meter=meter)) as windows:
@@ -111,16 +116,16 @@ def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter
                 meter.count("copied", len(found))
                 missing = [key for key in keys if key not in found]
                 if missing:
-                    augmenter = cached_augmenter(config.spec, tuple(keys[key] for key in missing), config.engine)
+                    maker = cached_maker(config.spec, tuple(keys[key] for key in missing), config.engine)
                     with meter.timed("features"):
-                        for key, features in zip(missing, windows.log_mels(augmenter, start, missing), strict=True):
+                        for key, features in zip(missing, windows.log_mels(maker, start, missing), strict=True):
                             found[key] = Example(
                                 mel=quantise(features.mel),
                                 ref_db=features.ref_db,
                                 label=track.label,
                                 track=track.hash,
                                 start_s=start / rate,
-                                variant=keys[key],
+                                variant=keys[key].name,
                                 key=key,
                             )
                 yield [dataclasses.replace(found[key], label=track.label) for key in keys]
@@ -128,25 +133,25 @@ def _examples(plan: ShardPlan, config: PreprocessConfig, earlier: Earlier, meter
 
 
 class _Windows:
-    """Opens a track once something of it has to be computed, and notices when it changes meanwhile."""
+    """Reads the windows of a track; opens the file at the first window that must be computed."""
 
-    def __init__(self, track: ShardTrack, *, rate: int, meter: Meter) -> None:
+    def __init__(self, track: TrackWindows, *, rate: int, meter: Meter) -> None:
         self._track, self._rate, self._meter = track, rate, meter
         self._reader: TrackReader | None = None
 
-    def log_mels(self, augmenter: Augmenter, start: int, keys: Sequence[str]) -> list[LogMel]:
+    def log_mels(self, maker: VariantMaker, start: int, keys: Sequence[str]) -> list[LogMel]:
         try:
             self._reader = self._reader or TrackReader(self._track.path)
             window = Window.of_file(self._reader, start, rate=self._rate)
-            return augmenter.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
+            return maker.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
         except AudioError as error:
             raise _changed(self._track) from error
 
     def finish(self) -> None:
-        """Makes sure that all that was read was read of one and the same file.
+        """Checks that the file is still the one that was scanned.
 
         Raises:
-            TfpipeError: it changed since it was scanned.
+            TfpipeError: it has changed.
         """
         if self._reader is not None:
             _require_unchanged(self._track)
@@ -155,15 +160,17 @@ class _Windows:
         if self._reader is not None:
             self._reader.close()
 
-    def _timed(self, read: Callable[[int, int], NDArray[np.floating]]) -> Callable[[int, int], NDArray[np.floating]]:
-        def timed(first: int, count: int) -> NDArray[np.floating]:
+    def _timed(
+        self, read: Callable[[int, int], NDArray[np.floating[Any]]]
+    ) -> Callable[[int, int], NDArray[np.floating[Any]]]:
+        def timed(first: int, count: int) -> NDArray[np.floating[Any]]:
             with self._meter.timed("decode"):
                 return read(first, count)
 
         return timed
 
 
-def _require_unchanged(track: ShardTrack) -> None:
+def _require_unchanged(track: TrackWindows) -> None:
     try:
         same = file_stamp(track.path) == track.stamp
     except AudioError as error:
@@ -172,12 +179,12 @@ def _require_unchanged(track: ShardTrack) -> None:
         raise _changed(track)
 
 
-def _changed(track: ShardTrack) -> TfpipeError:
+def _changed(track: TrackWindows) -> TfpipeError:
     return TfpipeError(f"{track.path}: changed while the job was reading it; run the same command again")
 
 
 class _HashingWriter:
-    """Passes bytes on to a file, counting and hashing them."""
+    """Writes bytes to a file, and counts and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,12 +1,15 @@
-"""The phase vocoder behind the waveform engine: one analysis, any number of shifted or stretched copies.
+"""The phase vocoder of the waveform engine: analyses a sound once and makes shifted or stretched copies of it.
 
-The method is Flanagan and Golden's (1966) as `librosa.effects.pitch_shift`
-and `time_stretch` use it, and gives their samples. librosa analyses the sound
-anew for each copy and steps through its frames in Python; here the analysis is
-shared and a copy's phases are one running sum.
+The method is that of Flanagan and Golden (1966), as
+`librosa.effects.pitch_shift` and `time_stretch` implement it, and the samples
+are the same. librosa analyses the sound again for each copy and loops over the
+frames in Python. Here all copies share one analysis, and a cumulative sum
+gives the phases of a copy.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import librosa
 import numpy as np
@@ -15,20 +18,25 @@ from numpy.typing import NDArray
 
 from tfpipe.features.log_mel import FloatArray
 
-# librosa's own defaults; they are the engine's, whatever the features' STFT is.
+# librosa's defaults. They do not follow the STFT of the features, so that the samples are librosa's.
 _N_FFT = 2048
 _HOP = 512
 _TURN = 2.0 * np.pi
 
 
 class Vocoder:
-    """Makes copies of `audio` `[samples]`, sampled at `rate` Hz, in float64."""
+    """Makes shifted and stretched copies of a sound, in float64.
 
-    def __init__(self, audio: NDArray[np.floating], rate: int) -> None:
+    Args:
+        audio: the sound, `[samples]`.
+        rate: its sample rate, Hz.
+    """
+
+    def __init__(self, audio: NDArray[np.floating[Any]], rate: int) -> None:
         self._audio, self._rate = np.asarray(audio, dtype=np.float64), rate
         stft = librosa.stft(self._audio, n_fft=_N_FFT, hop_length=_HOP).T
         self._frames = len(stft)
-        # A copy may read up to one frame past the end: two frames of silence follow.
+        # A copy may read up to one frame past the end, so two frames of silence are appended.
         self._magnitude = np.pad(np.abs(stft), ((0, 2), (0, 0)))
         angle = np.pad(np.angle(stft), ((0, 2), (0, 0)))
         expected = np.linspace(0.0, np.pi * _HOP, 1 + _N_FFT // 2)
@@ -37,9 +45,10 @@ class Vocoder:
         self._first = angle[0]
 
     def copy(self, *, semitones: float = 0.0, stretch: float = 1.0) -> FloatArray:
-        """Returns a copy `[round(samples * stretch)]`, shifted by `semitones`, lasting `stretch` times as long.
+        """Returns a copy `[round(samples * stretch)]`, shifted by `semitones`, `stretch` times as long.
 
-        The untouched copy is the audio itself. A shift up is a longer copy, played faster.
+        A shift up is made by stretching the sound and resampling the longer copy to the wanted length.
+        Without shift and stretch the result is the audio itself.
         """
         if not semitones and stretch == 1.0:
             return self._audio
@@ -55,7 +64,10 @@ class Vocoder:
         return np.pad(sound, (0, count - len(sound)))
 
     def _stretched(self, step: float) -> NDArray[np.complex128]:
-        """Reads the analysis every `step` frames: magnitudes between neighbours, phases summed up, `[frames, bins]`."""
+        """Returns the STFT `[frames, bins]` of a copy that advances `step` analysed frames for each of its own.
+
+        Magnitudes are interpolated between neighbouring frames; phases are the sum of the advances so far.
+        """
         at = np.arange(0.0, self._frames, step)
         left = at.astype(int)
         weight = (at - left)[:, None]

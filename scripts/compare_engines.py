@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs import variants
+from beam_jobs import engines
 from beam_jobs.corpus import discover
-from beam_jobs.variants import Augmenter, Variant, Window
+from beam_jobs.engines import VariantMaker, Window
+from beam_jobs.variants import ENGINES, Variant
 from beam_jobs.vocoder import Vocoder
 from tfpipe.audio.reader import TrackReader, window_starts
 from tfpipe.features.log_mel import LogMel, is_silent, log_mel
@@ -36,7 +37,7 @@ def main(folder: str) -> None:
 
 def _compare_engines(tracks: list[NDArray[np.floating]]) -> None:
     names = VARIANTS + CHORDS
-    spectral, waveform = (Augmenter(SPEC, [*map(Variant.parse, names)], engine) for engine in variants.ENGINES)
+    spectral, waveform = (VariantMaker(SPEC, [*map(Variant.parse, names)], engine) for engine in ENGINES)
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
     for window in _windows(tracks):
         pairs = zip(names, spectral.log_mels(window), waveform.log_mels(window), strict=True)
@@ -58,18 +59,18 @@ def _compare_margins(tracks: list[NDArray[np.floating]]) -> None:
     print("| --- | --- | --- |")
     found: dict[float, list[tuple[float, float]]] = {margin: [] for margin in MARGINS_S}
     for semitones in SHIFTS:
-        augmenter = Augmenter(SPEC, [Variant.shift(semitones)], "waveform")
+        maker = VariantMaker(SPEC, [Variant.shift(semitones)], "waveform")
         for track in tracks:
             whole = Vocoder(track, SPEC.sample_rate).copy(semitones=semitones)
             for window in _windows([track]):
                 if not SPEC.sample_rate < window.start < len(track) - SPEC.samples - SPEC.sample_rate:
                     continue
                 reference = log_mel(whole[window.start : window.start + SPEC.samples], SPEC)
-                for variants.MARGIN_S in MARGINS_S:
-                    (ours,) = augmenter.log_mels(window)
+                for engines.MARGIN_S in MARGINS_S:
+                    (ours,) = maker.log_mels(window)
                     difference = np.abs(_levels(ours) - _levels(reference))
                     edges = np.concatenate([difference[:, :5], difference[:, -5:]], axis=1)
-                    found[variants.MARGIN_S].append((difference.mean(), edges.mean()))
+                    found[engines.MARGIN_S].append((difference.mean(), edges.mean()))
     for margin, values in found.items():
         everywhere, edges = np.mean(values, axis=0)
         print(f"| {margin:g} | {everywhere:.2f} | {edges:.2f} |")

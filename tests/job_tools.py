@@ -8,7 +8,8 @@ import soundfile
 from beam_jobs import pipeline
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
-from beam_jobs.job import Job, recorded_scans, salvage, with_earlier
+from beam_jobs.payload import Job
+from beam_jobs.reuse import recorded_scans, salvage, with_earlier
 from tfpipe.data.manifest import MANIFEST, load_manifest
 from tfpipe.files.remote import exists, join
 from tfpipe.spec import FeatureSpec

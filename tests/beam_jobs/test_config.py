@@ -9,17 +9,21 @@ def config(**values):
     return PreprocessConfig(inputs=("in",), output="out", **values)
 
 
+def names(variants):
+    return tuple(variant.name for variant in variants)
+
+
 def test_variants_of_each_split():
-    assert config().train_variants == ("chord:major", "original", "shift+12", "shift+4", "shift+7", "shift+8")
-    assert config().variants("test") == ("original",)
+    assert names(config().train_variants) == ("chord:major", "original", "shift+12", "shift+4", "shift+7", "shift+8")
+    assert names(config().variants("test")) == ("original",)
     more = config(
         semitones=(), chords=("0:4@-3",), stretch=(0.9, 1.1), gains=(-6,), noise_snr=(20,), also=("gain-6dB",)
     )
-    assert more.train_variants == ("chord:0:4@-3", "gain-6dB", "noise20dB", "stretch*0.9", "stretch*1.1")
+    assert names(more.train_variants) == ("chord:0:4@-3", "gain-6dB", "noise20dB", "stretch*0.9", "stretch*1.1")
     only = config(semitones=(-2.5,), chords=())
-    assert only.variants("train") == ("shift-2.5",)
-    assert only.variants("validation") == ("original",)
-    assert config(semitones=(3, 3.0), chords=(), augment_eval=True).variants("test") == ("original", "shift+3")
+    assert names(only.variants("train")) == ("shift-2.5",)
+    assert names(only.variants("validation")) == ("original",)
+    assert names(config(semitones=(3, 3.0), chords=(), augment_eval=True).variants("test")) == ("original", "shift+3")
 
 
 @pytest.mark.parametrize(

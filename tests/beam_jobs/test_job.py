@@ -306,7 +306,7 @@ def test_a_worker_that_dies_ends_the_job_with_its_cause(long_corpus, tmp_path):
     os.kill(workers[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert b"a worker process died (killed, probably for want of memory)" in stderr.splitlines()[-1]
+    assert b"a worker process died (killed, probably for lack of memory)" in stderr.splitlines()[-1]
     wait_for(lambda: not descendants(marker), seconds=3)
 
 

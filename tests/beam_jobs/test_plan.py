@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
-from beam_jobs.plan import ShardTrack, assign_splits, cut_shards, example_key, make_plan, split_of
+from beam_jobs.plan import TrackWindows, assign_splits, cut_shards, example_key, make_plan, split_of
 from beam_jobs.scan import Scan
 from tfpipe.data.manifest import SPLITS, Skipped
 from tfpipe.errors import TfpipeError
@@ -62,7 +62,9 @@ def test_a_split_that_was_not_asked_for_stays_empty():
 def test_shards_hold_every_window_once_in_key_order(sizes, shard_bytes, random):
     config = PreprocessConfig(inputs=("in",), output="out", shard_bytes=shard_bytes)
     tracks = [
-        ShardTrack(path=str(i), hash=f"{i:016x}" + 48 * "0", stamp=(0, 0), label=0, starts=tuple(range(0, 5 * size, 5)))
+        TrackWindows(
+            path=str(i), hash=f"{i:016x}" + 48 * "0", stamp=(0, 0), label=0, starts=tuple(range(0, 5 * size, 5))
+        )
         for i, size in enumerate(sizes)
     ]
     random.shuffle(tracks)

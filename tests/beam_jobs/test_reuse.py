@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from job_tools import config_for, count_here, note, run_here, shard_bytes
 
 from beam_jobs.corpus import discover
-from beam_jobs.job import Job, preprocess
+from beam_jobs.job import preprocess
+from beam_jobs.payload import Job
 from beam_jobs.reuse import read_scans, scan_line
 from beam_jobs.scan import scan_track
 from tfpipe.data.manifest import SKIPPED, TRACKS, load_manifest, load_skipped, load_tracks

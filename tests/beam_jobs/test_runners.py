@@ -1,4 +1,4 @@
-"""Options for runners are checked before anything starts, and nothing is fetched."""
+"""Options for runners are checked before anything starts, and nothing is downloaded."""
 
 import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, JobServerOptions
@@ -19,10 +19,13 @@ from tfpipe.errors import TfpipeError
         (["--runner=FlinkRunner", "--parallelism=many"], "argument --parallelism: invalid int value"),
         (["--help"], "--help starts no job"),
         (["--runner=DataflowRunner", "--regoin=europe-west1"], "knows no --regoin;"),
-        (["--runner=FlinkRunner"], "needs --flink_job_server_jar=FILE or --job_endpoint=HOST:PORT; nothing is fetched"),
+        (
+            ["--runner=FlinkRunner"],
+            "needs --flink_job_server_jar=FILE or --job_endpoint=HOST:PORT; tfpipe downloads nothing",
+        ),
         (["--runner", "flink", "--flink_master=here:8081"], "needs --flink_job_server_jar=FILE"),
         (["--runner=SparkRunner"], "needs --spark_job_server_jar=FILE or --job_endpoint"),
-        (["--runner=PrismRunner"], "needs --prism_location=FILE; nothing"),
+        (["--runner=PrismRunner"], "needs --prism_location=FILE; tfpipe downloads nothing"),
         (["--runner=FlinkRunner", "--flink_job_server_jar=/no/such.jar"], "jar=/no/such.jar: no such file;"),
         (["--runner=FlinkRunner", "--flink_job_server_jar=https://host/x.jar"], "no such file;"),
     ],

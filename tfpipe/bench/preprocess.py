@@ -107,11 +107,10 @@ def notebook_loop(path: str, starts: Sequence[int], variants: Sequence[Variant],
 def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], float]:
     """Times both engines, decoding and writing included, against the notebook's loop; also the spectral rate."""
     plan = _few_windows(config)
-    variants = [Variant.parse(name) for name in plan.variants]
 
     def notebook() -> None:
         for track in plan.tracks:
-            notebook_loop(track.path, track.starts, variants, config.spec)
+            notebook_loop(track.path, track.starts, plan.variants, config.spec)
 
     by_waveform = functools.partial(_write, plan, dataclasses.replace(config, engine="waveform"))
 

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TfpipeError: the file cannot be used, or nothing can be written.
     """
-    from beam_jobs.variants import Variant, stack_audio
+    from beam_jobs.engines import stack_audio
+    from beam_jobs.variants import Variant
     from beam_jobs.vocoder import Vocoder
     from tfpipe.audio.reader import TrackReader, write_wav
     from tfpipe.evaluation.plots import spectrograms

@@ -1,0 +1,70 @@
+"""The `Job`: everything that the job's process and its workers need, sent to them as one pickle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.corpus import Corpus
+from beam_jobs.scan import Scan
+from beam_jobs.versions import content_versions
+from tfpipe.files import remote
+from tfpipe.files.storage import digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file of finished examples, in key order.
+
+    Attributes:
+        path: the file. Examples after a damaged record are not used.
+        first: key of its first example.
+        last: key of its last example, or a larger text if that key is not known.
+    """
+
+    path: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of the pipeline.
+
+    Attributes:
+        config: the settings.
+        corpus: the files; each worker gets a copy without them.
+        pipeline_args: Beam options, as on a command line.
+        known: scans of an earlier job, by path; the file may have changed since.
+        sources: files that may hold examples made with the same settings and tools.
+        counts: folder on the command's machine where workers write their counts.
+    """
+
+    config: PreprocessConfig
+    corpus: Corpus
+    pipeline_args: tuple[str, ...] = ()
+    known: Mapping[str, Scan] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    counts: str = ""
+
+    @property
+    def scratch(self) -> str:
+        """Folder for everything that is not part of the dataset yet."""
+        return remote.join(self.config.output, ".work")
+
+    @property
+    def work(self) -> str:
+        """Subfolder of `scratch` for the shards of these settings and tools."""
+        return remote.join(self.scratch, self.example_digest)
+
+    @functools.cached_property
+    def example_digest(self) -> str:
+        """16 hex digits over all that the bytes of an example depend on, except the recording."""
+        return digest([self.config.example_digest, content_versions()])
+
+    @functools.cached_property
+    def scan_digest(self) -> str:
+        """16 hex digits over all that a scan depends on, except the file."""
+        return digest([self.config.scan_digest, content_versions()])
