@@ -211,7 +211,7 @@ def score(recordings: PathLike | Iterable[PathLike], run: PathLike | Run, **sett
     from tfpipe.evaluation.score import score as measure
 
     corpus = discover(_paths(recordings))
-    return measure(_run_path(run), corpus.files, skipped=corpus.skipped, **settings)
+    return measure(corpus.files, run=_run_path(run), skipped=corpus.skipped, **settings)
 
 
 def export(

@@ -6,7 +6,6 @@ PNGs show the first eight spectrograms.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import sys
@@ -31,8 +30,6 @@ _OVERLAP_S = 0.5
 _MAX_PANELS = 8
 # Windows that are asked for, and held, at a time.
 _ROWS = 32
-# What an npz says of the model that made it.
-_IDENTITY = {"fingerprint", "checkpoint"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
+    from tfpipe.evaluation.latents import Latents, write_latents
     from tfpipe.process.progress import Progress
 
     columns: dict[str, list[Any]] = {name: [] for name in ("z_mean", "z_log_var", "ref_db", "start_s", "path")}
@@ -111,23 +109,24 @@ def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         raise TfpipeError(f"none of {len(args.files)} files could be encoded; the lines above say why")
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     model = client.describe()
-    identity = {"fingerprint": np.array(model["fingerprint"]), "checkpoint": np.array(json.dumps(model["metadata"]))}
-    _save_npz(args.out, {**arrays, **identity})
+    write_latents(args.out, Latents(**arrays, fingerprint=model["fingerprint"], checkpoint=model["metadata"]))
     _say(f"{len(arrays['path'])} windows of {len(args.files) - len(skipped)} files in {args.out}")
     return {"out": str(args.out), "windows": len(arrays["path"]), "skipped": skipped}
 
 
 def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    import numpy as np
-
     from tfpipe.audio.reader import write_wav
+    from tfpipe.evaluation.latents import read_latents
     from tfpipe.process.progress import Progress
 
-    latents = _load_npz(args.latents, ("z_mean", "ref_db"))
-    _require_same_model(latents, client, args.latents)
-    z, ref_db, spec = latents["z_mean"], latents["ref_db"], client.spec()
-    if len(z) == 0 or not (np.isfinite(z).all() and np.isfinite(ref_db).all()):
-        raise UsageError(f"{args.latents}: holds no latents, or NaN or Inf; encode the recordings again")
+    latents, served = read_latents(args.latents), client.describe()
+    # Latents of another model would decode to noise. A file that does not name its model is accepted.
+    if differing := latents.differences(fingerprint=served["fingerprint"], checkpoint=served["metadata"]):
+        raise UsageError(
+            f"{args.latents}: made by another model ({'; '.join(differing)}); "
+            f"encode the recordings with {client.target}"
+        )
+    z, ref_db, spec = latents.z_mean, latents.ref_db, client.spec()
     panels: list[tuple[str, Any]] = []
 
     def decoded(bar: Progress) -> Iterator[NDArray[Any]]:
@@ -256,16 +255,6 @@ def _plot(path: Path, panels: list[tuple[str, Any]], client: Client, *, columns:
     spectrograms(path, panels[:_MAX_PANELS], client.spec(), columns=columns)
 
 
-def _save_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    import numpy as np
-
-    from tfpipe.files.storage import write_bytes
-
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
 def _save_mels(
     path: Path, mels: Iterable[NDArray[Any]], *, shape: tuple[int, ...], ref_db: NDArray[np.floating]
 ) -> None:
@@ -284,38 +273,6 @@ def _save_mels(
                 file.write(rows.astype("<f4").tobytes())
         with packed.open("ref_db.npy", "w") as file:
             np.lib.format.write_array(file, np.asarray(ref_db))
-
-
-def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    import zipfile
-
-    import numpy as np
-
-    from tfpipe.errors import translate_os_errors
-
-    try:
-        with translate_os_errors(path), np.load(path) as arrays:
-            return {name: arrays[name] for name in (*names, *(_IDENTITY & set(arrays.files)))}
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: is no npz of `tfpipe client encode` with {' and '.join(names)} ({error})") from error
-
-
-def _require_same_model(latents: dict[str, NDArray[Any]], client: Client, path: Path) -> None:
-    """Refuses latents that another model made: they would decode to nonsense. Those that do not say are taken."""
-    served = client.describe()
-    theirs = json.loads(str(latents.get("checkpoint", "{}")))
-    ours = {**served["metadata"], "fingerprint": served["fingerprint"]}
-    if "fingerprint" in latents:
-        theirs["fingerprint"] = str(latents["fingerprint"])
-    differing = [
-        f"{name} {theirs[name]} there, {ours[name]} served"
-        for name in ("fingerprint", "preset", "dataset", "epoch", "step")
-        if name in theirs and name in ours and theirs[name] != ours[name]
-    ]
-    if differing:
-        raise UsageError(
-            f"{path}: made by another model ({'; '.join(differing)}); encode the recordings with {client.target}"
-        )
 
 
 def _done(out: Path, **facts: Any) -> dict[str, Any]:

@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
         if latents.is_dir() or latents.suffix != ".npz":
             raise UsageError(f"{latents}: latents go into a file; name one that ends in .npz")
     corpus = discover(args.inputs)
-    from tfpipe.evaluation.score import save_latents, score
+    from tfpipe.evaluation.latents import write_latents
+    from tfpipe.evaluation.score import score
 
     scores = score(
-        Path(args.run),
         corpus.files,
+        run=args.run,
         skipped=corpus.skipped,
         which=args.which,
         batch_size=args.batch_size,
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         decoder=args.decoder,
     )
     if latents is not None:
-        save_latents(latents, scores)
+        write_latents(latents, scores.latents())
     print(json.dumps({**scores.summary, "base": corpus.base}) if args.json else describe(scores.summary))
     return 0
 

@@ -17,7 +17,7 @@ from tfpipe.spec import FeatureSpec
 
 def spectrograms(
     path: Path,
-    panels: Sequence[tuple[str, NDArray[np.floating]] | None],
+    panels: Sequence[tuple[str, NDArray[np.floating[Any]]] | None],
     spec: FeatureSpec,
     *,
     columns: int | None = None,

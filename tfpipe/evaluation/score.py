@@ -1,12 +1,12 @@
-"""Recordings scored and encoded by a trained model, without a dataset folder (needs TensorFlow)."""
+"""Scores and encodes recordings with a trained model, without a dataset folder (needs TensorFlow)."""
 
 from __future__ import annotations
 
-import io
-import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tfpipe.data.manifest import Skipped
 from tfpipe.data.recordings import RecordingWindows
 from tfpipe.errors import AudioError, TfpipeError
+from tfpipe.evaluation.latents import Latents
 from tfpipe.features.log_mel_tf import log_mel
-from tfpipe.files.storage import write_bytes
 from tfpipe.model.networks import losses
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint
@@ -24,11 +24,11 @@ from tfpipe.training.run_folder import TrainedModel, load_models, named
 
 
 class Recording(Protocol):
-    """An audio file, such as `beam_jobs.corpus.AudioFile`."""
+    """An audio file to score, such as `beam_jobs.corpus.AudioFile`."""
 
     @property
     def name(self) -> str:
-        """What people know it by."""
+        """The name that people know it by."""
 
     @property
     def path(self) -> str:
@@ -36,26 +36,53 @@ class Recording(Protocol):
 
     @property
     def label(self) -> str:
-        """Such as its folder's name."""
+        """Its label, such as the name of its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AudioPath:
+    """A recording of which only the path is known."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    @property
+    def label(self) -> str:
+        return Path(self.path).parent.name
 
 
 class Scores(NamedTuple):
-    """What `score` finds.
+    """What `score` returns.
 
     Attributes:
         summary: the object of `tfpipe score --json`.
-        windows: `track` `[n]` (row of `summary["tracks"]`), `start_s` `[n]` s, `ref_db` `[n]` dB, `mse` `[n]`,
-            `kl` `[n]` nats, `z_mean` and `z_log_var` `[n, latent]`; by track, then time.
+        windows: arrays with a row per window, ordered by track, then time: `track` `[n]` (index into
+            `summary["tracks"]`), `start_s` `[n]` in s, `ref_db` `[n]` in dB, `mse` `[n]`, `kl` `[n]` in
+            nats, `z_mean` and `z_log_var` `[n, latent]`.
     """
 
     summary: dict[str, Any]
     windows: dict[str, NDArray[Any]]
 
+    def latents(self) -> Latents:
+        """Returns what `tfpipe.evaluation.latents.write_latents` writes."""
+        path, label = (np.array([track[name] for track in self.summary["tracks"]]) for name in ("path", "label"))
+        return Latents(
+            **self.windows,
+            path=path,
+            label=label,
+            fingerprint=self.summary["fingerprint"],
+            checkpoint={"run": self.summary["run"], **self.summary["checkpoint"]},
+        )
+
 
 def score(
-    run: Path,
-    recordings: Sequence[Recording],
+    recordings: str | Path | Recording | Iterable[str | Path | Recording],
     *,
+    run: str | Path,
     skipped: Iterable[Skipped] = (),
     which: str = checkpoint.BEST,
     batch_size: int = 16,
@@ -66,26 +93,30 @@ def score(
 ) -> Scores:
     """Measures a run on recordings, window by window.
 
-    Audio streams through tf.data; log-mel, encoder and decoder are one graph.
-    What stays in memory is a few numbers for each window.
+    Audio streams through tf.data, and one graph computes log-mel, encoder and
+    decoder. Memory holds a few numbers for each window. For example::
+
+        scores = score(["Piano/a.wav", "Piano/b.flac"], run="run")
+        scores.summary["mse"]
 
     Args:
+        recordings: audio files, or one; `tfpipe.api.score` also takes folders and lists.
         run: run folder.
-        recordings: audio files.
-        skipped: what was found and is no file to read, to be listed with those that cannot be used.
-        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
+        skipped: files that were found and cannot be read; they are listed with those that cannot be used.
+        which: checkpoint: `best`, `latest` or the name of one, such as `step-00000120`.
         batch_size: windows in a batch.
-        hop_s: s between window starts; the window length when None.
-        min_fill: share of a window that a left-over end or a short track must fill.
+        hop_s: time between window starts in s; None is the window length.
+        min_fill: share of a window that a short track, or the rest at the end of a track, must fill.
         decoder: `auto`, `library` or `tensorflow-io`, see `tfpipe.data.recordings`.
         quiet: show no progress.
 
     Raises:
         TfpipeError: none of the recordings can be used.
-        RunError: no run, or no checkpoint.
+        RunError: there is no run or no such checkpoint.
         UsageError: a value is out of range, or the decoder does not work here.
     """
-    model = load_models(run, which=which)
+    recordings = _recordings(recordings)
+    model = load_models(Path(run), which=which)
     paths = [recording.path for recording in recordings]
     raw = RecordingWindows(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
     measure = _measure(model)
@@ -118,30 +149,14 @@ def score(
     return Scores(summary, windows)
 
 
-def save_latents(path: Path, scores: Scores) -> None:
-    """Writes npz: `Scores.windows`, `path` and `label` `[tracks]`, `fingerprint`, and `checkpoint` as JSON.
-
-    Raises:
-        TfpipeError: it cannot be written.
-    """
-    summary = scores.summary
-    columns = {name: np.array([track[name] for track in summary["tracks"]]) for name in ("path", "label")}
-    identity = {"run": summary["run"], **summary["checkpoint"]}
-    packed = io.BytesIO()
-    np.savez(
-        packed,
-        **scores.windows,
-        **columns,
-        fingerprint=np.array(summary["fingerprint"]),
-        checkpoint=np.array(json.dumps(identity)),
-    )
-    write_bytes(path, packed.getvalue())
+def _recordings(given: str | Path | Recording | Iterable[str | Path | Recording]) -> list[Recording]:
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    return [_AudioPath(path=os.fspath(one)) if isinstance(one, str | os.PathLike) else one for one in several]
 
 
 def _measure(model: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """The graph from `audio` `[batch, samples]` to what is known of each window."""
+    """Returns the graph that turns `audio` `[batch, samples]` into the figures of each window."""
 
-    @tf.function(input_signature=[tf.TensorSpec([None, model.spec.samples], tf.float32)])
     def measure(audio: tf.Tensor) -> dict[str, tf.Tensor]:
         mel, ref_db = log_mel(audio, model.spec)
         mel = mel[..., None]
@@ -149,18 +164,19 @@ def _measure(model: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]
         mse, kl = losses(mel, model.decoder(z_mean, training=False), z_mean, z_log_var)
         return {"ref_db": ref_db, "mse": mse, "kl": tf.reduce_sum(kl, 1), "z_mean": z_mean, "z_log_var": z_log_var}
 
-    return measure
+    graph = tf.function(measure, input_signature=[tf.TensorSpec([None, model.spec.samples], tf.float32)])
+    return cast(Callable[[tf.Tensor], dict[str, tf.Tensor]], graph)
 
 
 def _left_out(
     raw: RecordingWindows, recordings: Sequence[Recording], parts: list[dict[str, NDArray[Any]]]
 ) -> dict[int, Skipped]:
-    """By track, why it gives no windows: what its decoder said, or that all of it is silent."""
+    """Returns why a track gives no windows, by its index: its decoder failed, or all of it is silent."""
     errors = dict(raw.failed)
     heard = {int(track) for part in parts for track in np.unique(part["track"])}
     for index in raw.windows.keys() - heard - errors.keys():
-        level = f"every window is under {raw.spec.silence_dbfs:g} dBFS"
-        errors[index] = AudioError("silent", f"{raw.paths[index]}: {level}")
+        message = f"{raw.paths[index]}: every window is under {raw.spec.silence_dbfs:g} dBFS"
+        errors[index] = AudioError("silent", message)
     return {
         index: Skipped(path=recordings[index].name, code=error.code, message=" ".join(str(error).split()))
         for index, error in sorted(errors.items())
@@ -168,6 +184,7 @@ def _left_out(
 
 
 def _sorted(parts: list[dict[str, NDArray[Any]]], *, without: Iterable[int]) -> dict[str, NDArray[Any]]:
+    """Joins the batches' columns, orders their rows by track and time, and drops the tracks `without`."""
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.lexsort((columns["start_s"], columns["track"]))
     order = order[~np.isin(columns["track"][order], list(without))]
@@ -177,7 +194,7 @@ def _sorted(parts: list[dict[str, NDArray[Any]]], *, without: Iterable[int]) -> 
 def _by_track(
     raw: RecordingWindows, recordings: Sequence[Recording], windows: dict[str, NDArray[Any]]
 ) -> list[dict[str, Any]]:
-    """Describes each track that is left, and makes `windows["track"]` point at these rows."""
+    """Summarises each track that is left, and turns `windows["track"]` into indices of the summaries."""
     tracks, first, rows, counts = np.unique(
         windows["track"], return_index=True, return_inverse=True, return_counts=True
     )
@@ -197,7 +214,7 @@ def _by_track(
 
 
 def _identity(model: TrainedModel) -> dict[str, Any]:
-    """Says which weights they were: the checkpoint's place in its run, and a SHA-256 over encoder and decoder."""
+    """Identifies the weights: the checkpoint's place in its run, and a SHA-256 over encoder and decoder."""
     arrays = {
         name: np.asarray(variable)
         for part in (model.encoder, model.decoder)

@@ -197,7 +197,7 @@ def test_command_encode_and_decode(target, client, recordings, spec, tmp_path, c
         np.testing.assert_allclose(decoded["mel"], client.decode(arrays["z_mean"]), atol=1e-5)
     _is_png(tmp_path / "d" / "mel.png")
     for change, says in (
-        ({"checkpoint": json.dumps({"preset": "tiny", "step": 8})}, "step 8 there, 7 served"),
+        ({"checkpoint": json.dumps({"preset": "tiny", "step": 8})}, "step 8 in the file, 7 in the model"),
         ({"z_mean": np.full_like(arrays["z_mean"], np.nan)}, "NaN"),
     ):
         np.savez(tmp_path / "y.npz", **{**arrays, **change})

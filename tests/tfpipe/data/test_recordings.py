@@ -19,7 +19,8 @@ from tfpipe.data.recordings import RecordingWindows
 from tfpipe.data.records import decode_example, read_records
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.evaluation.evaluate import evaluate
-from tfpipe.evaluation.score import save_latents, score
+from tfpipe.evaluation.latents import write_latents
+from tfpipe.evaluation.score import score
 from tfpipe.features.log_mel import dequantise, log_mel
 from tfpipe.lanes import installed_version, tensorflow_io_loads
 from tfpipe.spec import FeatureSpec
@@ -91,7 +92,7 @@ def test_windows_are_the_jobs(tmp_path: Path) -> None:
 def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, small_corpus: Path, run: Path) -> None:
     tracks = {track.hash: track for track in load_tracks(dataset)}
     paths = [str(small_corpus / track.path) for track in tracks.values() if track.split == "test"]
-    found = score(run, discover(paths).files, quiet=True)
+    found = score(discover(paths).files, run=run, quiet=True)
     summary, windows = found
 
     manifest, model = load_manifest(dataset), load_models(run)
@@ -199,10 +200,10 @@ def test_what_cannot_work_is_refused_in_one_line(mixed, run, capsys, options, co
 
 
 def test_latents_of_a_folder_that_cannot_be_written_say_so(mixed: Path, run: Path) -> None:
-    found = score(run, discover([str(mixed / "Tones" / "good.flac")]).files, quiet=True)
+    found = score(mixed / "Tones" / "good.flac", run=str(run), quiet=True)
     (mixed / "file").write_text("")
     with pytest.raises(TfpipeError, match="file"):
-        save_latents(mixed / "file" / "latents.npz", found)
+        write_latents(mixed / "file" / "latents.npz", found.latents())
 
 
 def write_kinds(folder: Path, kinds: dict[str, tuple[str, str, int]]) -> list[str]:
