@@ -13,6 +13,7 @@ import numpy as np
 
 from serving.protocol import protos, tensors
 from serving.server.server import Server, ServerConfig
+from tfpipe.cli.arguments import normalised
 
 
 def start_server(folder: Path, **settings) -> Server:
@@ -48,7 +49,7 @@ def run_command(name: str, *arguments: object) -> int:
     command = importlib.import_module(f"tfpipe.commands.{name}")
     parser = argparse.ArgumentParser(prog=name)
     command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+    return command.run(parser.parse_args(normalised([str(argument) for argument in arguments], parser)))
 
 
 def export_toy(folder: Path, version: int) -> Path:

@@ -7,10 +7,8 @@ nothing is loaded, unloaded or overloaded.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -431,36 +429,3 @@ def _close(actual: NDArray[Any], expected: NDArray[Any], what: str) -> None:
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Differs(otherwise)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prints a line for each check; returns 0 when nothing differs, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/check_serving", description="Does a server speak TensorFlow Serving's API as tfpipe's clients do?"
-    )
-    parser.add_argument("grpc", metavar="HOST:PORT", help="gRPC address of a server of a `tfpipe export` model")
-    parser.add_argument("--rest", metavar="HOST:PORT", help="its REST address; left out when not given")
-    parser.add_argument("--model_name", default="vae", help="the model's name there (default vae)")
-    parser.add_argument(
-        "--timeout_s", type=float, default=60.0, metavar="S", help="deadline of a request (default 60 s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    args = parser.parse_args(arguments)
-    target = Target(grpc=args.grpc, rest=args.rest, model=args.model_name, timeout_s=args.timeout_s)
-    found: dict[str, str] = {}
-    try:
-        for name, difference in conformance(target):
-            found[name] = difference
-            print(f"differs  {name}: {difference}" if difference else f"ok       {name}", file=sys.stderr, flush=True)
-    except TfpipeError as error:
-        print(f"scripts/check_serving: {error}", file=sys.stderr)
-        return 1
-    different = {name: difference for name, difference in found.items() if difference}
-    print(f"{len(found) - len(different)} of {len(found)} checks hold", file=sys.stderr)
-    if args.json:
-        print(json.dumps({"checks": len(found), "differ": different}))
-    return 1 if different else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(small_corpus: Path, tmp_path: P
     mine.write_bytes(b"precious")
     assert "would be replaced" in refused("run", small_corpus, "--workdir", tmp_path / "project")
     assert mine.read_bytes() == b"precious"
-    assert "--workdir is empty" in refused("run", small_corpus, "--workdir", "", code=2)
+    assert "work folder's name is empty" in refused("run", small_corpus, "--workdir", "", code=2)
     assert "is an input folder" in refused("run", small_corpus, "--workdir", small_corpus, code=2)
 
 

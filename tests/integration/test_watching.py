@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import environment
 
-from tfpipe.bench import gpu
 from tfpipe.bench.training import bench_train
 from tfpipe.cli.main import main
 from tfpipe.data.manifest import load_manifest
@@ -207,29 +203,3 @@ def test_bench_train_gives_ratios_of_one_run(small: Path) -> None:
         assert all(result.value > 0 for result in mine.values())
     with pytest.raises(UsageError, match="rounds=0"):
         bench_train(small, rounds=0)
-
-
-@pytest.mark.slow
-def test_gpu_check_tries_itself_on_the_cpu(small: Path) -> None:
-    command = [str(REPO / "scripts" / "gpu_check"), "--data", str(small), "--cpu"]
-    variables = environment(PYTHON=sys.executable)
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["device"] == "CPU"
-    tiny = report["presets"]["tiny"]
-    assert tiny["gflop_per_example"] > 0
-    assert 0 <= tiny["input_wait"] < 1
-    assert [(row["precision"], row["jit_compile"]) for row in tiny["steps"]] == [
-        (policy, jit) for policy in ("float32", "mixed_bfloat16") for jit in (False, True)
-    ]
-    assert all(row["examples_per_s"] > 0 for row in tiny["steps"])
-
-
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
-def test_gpu_check_without_a_gpu_says_so(capsys) -> None:
-    assert gpu.main([]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("gpu_check: TensorFlow sees no GPU here")
-    assert len(said.err.splitlines()) == 1

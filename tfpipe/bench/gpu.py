@@ -1,9 +1,7 @@
-"""`scripts/gpu_check`: how fast the GPU trains, in every precision, with and without XLA, as one JSON line."""
+"""`tfpipe bench gpu`: how fast the GPU trains, in every precision, with and without XLA."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import statistics
@@ -26,10 +24,11 @@ from tfpipe.model.networks import Models
 
 
 def training_flops(models: Models) -> float:
-    """Returns the floating-point operations of one step of training, per example.
+    """Returns the floating-point operations of one training step, per example.
 
-    Those of convolutions and dense layers, a multiplication and an addition for each weight at each place.
-    The gradients of inputs and of weights cost as much as the layer itself: three times forward.
+    Counts convolutions and dense layers: a multiplication and an addition for each weight at each place.
+    The gradient of the inputs and that of the weights each cost as much as the forward pass, so the total
+    is three times the forward pass.
     """
     return 3.0 * sum(_forward(layer) for part in models for layer in part.layers)
 
@@ -40,14 +39,14 @@ def check(
     """Measures training on this machine's GPU, or its CPU where TensorFlow sees none.
 
     Args:
-        data: dataset folder whose training examples are used, repeated.
-        presets: what to train.
+        data: dataset folder; its training examples are repeated as often as needed.
+        presets: names of the presets to train.
         batch_size: examples in a step.
-        rounds: how often everything is timed; medians count.
-        steps: in one timing.
+        rounds: how often each variant is timed; the median is reported.
+        steps: training steps in one timing.
 
     Returns:
-        The object that `scripts/gpu_check` prints.
+        The object that `tfpipe bench gpu` prints.
 
     Raises:
         TfpipeError: no usable dataset.
@@ -55,7 +54,7 @@ def check(
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     auto = precision.resolve("auto")
-    with tempfile.TemporaryDirectory(prefix="tfpipe-gpu-check-") as name:
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-gpu-") as name:
         manifest = repeated(data, Path(name), batch_size * (steps + 1))
         return {
             "device": details.get("device_name", "GPU") if gpus else "CPU",
@@ -67,7 +66,7 @@ def check(
                     Path(name),
                     manifest,
                     {"preset": preset, "batch_size": batch_size},
-                    # Where `auto` expects no gain there is still something to measure.
+                    # If `auto` chooses float32 here, mixed_bfloat16 is measured beside it all the same.
                     policies=("float32", "mixed_bfloat16" if auto == "float32" else auto),
                     rounds=rounds,
                     steps=steps,
@@ -77,42 +76,45 @@ def check(
         }
 
 
-def main(arguments: list[str]) -> int:
-    """Prints the JSON line; returns 1 after a sentence where there is no GPU."""
-    parser = argparse.ArgumentParser(prog="scripts/gpu_check", description=main.__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder; one is made when not given")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in a step (64)")
-    parser.add_argument("--cpu", action="store_true", help="try the check itself with a small model on the CPU")
-    args = parser.parse_args(arguments)
-    if args.cpu:
+def bench_gpu(data: Path | None = None, *, batch_size: int = 64, cpu: bool = False) -> dict[str, Any]:
+    """Measures training of the presets `notebook` and `standard` on this machine's GPU.
+
+    Args:
+        data: dataset folder; when None, recordings are synthesised and preprocessed first.
+        batch_size: examples in a step.
+        cpu: try the measurement itself, with a small model on the CPU.
+
+    Returns:
+        The object that `tfpipe bench gpu` prints.
+
+    Raises:
+        TfpipeError: TensorFlow sees no GPU, or there is no usable dataset.
+    """
+    size: dict[str, Any] = {"presets": ("notebook", "standard"), "batch_size": batch_size}
+    if cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif not tf.config.list_physical_devices("GPU"):
-        print("gpu_check: TensorFlow sees no GPU here; install the extra `gpu`, or try --cpu", file=sys.stderr)
-        return 1
-    size: dict[str, Any] = {"presets": ("notebook", "standard"), "batch_size": args.batch_size}
-    if args.cpu:
         size = {"presets": ("tiny",), "batch_size": 4, "rounds": 1, "steps": 10}
-    with tempfile.TemporaryDirectory(prefix="tfpipe-gpu-check-") as folder:
-        try:
-            print(json.dumps(check(args.data or _made(Path(folder)), **size)))
-        except (TfpipeError, subprocess.CalledProcessError) as error:
-            print(f"gpu_check: {error}", file=sys.stderr)
-            return 1
-    return 0
+    elif not tf.config.list_physical_devices("GPU"):
+        raise TfpipeError("bench gpu: TensorFlow sees no GPU here; install the extra `gpu`, or try --cpu")
+    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-gpu-") as folder:
+        return check(data or _made(Path(folder)), **size)
 
 
 def _made(folder: Path) -> Path:
     """Returns a dataset of synthesised recordings, made by the commands that a user has."""
     corpus, data = str(folder / "corpus"), str(folder / "data")
     for command in (["synth", corpus], ["preprocess", corpus, "--output", data]):
-        subprocess.run([sys.executable, "-m", "tfpipe", *command], check=True, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run([sys.executable, "-m", "tfpipe", *command], check=True, stdout=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            raise TfpipeError(f"bench gpu: no dataset could be made (tfpipe {command[0]} failed, see above)") from error
     return folder / "data"
 
 
 def _measured(
     data: Path, manifest: Manifest, settings: dict[str, Any], *, policies: tuple[str, ...], rounds: int, steps: int
 ) -> dict[str, Any]:
-    """Measures one preset in every precision, with and without XLA, and streaming in the last precision."""
+    """Measures one preset in every precision, with and without XLA; in the last precision, the wait for input too."""
     ways = [(policy, jit) for policy in policies for jit in ("off", "on")]
     trainers = {way: new_trainer(data, manifest, precision=way[0], jit_compile=way[1], **settings) for way in ways}
     timed = {" ".join(way): bare_steps(trainer, steps=steps) for way, trainer in trainers.items()}
@@ -142,7 +144,3 @@ def _forward(layer: layers.Layer) -> float:
     else:
         return 0.0
     return 2.0 * places * math.prod(layer.kernel.shape)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

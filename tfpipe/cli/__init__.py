@@ -1,1 +1,1 @@
-"""The command line: its entry point, and how arguments are read. The commands are in `tfpipe.commands`."""
+"""The command line: the entry point, and how arguments are read. The commands are in `tfpipe.commands`."""

@@ -1,4 +1,10 @@
-"""Command lines as people type them: `-` for `_` in an option's name and the reverse, `~`, values like `-12,0`."""
+"""Command lines as people type them, turned into what argparse understands.
+
+- `--shard_mib` is taken for `--shard-mib`, and `--rest-api-port` for `--rest_api_port`. Options that once had
+  underscores go on working in this way.
+- A value that begins with a minus sign is taken as a value: `--semitones -12,0`.
+- `~` at the start of an argument or of an option's value is the home folder.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +16,20 @@ from collections.abc import Iterator, Sequence
 _NEGATIVE = re.compile(r"-[\d.]")
 
 
-def forgiven(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Returns the arguments as argparse wants them.
+def normalised(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Returns the arguments as argparse understands them.
 
     Args:
-        arguments: what was typed.
-        parser: knows the options, also those of its commands.
+        arguments: the arguments that were typed.
+        parser: the parser that will read them; it knows the names of the options.
     """
     takes_value = dict(_options(parser))
-    by_letters = {_letters(name): name for name in takes_value}
+    by_dashed_name = {_dashed(name): name for name in takes_value}
     result: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if argument.startswith("--"):
-            known = name if name in takes_value else by_letters.get(_letters(name), name)
+            known = name if name in takes_value else by_dashed_name.get(_dashed(name), name)
             result.append(f"{known}{equals}{os.path.expanduser(value)}")
         elif result and takes_value.get(result[-1]) and _NEGATIVE.match(argument):
             result[-1] = f"{result[-1]}={argument}"
@@ -32,12 +38,12 @@ def forgiven(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return result
 
 
-def _letters(name: str) -> str:
+def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, bool]]:
-    """Yields every option's name, and whether a value follows it."""
+    """Yields the name of every option, those of the sub-commands included, and whether a value follows it."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():

@@ -1,7 +1,7 @@
-"""The `tfpipe` command: finds the command's module, runs it, turns errors into one line.
+"""The `tfpipe` program: finds the module of a command, runs it, and turns an error into one line.
 
-The only module of the core, with `tfpipe.commands`, that reaches into
-`beam_jobs` and `serving`, and only inside the command that needs them.
+Each command is a module of `tfpipe.commands` with `HELP`, `add_arguments(parser)` and `run(args)`. `tfpipe --help`
+imports all of them, so they import TensorFlow and other large libraries only inside their functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from tfpipe import __version__
-from tfpipe.cli.arguments import forgiven
+from tfpipe.cli.arguments import normalised
 from tfpipe.errors import TfpipeError, UsageError
 
 COMMANDS = (
@@ -31,6 +31,8 @@ COMMANDS = (
     "export",
     "serve",
     "client",
+    "check-server",
+    "data-service",
     "bench",
     "synth",
     "doctor",
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_options = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         parser = _parser(arguments)
-        args = parser.parse_args(forgiven(arguments, parser))
-    except SystemExit as stop:  # argparse has printed help or what is wrong
+        args = parser.parse_args(normalised(arguments, parser))
+    except SystemExit as stop:  # argparse has already printed the help or the error
         return int(stop.code or 0)
     args.beam_options = beam_options
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> NoReturn:
-    """Is the program `tfpipe`: runs one command and ends the process with its exit code."""
+    """The entry point of the program `tfpipe`: runs one command and ends the process with its exit code."""
     from tfpipe.process.exit_status import leave
 
     leave(main())
@@ -79,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output left (`| head`): end as other programs do.
+        # The program that reads our output has ended, as in `| head`. Exit as other programs do then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -94,7 +96,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Builds the parser; only the command that is called gets its options."""
+    """Builds the parser. Only the command that is called gets its options, because making them takes time."""
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
     parser = argparse.ArgumentParser(
         prog="tfpipe", description="From a folder of recordings to a served generative model."
     )
@@ -104,17 +107,17 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         module = _module(name)
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         command.set_defaults(module=module)
-        if name in arguments:
+        if name == called:
             module.add_arguments(command)
     return parser
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"tfpipe.commands.{name}")
+    return importlib.import_module(f"tfpipe.commands.{name.replace('-', '_')}")
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Parts the command's own arguments from what follows `--`, which goes to Apache Beam."""
+    """Splits the arguments at `--`: those after it go to Apache Beam."""
     if "--" not in arguments:
         return arguments, []
     at = arguments.index("--")

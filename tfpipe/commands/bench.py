@@ -1,4 +1,4 @@
-"""`tfpipe bench`: how fast it is, as ratios that one run measures on this machine."""
+"""`tfpipe bench`: how fast tfpipe is on this machine, as ratios that one run measures."""
 
 from __future__ import annotations
 
@@ -20,28 +20,44 @@ HELP = "measure speed, as ratios to named baselines and limits in one run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
-    parser.add_argument("name", metavar="NAME", help=f"what to measure: {', '.join(BENCHES)}")
-    parser.add_argument(
-        "inputs",
-        nargs="*",
-        metavar="INPUT",
-        help="recordings (preprocess) or dataset folder (input, train) to use, or some are made; model folder (serve)",
+    """Adds one sub-command for each thing that is measured."""
+    benches = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+
+    preprocess = _bench(benches, "preprocess", "the preprocessing job beside a plain loop", rounds=3)
+    preprocess.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings; some are synthesised without")
+    preprocess.add_argument("--workers", type=int, default=2, metavar="N", help="processes to compare with one (2)")
+
+    for name, text, rounds in (
+        ("input", "reading a dataset beside the limit of the disk", 3),
+        ("train", "training steps beside the notebook's Keras code", 10),
+    ):
+        bench = _bench(benches, name, text, rounds=rounds)
+        bench.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder; one is made without")
+
+    serve = _bench(benches, "serve", "the server beside the model called directly", rounds=3)
+    serve.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of an exported model")
+
+    gpu = benches.add_parser(
+        "gpu",
+        help="training on this machine's GPU",
+        description="Prints one JSON line: examples/s and TFLOP/s of the presets notebook and standard in float32 and "
+        "in mixed precision, with and without XLA, and the share of its time that training waits for input.",
     )
-    parser.add_argument("--rounds", type=int, help="how often everything is timed (3; train: 10)")
-    parser.add_argument("--workers", type=int, default=2, help="processes to compare with one (2)")
-    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    gpu.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder; one is made without")
+    gpu.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in a step (64)")
+    gpu.add_argument("--cpu", action="store_true", help="try the measurement itself with a small model on the CPU")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one line per result.
+    """Prints one line for each result.
 
     Raises:
-        UsageError: nothing of that name is measured.
+        UsageError: an option is out of range.
+        TfpipeError: there is no GPU, no dataset or no model.
     """
-    if args.name not in BENCHES:
-        raise UsageError(f"bench {args.name!r}: there is {', '.join(BENCHES)}")
-    results = BENCHES[args.name](args)
+    if args.name == "gpu":
+        return _gpu(args)
+    results = _BENCHES[args.name](args)
     if args.json:
         print(json.dumps({"bench": args.name, "results": [dataclasses.asdict(result) for result in results]}))
     else:
@@ -49,45 +65,51 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(benches: argparse._SubParsersAction, name: str, text: str, *, rounds: int) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = benches.add_parser(name, help=text, description=f"Measures {text}.")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, metavar="N", help=f"how often everything is timed ({rounds})"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    return parser
+
+
 def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
-    logging.disable(logging.WARNING)  # Beam warns of parts that nobody uses here
+    logging.disable(logging.WARNING)  # Beam warns about optional parts that are not used here
     from tfpipe.bench.preprocess import bench_preprocess
     from tfpipe.testing.synthesis import synthesise
 
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
         if not args.inputs:
             synthesise(Path(folder))
-        return bench_preprocess(args.inputs or [folder], rounds=_rounds(args, 3), workers=args.workers)
+        return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
 
 
 def _input(args: argparse.Namespace) -> Sequence[Result]:
     from tfpipe.bench.input import bench_input
 
-    return bench_input(_dataset(args), rounds=_rounds(args, 3))
+    return bench_input(args.data, rounds=args.rounds)
 
 
 def _train(args: argparse.Namespace) -> Sequence[Result]:
     from tfpipe.bench.training import bench_train
 
-    return bench_train(_dataset(args), rounds=_rounds(args, 10))
-
-
-def _dataset(args: argparse.Namespace) -> Path | None:
-    if len(args.inputs) > 1:
-        raise UsageError(f"bench {args.name}: give one dataset folder, not {len(args.inputs)}")
-    return Path(args.inputs[0]) if args.inputs else None
-
-
-def _rounds(args: argparse.Namespace, usual: int) -> int:
-    return usual if args.rounds is None else int(args.rounds)
+    return bench_train(args.data, rounds=args.rounds)
 
 
 def _serve(args: argparse.Namespace) -> Sequence[Result]:
     from tfpipe.bench.serving import bench_serve
 
-    if len(args.inputs) != 1:
-        raise UsageError("bench serve: give the folder of an exported model")
-    return bench_serve(Path(args.inputs[0]), rounds=_rounds(args, 3))
+    return bench_serve(args.model, rounds=args.rounds)
+
+
+def _gpu(args: argparse.Namespace) -> int:
+    if args.batch_size < 1:
+        raise UsageError(f"--batch-size {args.batch_size}: use a whole number, at least 1")
+    from tfpipe.bench.gpu import bench_gpu
+
+    print(json.dumps(bench_gpu(args.data, batch_size=args.batch_size, cpu=args.cpu)))
+    return 0
 
 
 def _table(results: Sequence[Result]) -> str:
@@ -98,7 +120,7 @@ def _table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
+_BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
     "preprocess": _preprocess,
     "input": _input,
     "train": _train,

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.train import add_augment_arguments, augment_settings
+from tfpipe.cli.options import given
+from tfpipe.commands.train import add_augment_arguments
 from tfpipe.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         UsageError: pictures without reading examples, or augmentation without its picture.
         DatasetError: pictures of a dataset without examples.
     """
+    from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.data.statistics import inspect, levels
     from tfpipe.process.progress import Progress
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
     if args.augmented and not args.plots:
         raise UsageError("--augmented draws a picture; give it a folder with --plots OUT")
-    augment = augment_settings(args)
+    augment = AugmentConfig(**given(args, AugmentConfig))
     if augment.on and not args.augmented:
         raise UsageError(f"{', '.join(augment.on)}: shown by --augmented alone; add it, with --plots OUT")
     folder = args.data

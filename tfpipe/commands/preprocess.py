@@ -6,12 +6,10 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfpipe.cli.options import given
 from tfpipe.spec import FeatureSpec
-
-if TYPE_CHECKING:
-    from beam_jobs.config import PreprocessConfig
 
 HELP = "turn folders of audio into a dataset of augmented log-mel TFRecords (a Beam job)"
 _SPEC_HELP = {
@@ -66,7 +64,9 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     option("--test-share", float, "share of tracks for the test split (0.1)")
     option("--groups", str, ".csv/.jsonl list of path and group: tracks of one group stay in one split")
     option("--splits-from", str, "older dataset folder: its tracks keep their splits")
-    option("--shard-mib", float, "largest size of a shard, MiB (128)")
+    group.add_argument(
+        "--shard-mib", type=_mebibytes, dest="shard_bytes", metavar="MIB", help="largest size of a shard, MiB (128)"
+    )
     option("--max-skipped", float, "fail when a larger share of the files cannot be used (0.5)")
     option("--workers", int, "processes on this machine (1)")
     group.add_argument("--augment-eval", action="store_true", default=None, help="variants in validation and test too")
@@ -77,22 +77,13 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=kind, default=None, help=f"{_SPEC_HELP[field.name]} ({field.default:g})")
 
 
-def config_from_args(args: argparse.Namespace, *, output: str) -> PreprocessConfig:
-    """Builds the job's configuration from parsed `add_corpus_arguments` options.
-
-    Raises:
-        UsageError: a value that cannot work.
-    """
+def corpus_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings that `add_corpus_arguments` read: fields of `PreprocessConfig` and of `FeatureSpec`."""
     from beam_jobs.config import PreprocessConfig
+    from tfpipe.spec import FeatureSpec
 
-    def given(config: type) -> dict[str, Any]:
-        found = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(config)}
-        return {name: value for name, value in found.items() if value is not None}
-
-    values = {**given(PreprocessConfig), "inputs": tuple(args.inputs), "output": output}
-    if args.shard_mib is not None:
-        values["shard_bytes"] = round(args.shard_mib * 2**20)
-    return PreprocessConfig(**{**values, "spec": FeatureSpec(**given(FeatureSpec))})
+    job = {name: value for name, value in given(args, PreprocessConfig).items() if name not in ("inputs", "output")}
+    return {**job, **given(args, FeatureSpec)}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
     from beam_jobs.job import preprocess
     from tfpipe.commands.inspect import table
     from tfpipe.data.statistics import inspect
+    from tfpipe.workflow.configs import preprocess_config
 
-    config = config_from_args(args, output=args.output)
-    preprocess(config, pipeline_args=getattr(args, "beam_options", ()), verbose=args.verbose)
+    config = preprocess_config(args.inputs, args.output, corpus_settings(args))
+    preprocess(config, pipeline_args=args.beam_options, verbose=args.verbose)
     summary = inspect(args.output)
     print(json.dumps(summary) if args.json else table(args.output, summary))
     return 0
@@ -117,3 +109,10 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _mebibytes(text: str) -> int:
+    try:
+        return round(float(text) * 2**20)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB, such as 128") from None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfpipe.cli.options import given
 from tfpipe.errors import UsageError
-
-if TYPE_CHECKING:
-    from tfpipe.data.augmentation import AugmentConfig
 
 HELP = "train the VAE on a dataset, or go on where a stopped run was"
 _CHOICES = {
@@ -33,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-service",
         default="",
         metavar="ADDRESS,...",
-        help="parse and augment in these processes: grpc://HOST:PORT, as `scripts/data_service start` prints them",
+        help="parse and augment in these processes: grpc://HOST:PORT, as `tfpipe data-service start` prints them",
     )
     parser.add_argument("--run", metavar="DIR", help="run folder; made, or gone on with")
     add_training_arguments(parser)
@@ -96,25 +93,14 @@ def add_augment_arguments(parser: argparse.ArgumentParser, *, unless_told: str =
     )
 
 
-def augment_settings(args: argparse.Namespace, *, unless_told: AugmentConfig | None = None) -> AugmentConfig:
-    """Returns what `add_augment_arguments` read; what was not given stays as in `unless_told`, or off."""
-    from tfpipe.data.augmentation import AugmentConfig
-
-    names = (field.name for field in dataclasses.fields(AugmentConfig))
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return dataclasses.replace(unless_told or AugmentConfig(), **given)
-
-
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns what `add_training_arguments` read, as `TrainConfig` keywords."""
-    from tfpipe.training.run_folder import preset_augment
+    """Returns the settings that `add_training_arguments` read: fields of `TrainConfig` and of `AugmentConfig`."""
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.training.run_folder import TrainConfig
 
-    names = (
-        *("preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "average", "seed"),
-        *("precision", "jit_compile", "strategy", "keep_every", "on_corrupt", "shard_by"),
-    )
-    settings = {name: getattr(args, name) for name in names}
-    return {**settings, "augment": augment_settings(args, unless_told=preset_augment(args.preset))}
+    places = ("data", "run", "cache", "data_service")
+    training = {name: value for name, value in given(args, TrainConfig).items() if name not in places}
+    return {**training, **given(args, AugmentConfig)}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,10 +109,11 @@ def run(args: argparse.Namespace) -> int:
         return _summary(args)
     if not args.data or not args.run:
         raise UsageError("train needs --data DIR and --run DIR")
-    from tfpipe.training.run_folder import TrainConfig, finished
+    from tfpipe.training.run_folder import finished
+    from tfpipe.workflow.configs import train_config
 
-    places = {"data": args.data, "run": args.run, "cache": args.cache, "data_service": args.data_service}
-    config = TrainConfig(**places, **training_settings(args))
+    reading = {"cache": args.cache, "data_service": args.data_service}
+    config = train_config(args.data, args.run, {**reading, **training_settings(args)})
     if (result := finished(config)) is not None:
         print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
     else:

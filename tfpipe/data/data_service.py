@@ -1,7 +1,7 @@
 """Spreads the input pipeline over processes of tf.data service, and keeps its order.
 
 Each process is a dispatcher with a single worker, at an address of its own
-(`scripts/data_service` starts them, `serve` is such a process). All of them
+(`tfpipe data-service` starts them, `serve` is such a process). All of them
 read all records; the first of n processes parses and augments batches 0, n,
 2n and so on, the second 1, n + 1 and so on, and the batches come back in turn.
 Order, position and result are therefore those of a pipeline in one process, for
@@ -159,7 +159,7 @@ def require_alive(service: tuple[str, ...]) -> None:
             socket.create_connection((host, int(port)), timeout=_POLL_S).close()
         except (OSError, OverflowError) as error:
             raise TfpipeError(
-                f"{address}: no data service answers ({error}); start it with `scripts/data_service start` and run "
+                f"{address}: no data service answers ({error}); start it with `tfpipe data-service start` and run "
                 "the same command again"
             ) from error
 

@@ -1,1 +1,5 @@
-"""`tfpipe run`: the stages from recordings to a served model, and what lets each be skipped."""
+"""The whole chain from recordings to a served model: six stages, each skipped while nothing it depends on has changed.
+
+`chain` has the stages, `stages` runs a list of them, `configs` makes the configs of the job and of training from
+keywords, and `report` gathers and shows the results.
+"""

@@ -1,7 +1,7 @@
-"""Stages that run once: each is skipped while what it depends on has not changed.
+"""Runs a list of stages and skips each one that is up to date: nothing that it depends on has changed.
 
-A stage is written down as done only after it has returned, so a killed run
-starts again at the first unfinished stage. Loads no TensorFlow.
+A stage is recorded as done only after it has returned, so a run that was killed starts again at the first
+unfinished stage. Loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Stage:
     """One step of a workflow.
 
     Attributes:
-        name: what it is called in the state file and on the screen.
-        inputs: from the outputs of the stages before, JSON values that decide this stage's result;
-            None when the stage finds out by itself and may run every time.
-        run: does the work, given the outputs of the stages before; returns JSON values for later ones.
-        stands: tells, given its recorded outputs, whether what the stage made is still there.
+        name: its name in the state file and on the screen.
+        inputs: given the outputs of the stages before, returns the JSON values that decide this stage's
+            result. None if the stage must run every time, because it finds out by itself what to do.
+        run: does the work, given the outputs of the stages before; returns JSON values for the stages after.
+        stands: given the recorded outputs, tells whether the files that the stage made are still there.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a workflow came to.
+    """The result of a workflow.
 
     Attributes:
         outputs: by stage name.
-        worked: names of the stages that had to work.
+        worked: names of the stages that were not up to date.
     """
 
     outputs: Mapping[str, Outputs]
@@ -56,7 +56,10 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
     Args:
         folder: holds the state file.
         stages: in order.
-        say: gets one line per stage.
+        say: gets one line when a stage begins and one when it ends.
+
+    Returns:
+        The outputs of all stages, those that were up to date included.
 
     Raises:
         TfpipeError: from a stage; the stages before it stay done.
@@ -85,7 +88,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Reads the state; what is missing or damaged counts as not done, and is done again."""
+    """Reads the state file. A stage whose entry is missing or damaged counts as not done."""
     try:
         state = read_json(path)
     except TfpipeError:

@@ -1,11 +1,7 @@
-"""scripts/check_serving against the real server, and against servers that differ."""
+"""`tfpipe check-server` against the real server, and against servers that differ."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent import futures
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,20 +10,19 @@ from serving_tools import start_server
 
 from serving.checks import conformance
 from serving.protocol import protos, tensors
+from tfpipe.cli.main import main
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "check_serving"
 
-
-def test_the_embedded_server_conforms(exported, front_end):
+def test_the_embedded_server_conforms(exported, front_end, capsys):
     running = start_server(exported.path.parent, grpc_front_end=front_end)
-    command = [str(SCRIPT), f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
-    environment = {**os.environ, "PYTHON": sys.executable}
+    arguments = [f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        status = main(["check-server", *arguments])
     finally:
         running.stop(grace_s=5)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    result = json.loads(said.out)
     assert result["differ"] == {}
     assert result["checks"] >= 45
 
@@ -87,5 +82,5 @@ def test_a_server_that_differs_is_told(careless):
 
 
 def test_no_server_is_one_line(capsys):
-    assert conformance.main(["127.0.0.1:1", "--timeout_s", "0.2"]) == 1
+    assert main(["check-server", "127.0.0.1:1", "--timeout-s", "0.2"]) == 1
     assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err

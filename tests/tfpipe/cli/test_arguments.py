@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tfpipe.cli.arguments import forgiven
+from tfpipe.cli.arguments import normalised
 from tfpipe.cli.main import main
 
 
@@ -38,14 +38,14 @@ def parser():
     ],
 )
 def test_meant_and_typed(parser, typed, name, value):
-    arguments = forgiven(["work", *typed.split()], parser)
+    arguments = normalised(["work", *typed.split()], parser)
     assert getattr(parser.parse_args(arguments), name) == value
 
 
 def test_what_is_wrong_stays_wrong(parser, capsys):
     for typed in (["work", "--nothing"], ["work", "--json", "-5x"], ["work", "--semitones"]):
         with pytest.raises(SystemExit):
-            parser.parse_args(forgiven(typed, parser))
+            parser.parse_args(normalised(typed, parser))
     assert "--nothing" in capsys.readouterr().err
 
 

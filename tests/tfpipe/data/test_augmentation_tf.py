@@ -25,6 +25,7 @@ from tfpipe.errors import RunError, UsageError
 from tfpipe.files.storage import read_json, write_json
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.run_folder import TrainConfig, claim, preset_augment
+from tfpipe.workflow.configs import train_config
 
 SPEC = FeatureSpec(n_mels=40, window_s=1.0)
 ALL = AugmentConfig(freq_mask=16, time_mask=24, masks=2, roll_s=0.4, gain_db=6.0, mixup=0.4)
@@ -274,7 +275,7 @@ def test_a_roll_beyond_half_a_window_is_any_roll() -> None:
 def test_what_a_preset_turns_on_stays_unless_told(options: str, expected: AugmentConfig) -> None:
     parser = argparse.ArgumentParser()
     add_training_arguments(parser)
-    config = TrainConfig(data="data", run="run", **training_settings(parser.parse_args(options.split())))
+    config = train_config("data", "run", training_settings(parser.parse_args(options.split())))
     assert config.augment == expected
     assert TrainConfig(data="data", run="run", preset=config.preset).augment == preset_augment(config.preset)
     assert config.to_dict()["roll_s"] == expected.roll_s

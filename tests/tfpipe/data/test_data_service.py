@@ -1,4 +1,4 @@
-"""The input pipeline over tf.data service, with real processes that `scripts/data_service` starts."""
+"""The input pipeline over tf.data service, with the processes that `tfpipe data-service` starts."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import environment
 
+from tfpipe.cli.main import main
+from tfpipe.data import service_processes
 from tfpipe.data.augmentation import AugmentConfig
-from tfpipe.data.data_service import addresses, watched
+from tfpipe.data.data_service import watched
 from tfpipe.data.manifest import load_manifest
 from tfpipe.data.pipeline import make_dataset
 from tfpipe.data.position import Part, Position
 from tfpipe.errors import TfpipeError
 
-ROOT = Path(__file__).parents[3]
 AUGMENT = AugmentConfig(roll_s=0.5, gain_db=6.0, mixup=1.0)
-
-
-def script(*arguments):
-    command = [ROOT / "scripts" / "data_service", *map(str, arguments)]
-    env = environment(PYTHON=sys.executable)
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180)
 
 
 def free_ports():
@@ -45,12 +39,10 @@ def free_ports():
 def service():
     """Two processes; also the port of the first."""
     port = free_ports()
-    started = script("start", "--workers", 2, "--port", port)
-    assert started.returncode == 0, started.stderr
     try:
-        yield addresses(started.stdout.strip()), port
+        yield tuple(service_processes.start(workers=2, port=port)), port
     finally:
-        assert script("stop", "--port", port).returncode == 0
+        service_processes.stop(port=port)
 
 
 def batches(folder, service=(), **settings):
@@ -105,8 +97,24 @@ def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
 
 
 def test_nobody_at_the_address(dataset):
-    with pytest.raises(TfpipeError, match=r"grpc://localhost:9: no data service answers .*scripts/data_service start`"):
+    with pytest.raises(TfpipeError, match=r"grpc://localhost:9: no data service answers .*tfpipe data-service start`"):
         batches(dataset, ("grpc://localhost:9",))
+
+
+def test_the_command_refuses_a_second_service_on_the_port(service, capsys):
+    assert main(["data-service", "start", "--port", str(service[1])]) == 1
+    assert f"the data service already runs on port {service[1]}; use it, or end it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--workers", "0"], ["--workers", "none"], ["--port", "70000"], ["--host", "a b"]])
+def test_the_command_refuses_wrong_values(wrong, capsys):
+    assert main(["data-service", "start", *wrong]) == 2
+    assert wrong[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_stopping_when_nothing_runs_is_fine(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["data-service", "stop", "--port", "5999"]) == 0
 
 
 def test_a_killed_process_ends_training_with_one_line(dataset, service):
@@ -126,18 +134,10 @@ def test_a_killed_process_ends_training_with_one_line(dataset, service):
         "except TfpipeError as error: print(error)\n"
         "leave(7)\n"
     )
-    pid = (ROOT / ".data_service" / str(port) / f"{port + 1}.pid").read_text().strip()
+    pid = str(service_processes.process_ids(port)[port + 1])
     command = [sys.executable, "-c", code, str(dataset), pid, *found]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 7, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{found[1]}: no data service answers")
     assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_the_script(service):
-    assert script("--help").stdout.startswith("usage: scripts/data_service start")
-    assert script("start", "--workers", "none").returncode == 2
-    again = script("start", "--port", service[1])
-    assert again.returncode == 1
-    assert again.stderr.startswith(f"scripts/data_service: already runs on port {service[1]}; use it, or end it")

@@ -1,0 +1,321 @@
+"""The six stages from recordings to a model that answers: preprocess, verify, train, evaluate, export, serve check.
+
+`run` does all of them in a work folder and can be stopped and started again. A stage can also be called alone:
+
+```
+chain = Chain.of("recordings", "work", latent=8, epochs=20)
+done = {"preprocess": chain.preprocess()}
+done["train"] = chain.train(done)
+```
+
+Each stage imports the libraries that it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfpipe.errors import DatasetError, TfpipeError, UsageError
+from tfpipe.workflow import configs
+from tfpipe.workflow.configs import PathLike
+from tfpipe.workflow.report import gathered
+from tfpipe.workflow.stages import STATE, Stage, run_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from beam_jobs.config import PreprocessConfig
+    from tfpipe.training.run_folder import TrainConfig
+
+# What the stages have returned so far, by stage name.
+Outputs = Mapping[str, Mapping[str, Any]]
+
+
+def run(
+    inputs: PathLike | Iterable[PathLike],
+    workdir: PathLike,
+    *,
+    model_name: str = "vae",
+    beam_options: Sequence[str] = (),
+    verbose: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Runs the stages that are not up to date, from recordings to a served model.
+
+    Example:
+        `tp.run("recordings", "work", semitones=(0, 4, 7), latent=16, epochs=20)`
+
+    Args:
+        inputs: one input or several: folders (their subfolders are the labels), files, globs, or lists of files.
+        workdir: folder for everything that is made: `data`, `run`, `models`, `figures`, `check`, `report.json`.
+        model_name: name to serve the model under.
+        beam_options: options of Apache Beam, such as `["--runner=FlinkRunner"]`.
+        verbose: show Beam's own log.
+        quiet: show no progress.
+        say: gets one line when a stage begins and one when it ends; nothing is said when None.
+        **settings: fields of `PreprocessConfig`, `FeatureSpec`, `TrainConfig` and `AugmentConfig`.
+
+    Returns:
+        The object of `tfpipe run --json`: one entry per stage, `changed` (the stages that had to work),
+        `workdir`, and `serve`, the shell command that serves the model.
+
+    Raises:
+        UsageError: a setting is unknown or not allowed.
+        TfpipeError: a stage failed, or another run works in the folder. The stages before it stay done.
+    """
+    from tfpipe.files.storage import folder_lock, write_json
+
+    chain = Chain.of(
+        inputs, workdir, model_name=model_name, beam_options=beam_options, verbose=verbose, quiet=quiet, **settings
+    )
+    folder = chain.workdir
+    with folder_lock(folder, what="tfpipe run"):
+        if not (folder / STATE).exists():
+            write_json(folder / STATE, {})  # marks the folder as one of ours
+        result = run_stages(folder, chain.stages(), say=say or (lambda line: None))
+        report = gathered(result.outputs, folder, model_name=model_name)
+        report["changed"] = list(result.worked)
+        write_json(folder / "report.json", report)
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """The stages of one work folder.
+
+    Attributes:
+        workdir: the work folder.
+        preprocess_config: the job, which writes `workdir/data`.
+        train_config: the training, which writes `workdir/run`.
+        model_name: name to serve the model under; it is written to `workdir/models/NAME`.
+        beam_options: options of Apache Beam.
+        verbose: show Beam's own log.
+        quiet: show no progress.
+    """
+
+    workdir: Path
+    preprocess_config: PreprocessConfig
+    train_config: TrainConfig
+    model_name: str = "vae"
+    beam_options: tuple[str, ...] = ()
+    verbose: bool = False
+    quiet: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        inputs: PathLike | Iterable[PathLike],
+        workdir: PathLike,
+        *,
+        model_name: str = "vae",
+        beam_options: Sequence[str] = (),
+        verbose: bool = False,
+        quiet: bool = False,
+        **settings: Any,
+    ) -> Chain:
+        """Makes a chain from settings; the arguments are those of `run`.
+
+        Raises:
+            UsageError: a setting is unknown or not allowed.
+            TfpipeError: the work folder holds files that are not of a run.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", model_name):
+            raise UsageError(f"model name {model_name!r}: use letters, digits, dots, dashes and underscores")
+        sources = configs.paths(inputs)
+        folder = _work_folder(workdir, sources)
+        job, training = configs.parted(settings)
+        # A dataset of other settings in our own work folder is made anew without asking.
+        job_config = configs.preprocess_config(sources, folder / "data", {**job, "overwrite": True})
+        return cls(
+            workdir=folder,
+            preprocess_config=job_config,
+            train_config=configs.train_config(folder / "data", folder / "run", training),
+            model_name=model_name,
+            beam_options=tuple(beam_options),
+            verbose=verbose,
+            quiet=quiet,
+        )
+
+    @property
+    def data(self) -> Path:
+        """The dataset folder."""
+        return self.workdir / "data"
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the training run."""
+        return self.workdir / "run"
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the exported versions."""
+        return self.workdir / "models" / self.model_name
+
+    def stages(self) -> list[Stage]:
+        """Returns the six stages with what each depends on and how to see that its result is still there."""
+        return [
+            # The job itself finds out what is there already, shard by shard.
+            Stage(name="preprocess", inputs=None, run=self.preprocess),
+            Stage(
+                name="verify", inputs=lambda done: [done["preprocess"]["fingerprint"], self._stamps()], run=self.verify
+            ),
+            Stage(
+                name="train",
+                inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings()],
+                run=self.train,
+                stands=lambda made: (self.run_folder / "DONE").exists(),
+            ),
+            Stage(
+                name="evaluate",
+                inputs=lambda done: [done["preprocess"]["fingerprint"], done["train"]],
+                run=self.evaluate,
+                stands=lambda made: (self.workdir / "figures" / "reconstructions.png").exists(),
+            ),
+            Stage(
+                name="export",
+                inputs=lambda done: [done["train"], self.model_name],
+                run=self.export,
+                stands=lambda made: (self.model_folder / str(made["version"]) / "saved_model.pb").exists(),
+            ),
+            Stage(
+                name="serve check",
+                inputs=lambda done: [done["export"], done["preprocess"]["fingerprint"]],
+                run=self.serve_check,
+                stands=lambda made: all((self.workdir / "check" / name).exists() for name in made["sounds"]),
+            ),
+        ]
+
+    def preprocess(self, done: Outputs | None = None) -> dict[str, Any]:
+        """Makes the dataset and returns what it holds, as `tfpipe inspect --counts --json` does."""
+        from beam_jobs.job import preprocess
+        from tfpipe.data.statistics import inspect
+
+        preprocess(self.preprocess_config, pipeline_args=self.beam_options, verbose=self.verbose, quiet=self.quiet)
+        summary = inspect(self.data)
+        if not summary["splits"]["train"]["examples"]:
+            raise DatasetError(f"{self.data}: no examples to train on; give more audio")
+        return summary
+
+    def verify(self, done: Outputs | None = None) -> dict[str, Any]:
+        """Reads every byte of the dataset and raises DatasetError if it is not what the manifest says."""
+        from tfpipe.data.manifest import load_manifest
+        from tfpipe.data.verify import verify
+        from tfpipe.process.progress import Progress
+
+        shards = len(load_manifest(self.data).shards)
+        with Progress("verify", total=shards, unit="shard", quiet=self.quiet) as bar:
+            problems = verify(self.data, on_shard=lambda shard: bar.update())
+        if problems:
+            raise DatasetError(f"{problems[0]} ({len(problems)} problem(s)); delete {self.data} and run again")
+        return {"problems": 0}
+
+    def train(self, done: Outputs) -> dict[str, Any]:
+        """Trains the model, or goes on with the run in the folder; returns its figures."""
+        from tfpipe.training import checkpoint
+        from tfpipe.training.loop import train
+        from tfpipe.training.run_folder import CHECKPOINTS
+
+        self._set_aside_other_run(done["preprocess"]["fingerprint"])
+        result = train(self.train_config, quiet=self.quiet)
+        best = checkpoint.load(self.run_folder / CHECKPOINTS, checkpoint.BEST)
+        first, last = result.history[0], result.history[-1]
+        return {
+            "epochs": len(result.history),
+            "first_mse": first["mse"],
+            "last_mse": last["mse"],
+            "loss": last["loss"],
+            "best": dict(result.best),
+            "weights": checkpoint.digest(best) if best else None,
+        }
+
+    def evaluate(self, done: Outputs) -> dict[str, Any]:
+        """Measures the run on tracks that it was not trained on, and draws the figures."""
+        from tfpipe.evaluation.evaluate import evaluate
+
+        return evaluate(
+            self.data, self.run_folder, split=_held_out(done), plots=self.workdir / "figures", quiet=self.quiet
+        )
+
+    def export(self, done: Outputs | None = None) -> dict[str, Any]:
+        """Writes the run as the next version of the model; returns the version."""
+        from serving.export.saved_model import export
+
+        made = export(run=self.run_folder, output=self.model_folder)
+        return {"version": made.version, "difference": made.difference}
+
+    def serve_check(self, done: Outputs) -> dict[str, Any]:
+        """Serves the exported version, sends it a held-out window and checks the sounds that come back."""
+        from beam_jobs.corpus import discover
+        from serving.checks.smoke import serve_check
+        from tfpipe.audio.reader import read_window
+        from tfpipe.data.manifest import load_manifest, load_tracks
+        from tfpipe.data.records import decode_example, read_records
+        from tfpipe.files.remote import join
+
+        manifest = load_manifest(self.data)
+        split = _held_out(done)
+        # A window in the dataset is known not to be silent; the split's first one will do.
+        shard = manifest.split_shards(split)[0]
+        example = decode_example(next(read_records(self.data / shard.name)), manifest.spec.mel_shape)
+        track = next(track for track in load_tracks(self.data) if track.hash == example.track)
+        source = join(discover(self.preprocess_config.inputs).base, track.path)
+        shutil.rmtree(self.workdir / "check", ignore_errors=True)
+        checked = serve_check(
+            model_base_path=self.model_folder,
+            model_name=self.model_name,
+            version=done["export"]["version"],
+            audio=read_window(source, start_s=example.start_s, spec=manifest.spec),
+            sample_rate=manifest.spec.sample_rate,
+            out=self.workdir / "check",
+        )
+        return {"source": source, "split": split, **checked}
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        """Returns name, size and time of change of every shard: a shard that was written to is verified again."""
+        shards = sorted(self.data.glob("*.tfrecord"))
+        return [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
+
+    def _set_aside_other_run(self, dataset: str) -> None:
+        """Moves a run of other settings or other data to `previous/run`, replacing the one there."""
+        from tfpipe.files.storage import replace_folder
+        from tfpipe.training.run_folder import read_config
+
+        if not (self.run_folder / "config.json").exists():
+            return
+        stored = read_config(self.run_folder)
+        wanted = {**self.train_config.settings(), "dataset": dataset}
+        if any(stored.get(name) != value for name, value in wanted.items()):
+            (self.workdir / "previous").mkdir(parents=True, exist_ok=True)
+            replace_folder(self.run_folder, self.workdir / "previous" / "run")
+
+
+def _held_out(done: Outputs) -> str:
+    """Returns the split to judge by: test, or the next best that has examples."""
+    splits = done["preprocess"]["splits"]
+    return next(split for split in ("test", "validation", "train") if splits[split]["examples"])
+
+
+def _work_folder(workdir: PathLike, inputs: Sequence[str]) -> Path:
+    """Returns the work folder; refuses one in which other files than ours would be replaced."""
+    from tfpipe.files.remote import require_local
+
+    if not str(workdir).strip():
+        raise UsageError("the work folder's name is empty; name a folder")
+    require_local(str(workdir), what="the work folder")
+    folder = Path(workdir).expanduser()
+    if any(Path(name).expanduser().resolve() == folder.resolve() for name in inputs):
+        raise UsageError(f"work folder {folder}: is an input folder itself; use a folder beside it or inside it")
+    if not (folder / STATE).exists():
+        for name in ("data", "run", "models", "figures", "check", "previous", "report.json"):
+            if (folder / name).exists():
+                raise TfpipeError(
+                    f"{folder / name}: was not made by `tfpipe run` and would be replaced; use another work folder"
+                )
+    return folder

@@ -1,0 +1,107 @@
+"""The configs of the job and of training, made from one flat set of keywords such as `latent=8, n_mels=64`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from beam_jobs.config import PreprocessConfig
+    from tfpipe.training.run_folder import TrainConfig
+
+PathLike = str | os.PathLike[str]
+
+
+def preprocess_config(
+    inputs: PathLike | Iterable[PathLike], output: PathLike, settings: Mapping[str, Any]
+) -> PreprocessConfig:
+    """Makes the config of the preprocessing job.
+
+    Args:
+        inputs: one input or several: folders, files, globs, or lists of files.
+        output: dataset folder.
+        settings: fields of `PreprocessConfig` and of `FeatureSpec`.
+
+    Raises:
+        UsageError: a setting is unknown or not allowed.
+    """
+    from beam_jobs.config import PreprocessConfig
+    from tfpipe.spec import FeatureSpec
+
+    job, features = _parted(settings, PreprocessConfig, FeatureSpec, leave_out=("inputs", "output"))
+    if features:
+        job["spec"] = dataclasses.replace(job.get("spec", FeatureSpec()), **features)
+    return PreprocessConfig(inputs=paths(inputs), output=os.fspath(output), **job)
+
+
+def train_config(data: PathLike, run: PathLike, settings: Mapping[str, Any]) -> TrainConfig:
+    """Makes the config of a training run.
+
+    Args:
+        data: dataset folder.
+        run: run folder.
+        settings: fields of `TrainConfig` and of `AugmentConfig`. An augmentation that is not given keeps
+            the value that the preset has for it.
+
+    Raises:
+        UsageError: a setting is unknown or not allowed.
+    """
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.training.run_folder import TrainConfig
+
+    training, augment = _parted(settings, TrainConfig, AugmentConfig, leave_out=("data", "run"))
+    config = TrainConfig(data=os.fspath(data), run=os.fspath(run), **training)
+    if not augment:
+        return config
+    return dataclasses.replace(config, augment=dataclasses.replace(config.augment or AugmentConfig(), **augment))
+
+
+def paths(inputs: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
+    """Returns one path or several as a tuple of text."""
+    several = (inputs,) if isinstance(inputs, str | os.PathLike) else inputs
+    return tuple(os.fspath(path) for path in several)
+
+
+def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts the settings of a whole chain into those of the job and those of training.
+
+    Raises:
+        UsageError: a setting is of neither.
+    """
+    from beam_jobs.config import PreprocessConfig
+    from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.spec import FeatureSpec
+    from tfpipe.training.run_folder import TrainConfig
+
+    job = (_names(PreprocessConfig) | _names(FeatureSpec)) - {"inputs", "output", "overwrite"}
+    training = (_names(TrainConfig) | _names(AugmentConfig)) - {"data", "run"}
+    _require_known(settings, job | training)
+    return (
+        {name: value for name, value in settings.items() if name in job},
+        {name: value for name, value in settings.items() if name in training},
+    )
+
+
+def _parted(
+    settings: Mapping[str, Any], config: type, inner: type, *, leave_out: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts settings into those of a config and those of the config that one of its fields holds."""
+    own, others = _names(config) - set(leave_out), _names(inner)
+    _require_known(settings, own | others)
+    return (
+        {name: value for name, value in settings.items() if name in own},
+        {name: value for name, value in settings.items() if name in others},
+    )
+
+
+def _require_known(settings: Mapping[str, Any], known: set[str]) -> None:
+    if unknown := sorted(settings.keys() - known):
+        raise UsageError(f"{', '.join(unknown)}: no such setting; use {', '.join(sorted(known))}")
+
+
+def _names(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}

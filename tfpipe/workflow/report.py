@@ -1,0 +1,71 @@
+"""The results of a whole run: gathered from its stages, and shown as a table."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def gathered(done: Mapping[str, Mapping[str, Any]], workdir: Path, *, model_name: str) -> dict[str, Any]:
+    """Gathers the outputs of the stages in one object.
+
+    Paths are written from `workdir` as it was given this time, because an earlier run, whose outputs are
+    reused, may have been called from another folder.
+
+    Args:
+        done: the outputs by stage name.
+        workdir: the work folder.
+        model_name: name to serve the model under.
+    """
+    models = workdir / "models" / model_name
+    report = {name.replace(" ", "_"): dict(made) for name, made in done.items()}
+    report["export"]["path"] = str(models / str(report["export"]["version"]))
+    report["serve_check"]["folder"] = str(workdir / "check")
+    command = f"{_tfpipe()} serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
+    return {"workdir": str(workdir), **report, "serve": command}
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Returns the report of `tfpipe.workflow.chain.run` as a short table for people."""
+    data, training, judged = report["preprocess"], report["train"], report["evaluate"]
+    mean, pca = judged["baselines"]["mean"], judged["baselines"]["pca"]
+    held_out = f"{judged['windows']} {judged['split']} windows"
+    if judged["split"] == "train":
+        held_out += ", not held out: too few tracks to hold any out"
+    rows = [
+        ("tracks", f"{data['tracks']}  ({', '.join(data['labels'])})"),
+        ("windows", f"{data['windows']}, {data['silent_windows']} more silent"),
+        ("examples", f"{data['examples']}  ({len(data['variants'])} variants)"),
+        ("skipped files", _skipped(data["skipped"])),
+        ("epochs", f"{training['epochs']}, best {training['best']['epoch']}"),
+        ("training mse", f"{training['first_mse']:.5f} -> {training['last_mse']:.5f}  (loss {training['loss']:.4f})"),
+        ("reconstruction mse", f"{judged['mse']:.5f}  ({held_out})"),
+        ("  mean spectrogram", f"{mean['mse']:.5f}"),
+        (f"  PCA, {pca['components']} components", f"{pca['mse']:.5f}"),
+        ("latent", f"{judged['active_units']} of {judged['latent']} dimensions active, KL {judged['kl']:.1f} nats"),
+        ("figures", str(Path(report["workdir"]) / "figures")),
+        ("served sounds", report["serve_check"]["folder"]),
+        ("model", report["export"]["path"]),
+    ]
+    width = max(len(name) for name, _ in rows)
+    state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
+    lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return f"\n{state}{lines}\n\nServe it:\n  {report['serve']}"
+
+
+def _skipped(skipped: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {code}" for code, count in skipped["by_reason"].items())
+    return f"{skipped['total']}" + (f"  ({reasons}); each with its reason in data/skipped.jsonl" if reasons else "")
+
+
+def _tfpipe() -> str:
+    """Returns how to call this `tfpipe` from a shell: by its name if the PATH finds this one, else by its path."""
+    script = Path(sys.argv[0])
+    if script.name != "tfpipe":
+        return f"{shlex.quote(sys.executable)} -m tfpipe"
+    found = shutil.which("tfpipe")
+    return "tfpipe" if found and Path(found).resolve() == script.resolve() else shlex.quote(str(script.resolve()))
