@@ -16,6 +16,7 @@ from tfpipe.data.manifest import Folder, load_manifest
 from tfpipe.data.pipeline import make_dataset
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
+from tfpipe.model import measure
 from tfpipe.spec import require_same_spec
 from tfpipe.training.run_folder import TrainedModel
 
@@ -42,9 +43,7 @@ def informative(model: TrainedModel, data: Folder) -> list[int]:
     with translate_input_errors(data, manifest, split="train"):
         batches = make_dataset(data, split="train", batch_size=_BATCH, seed=0, manifest=manifest).take(_BATCHES)
         for batch in batches.as_numpy_iterator():
-            encoded = model.encoder(dequantise(batch["mel"]), training=False)
-            z_mean, z_log_var = (np.asarray(z, np.float64) for z in encoded)
-            kl += 0.5 * (np.square(z_mean) + np.exp(z_log_var) - 1.0 - z_log_var).sum(axis=0)
+            kl += measure.kl(*model.encoder(dequantise(batch["mel"]), training=False)).sum(axis=0)
     return np.argsort(-kl, kind="stable").tolist()
 
 

@@ -151,6 +151,7 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     from serving.client.windows import overlap_samples, stitch
     from tfpipe.audio.reader import probe, write_long_wav
+    from tfpipe.model.measure import squared_error
     from tfpipe.process.progress import Progress
 
     spec = client.spec()
@@ -162,7 +163,7 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     def rebuilt(bar: Progress) -> Iterator[tuple[int, NDArray[Any]]]:
         for starts, encoded, mels, audio in client.rebuild_file(args.file, overlap_s=args.overlap_s):
-            errors.extend(np.square(mels - encoded.mel).mean(axis=(1, 2)).tolist())
+            errors.extend(squared_error(mels, encoded.mel).tolist())
             for start, original, copy in zip(starts, encoded.mel, mels, strict=True):
                 panels.extend([(f"original, {start:g} s", original), (f"reconstruction, {start:g} s", copy)])
             del panels[_MAX_PANELS:]

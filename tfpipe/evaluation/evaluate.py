@@ -21,7 +21,8 @@ from tfpipe.data.shard_cache import cached
 from tfpipe.errors import DatasetError
 from tfpipe.evaluation.plots import spectrograms
 from tfpipe.features.log_mel import dequantise
-from tfpipe.model.networks import principal_components
+from tfpipe.model import measure
+from tfpipe.model.pca import principal_components
 from tfpipe.process.progress import Progress
 from tfpipe.spec import require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
@@ -108,7 +109,7 @@ def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path:
     rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
     panels = []
     for index, (original, reconstruction) in enumerate(zip(chosen, rebuilt, strict=True), start=1):
-        error = float(np.mean(np.square(original - reconstruction)))
+        error = float(measure.squared_error(original[None], reconstruction[None])[0])
         panels += [(f"{split} {index}: original", original), (f"reconstruction, mse {error:.4f}", reconstruction)]
     spectrograms(path, panels, model.spec, columns=2)
 
@@ -134,10 +135,10 @@ def _reconstruction(
     squared, kl = 0.0, np.zeros(model.latent)
     with Progress("evaluate", total=total, unit="window", quiet=quiet) as bar:
         for mel in _mels(data, split)():
-            z_mean, z_log_var = (np.asarray(z, np.float64) for z in model.encoder(mel[..., None], training=False))
-            rebuilt = np.asarray(model.decoder(z_mean.astype(np.float32), training=False))[..., 0]
-            squared += float(np.square(mel - rebuilt, dtype=np.float64).mean(axis=(1, 2)).sum())
-            kl += 0.5 * (np.square(z_mean) + np.exp(z_log_var) - 1.0 - z_log_var).sum(axis=0)
+            z_mean, z_log_var = model.encoder(mel[..., None], training=False)
+            rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
+            squared += float(measure.squared_error(mel, rebuilt).sum())
+            kl += measure.kl(z_mean, z_log_var).sum(axis=0)
             bar.update(len(mel))
     return squared / total, kl / total
 
@@ -147,19 +148,17 @@ def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int)
     # At random: in key order, a regular stride would keep hitting the same variant.
     total = manifest.examples("train")
     drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
-    training = _some(_mels(data, "train"), np.sort(drawn)).reshape(-1, manifest.spec.n_mels * manifest.spec.frames)
-    mean = training.mean(axis=0)
-    basis, _ = principal_components(training - mean, components)
+    training = _some(_mels(data, "train"), np.sort(drawn))
+    pca = principal_components(training, components)
     mean_error, pca_error = 0.0, 0.0
     for mel in _mels(data, split)():
-        centred = mel.reshape(len(mel), -1) - mean
-        residual = centred - (centred @ basis.T) @ basis
-        mean_error += float(np.square(centred, dtype=np.float64).mean(axis=1).sum())
-        pca_error += float(np.square(residual, dtype=np.float64).mean(axis=1).sum())
+        windows = mel.reshape(len(mel), -1)
+        mean_error += float(measure.squared_error(windows, pca.mean).sum())
+        pca_error += float(measure.squared_error(windows, pca.reconstruct(windows)).sum())
     total = manifest.examples(split)
     return {
         "mean": {"mse": mean_error / total},
-        "pca": {"components": len(basis), "mse": pca_error / total, "examples": len(training)},
+        "pca": {"components": len(pca.basis), "mse": pca_error / total, "examples": len(training)},
     }
 
 

@@ -17,7 +17,7 @@ from tfpipe.data.recordings import RecordingWindows
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.evaluation.latents import Latents
 from tfpipe.features.log_mel_tf import log_mel
-from tfpipe.model.networks import losses
+from tfpipe.model.measure import losses
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint
 from tfpipe.training.run_folder import TrainedModel, load_models, named

@@ -24,7 +24,7 @@ from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.data.position import Position
 from tfpipe.errors import RunError
 from tfpipe.files.storage import folder_lock, write_bytes, write_json
-from tfpipe.model import networks, precision
+from tfpipe.model import measure, precision
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.batches import Feed
@@ -379,7 +379,7 @@ class Trainer:
     def _loss(self, means: np.ndarray) -> float:
         mse, kl = float(means[0]), float(means[1:].sum())
         pixels, latent = math.prod(self.spec.mel_shape), self.config.latent
-        return float(networks.objective(self.stepper.objective, mse, kl, pixels=pixels, latent=latent))
+        return float(measure.objective(self.stepper.objective, mse, kl, pixels=pixels, latent=latent))
 
     # State -------------------------------------------------------------------
 

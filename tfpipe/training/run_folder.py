@@ -20,24 +20,15 @@ from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.errors import RunError, UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.files.storage import read_json, write_json
-from tfpipe.model.presets import JIT_COMPILE, PRECISIONS
+from tfpipe.model.presets import JIT_COMPILE, PRECISIONS, PRESETS
+from tfpipe.model.presets import preset as named_preset
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint, latent_health
 
 CONFIG, SPEC, METRICS, DONE, CHECKPOINTS = "config.json", "spec.json", "metrics.jsonl", "DONE", "checkpoints"
-PRESET_NAMES = ("standard", "notebook", "large", "tiny")
 SHARD_BY = ("record", "file")
 ON_CORRUPT = ("error", "skip")
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
-# What each preset trains with unless told: the notebook's own numbers, and ours.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "notebook": {"batch_size": 10, "epochs": 50, "patience": 0, "schedule": "constant", "learning_rate": 1e-3},
-    "large": {"batch_size": 64, "epochs": 100, "patience": 20, "schedule": "cosine", "learning_rate": 5e-4},
-    "standard": {"batch_size": 16, "epochs": 40, "patience": 20, "schedule": "cosine", "learning_rate": 1e-3},
-    "tiny": {"batch_size": 16, "epochs": 10, "patience": 0, "schedule": "cosine", "learning_rate": 5e-4},
-}
-# Measured in docs/MODEL.md; the notebook's own recipe has none.
-_AUGMENT = {name: AugmentConfig(roll_s=2.5) for name in ("standard", "large")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +93,7 @@ class TrainConfig:
         require_local(self.cache, what="the cache")
         addresses(self.data_service)
         names = {
-            "preset": PRESET_NAMES,
+            "preset": tuple(PRESETS),
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
             "jit_compile": JIT_COMPILE,
@@ -112,9 +103,12 @@ class TrainConfig:
         for name, known in names.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
-        for name, value in {**_DEFAULTS[self.preset], "augment": preset_augment(self.preset)}.items():
+        chosen = named_preset(self.preset)
+        for name in ("batch_size", "epochs", "learning_rate", "schedule", "patience"):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, getattr(chosen, name))
+        if self.augment is None:
+            object.__setattr__(self, "augment", preset_augment(self.preset))
         rules = [
             (1 <= self.latent <= 4096, "latent", "1 to 4096"),
             (1 <= (self.batch_size or 0) <= 65_536, "batch_size", "1 to 65536"),
@@ -158,7 +152,7 @@ class TrainConfig:
 
 def preset_augment(preset: str) -> AugmentConfig:
     """Returns the augmentation that a preset trains with unless told."""
-    return _AUGMENT.get(preset, AugmentConfig())
+    return AugmentConfig(**named_preset(preset).augment)
 
 
 @dataclass(frozen=True, kw_only=True)

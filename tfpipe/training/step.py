@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from tfpipe.data.position import Part
 from tfpipe.features.log_mel_tf import to_mel
-from tfpipe.model import networks, precision
+from tfpipe.model import measure, networks, pca, precision
+from tfpipe.model.presets import preset
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.run_folder import TrainConfig
 
@@ -38,7 +39,7 @@ class Stepper:
         self, config: TrainConfig, spec: FeatureSpec, *, strategy: tf.distribute.Strategy, part: Part, total_steps: int
     ) -> None:
         self.config, self.strategy, self.part = config, strategy, part
-        self.objective, self.pixels = networks.preset(config.preset).objective, math.prod(spec.mel_shape)
+        self.objective, self.pixels = preset(config.preset).objective, math.prod(spec.mel_shape)
         self.policy = precision.resolve(config.precision)
         self.jit = precision.compiled(config.jit_compile, replicas=part.total)
         keras.utils.set_random_seed(config.seed)
@@ -88,7 +89,7 @@ class Stepper:
 
     def start(self, mels: np.ndarray) -> None:
         """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`."""
-        networks.start_from_pca(self.models, mels)
+        pca.start_from_pca(self.models, mels)
         if self.judged is not self.models:
             for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
                 average.assign(weight)
@@ -120,13 +121,13 @@ class Stepper:
             reconstruction = self.models.decoder(
                 networks.sample(z_mean, z_log_var, self._noise(z_mean, step)), training=True
             )
-            terms = networks.losses(mel, reconstruction, z_mean, z_log_var)
+            terms = measure.losses(mel, reconstruction, z_mean, z_log_var)
             mse, kl = tf.reduce_sum(terms.mse) / count, tf.reduce_sum(terms.kl, axis=0) / count
             means = context.all_reduce(
                 tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl, stop[None]], 0))
             )
             kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
-            loss = mse * networks.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
+            loss = mse * measure.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.variables)
         # Keras' optimizer sums over the replicas too, after clipping: reducing first lets it clip the whole
@@ -160,7 +161,7 @@ class Stepper:
     def _replica_evaluation(self, mel: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mel = to_mel(mel)
         z_mean, z_log_var = self.judged.encoder(mel, training=False)
-        terms = networks.losses(mel, self.judged.decoder(z_mean, training=False), z_mean, z_log_var)
+        terms = measure.losses(mel, self.judged.decoder(z_mean, training=False), z_mean, z_log_var)
         replica, rows = tf.distribute.get_replica_context(), tf.shape(mel)[0]
         counted = tf.cast(replica.replica_id_in_sync_group * rows + tf.range(rows) < count, tf.float32)
         kl = tf.reduce_sum(terms.kl * counted[:, tf.newaxis], axis=0)
