@@ -92,7 +92,7 @@ def recordings(tmp_path_factory, spec):
     real = sorted(CORPUS.glob("Human/*.wav"))[:1] + sorted(CORPUS.glob("Piano/*.wav"))[:1]
     if len(real) == 2:
         return real
-    from tfpipe.audio.reader import write_wav
+    from tfpipe.audio.wav import write_wav
 
     folder, time = tmp_path_factory.mktemp("audio"), np.arange(12 * spec.sample_rate) / spec.sample_rate
     for name, pitch in (("low", 220.0), ("high", 660.0)):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from tfpipe.audio.reader import write_wav
+from tfpipe.audio.wav import write_wav
 from tfpipe.errors import ServingError
 from tfpipe.process import children
 

@@ -17,8 +17,6 @@ from tfpipe.data.verify import verify
 # Decodes each file named on stdin within 300 MB more than it has after its imports.
 _ALONE = """
 import json, os, re, resource, sys, time
-import av
-from tfpipe import audio_av
 from tfpipe.audio.reader import probe, read_window
 from tfpipe.errors import AudioError
 from tfpipe.spec import FeatureSpec

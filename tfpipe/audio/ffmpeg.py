@@ -1,8 +1,6 @@
-"""Reading what libsndfile does not know: AAC, Opus, WMA, ALAC in m4a, mp4, webm, asf, adts, through FFmpeg.
+"""Reading what libsndfile does not know, through FFmpeg: AAC, Opus, WMA and ALAC in m4a, mp4, webm, asf or adts.
 
-`tfpipe.audio.reader` calls this; use that. The demuxer is chosen here from the first
-bytes and handed an open file: FFmpeg's own guess would also follow playlists
-to other files and the web.
+`tfpipe.audio.reader` calls this module; use that one.
 """
 
 from __future__ import annotations
@@ -12,10 +10,8 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from typing import Any, cast
 
-import av
-import av.error
 import numpy as np
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
@@ -25,73 +21,56 @@ from av.container import InputContainer
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from tfpipe.audio.reader import AudioInfo
-from tfpipe.errors import AudioError, os_error_message
+from tfpipe.audio.containers import open_container, translate_ffmpeg_errors
+from tfpipe.audio.info import AudioInfo
+from tfpipe.errors import AudioError
 from tfpipe.files.remote import open_read
 
-DECODER = "ffmpeg"
-# Decoded before what is wanted, so that a codec that builds on earlier frames has settled (Opus needs 80 ms).
+# Decoding starts this much before the wanted frame, because a codec may build on earlier frames (Opus needs 80 ms).
 _PREROLL_S = 0.5
-# A time stamp that differs more from the count of samples is a gap, not rounding to ms.
+# A time stamp that differs from the count of samples by more than this is a gap, not rounding to ms.
 _GAP_S = 0.05
-# A codec's padding at the end may make the container's length this much too long.
+# A codec's padding at the end may make the container's length too long by this much.
 _TAIL_S = 0.1
-# Files are called cut when they are this much shorter than their container says.
+# A file that is shorter than its container says by more than this is called truncated.
 _CUT_S = 0.5
 _LENGTH_IS_EXACT = {"mov", "matroska", "asf"}
-# (container, codec) where a seek finds the very packet, whatever was read before.
+# (container, codec) in which a seek finds the same packet whatever was read before.
 _SEEKABLE = {("mov", "aac"), ("mov", "alac")}
-# Those without an index, whose packets are read once in order; so many of the latest (95 s at 44.1 kHz) are kept.
+# (container, codec) without an index: the packets are read once, in order.
 _IN_ORDER = {("aac", "aac")}
+# The latest packets of such a container are kept: 95 s at 44.1 kHz.
 _KEPT_PACKETS = 4096
 
 
-def container_of(path: str | os.PathLike[str]) -> str | None:
-    """Returns FFmpeg's name of the container that a file's first bytes show, or None.
+class FfmpegDecoder:
+    """An audio file that is open for reading with FFmpeg; a `tfpipe.audio.info.Decoder`.
 
-    Raises:
-        AudioError: the file cannot be read.
-    """
-    with _translate_ffmpeg_errors(path, "undecodable"), open_read(path) as file:
-        return _container_of(file)
-
-
-def has_audio(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a file is a known container with sound in it."""
-    try:
-        with _translate_ffmpeg_errors(path, "undecodable"), open_read(path) as file, _opened(file, path):
-            return True
-    except AudioError:
-        return False
-
-
-class Track:
-    """A file held open.
-
-    What a read gives follows from the place asked for, whatever was read before:
-    where the container stays open, each read takes a new decoder and feeds it
-    from the last packet that starts before the place; other containers, where a
-    seek leads by what was read, are opened anew, which costs little.
+    A read must not depend on earlier reads. If a seek in the container always
+    finds the same packet, the container stays open, and each read makes a new
+    decoder and feeds it from the last packet that starts before the wanted frame. In
+    other containers the result of a seek depends on what was read before: each
+    read opens them again, which takes little time.
 
     Args:
         path: local path or URL.
-        info: what an earlier `Track` of the file found. When None, all packets are read, without
-            decoding them, for a length that no header can lie about.
+        info: the file's properties, if they are known from an earlier decoder of this file. If None, all
+            packets are read but not decoded, because the length in the header may be wrong.
 
     Attributes:
-        info: what the file is.
+        info: the file's properties.
 
     Raises:
-        AudioError: not a known container, no sound in it, or it breaks off.
+        AudioError: not a known container, no sound track in it, or it breaks off.
     """
 
     def __init__(self, path: str | os.PathLike[str], info: AudioInfo | None = None) -> None:
         self._path = path
         self._files, self._containers = contextlib.ExitStack(), contextlib.ExitStack()
         self._latest: _Latest | None = None
-        self._head: list[Packet] = []
+        self._head: list[Packet[Any]] = []
         try:
-            with _translate_ffmpeg_errors(path, "undecodable"):
+            with translate_ffmpeg_errors(path, "undecodable"):
                 self._file = self._files.enter_context(open_read(path))
                 self._container, self._stream = self._open()
                 self._tick, self._zero = self._stream.time_base, self._stream.start_time or 0
@@ -106,18 +85,18 @@ class Track:
         self._seeks, self._in_order = kind in _SEEKABLE, kind in _IN_ORDER
         self._opens_anew = not self._seeks
 
-    def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating]]:
-        """Yields `[n, channels]` blocks, `count` frames in all, from frame `first`.
+    def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating[Any]]]:
+        """Yields blocks `[n, channels]` with the `count` frames from frame `first`, fewer if the file breaks off.
 
-        Gaps between packets and the codec's padding at the end read as zeros; fewer
-        frames come when the file breaks off.
+        Gaps between packets are filled with zeros, and so is the end of the file if it is missing by no more than the
+        codec's padding.
 
         Raises:
-            AudioError: damaged there.
+            AudioError: the file is damaged there or cannot be read.
         """
         done, rate, channels = first, self.info.sample_rate, self.info.channels
         try:
-            with _translate_ffmpeg_errors(self._path, "damaged"):
+            with translate_ffmpeg_errors(self._path, "damaged"):
                 for position, frame in self._placed(first):
                     if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
                         raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
@@ -130,7 +109,7 @@ class Track:
                     done += len(samples)
                     yield samples
         except AudioError:
-            self._opens_anew, self._latest = True, None  # who knows where FFmpeg stands now
+            self._opens_anew, self._latest = True, None  # FFmpeg's position is unknown after an error
             raise
         if 0 < (missing := first + count - done) <= _TAIL_S * rate:
             yield np.zeros((missing, channels))
@@ -142,13 +121,14 @@ class Track:
 
     def _open(self) -> tuple[InputContainer, AudioStream]:
         self._containers.close()
-        return self._containers.enter_context(_opened(self._file, self._path))
+        return self._containers.enter_context(open_container(self._file, self._path))
 
     def _placed(self, first: int) -> Iterator[tuple[int, AudioFrame]]:
-        """Yields decoded frames that end after frame `first`, each with its place in the file.
+        """Yields the decoded frames that end after frame `first`, each with its place in the file.
 
         Matroska and ASF round time stamps to ms. Places are therefore counted in
-        samples, and after a seek put on the grid that the file's first frames show.
+        samples. After a seek the first place is rounded to the grid of codec frames,
+        which the first two frames of the file give.
         """
         rate, wanted, place = self.info.sample_rate, None, 0
         head: list[AudioFrame] | None = None
@@ -175,9 +155,9 @@ class Track:
                 place += frame.samples
 
     def _begin(self, wanted: int | None) -> AudioCodecContext:
-        """Makes the packets from a time stamp on (all for None) ready to be read; returns a decoder for them.
+        """Makes the packets from a time stamp on ready to be read (all if None) and returns a new decoder for them.
 
-        The decoder has decoded nothing: flushing one would leave AAC's noise where it was.
+        The decoder must be new, because flushing a used one does not reset the noise generator of AAC.
         """
         if self._opens_anew and (self._latest is None or not self._latest.reaches(wanted)):
             self._container, self._stream = self._open()
@@ -192,8 +172,8 @@ class Track:
             decoder.options = {"pkt_timebase": f"{self._tick.numerator}/{self._tick.denominator}"}
         return decoder
 
-    def _packets(self, wanted: int | None) -> Iterable[Packet]:
-        """Returns the packets from a time stamp on, or from somewhat before; all for None."""
+    def _packets(self, wanted: int | None) -> Iterable[Packet[Any]]:
+        """Returns the packets from a time stamp on, or from a little before; all if None."""
         if self._latest is not None:
             return self._latest if wanted is None else _from(wanted, self._latest)
         if wanted is not None or self._seeks:
@@ -215,18 +195,18 @@ class Track:
 
 
 class _Latest:
-    """A container's packets from the first, each read once for all who go forward; keeps the latest."""
+    """The packets of a container, each read from it once; the latest are kept for reads that overlap."""
 
-    def __init__(self, packets: Iterator[Packet]) -> None:
+    def __init__(self, packets: Iterator[Packet[Any]]) -> None:
         self._rest = packets
-        self._kept: deque[Packet] = deque()
+        self._kept: deque[Packet[Any]] = deque()
         self._from_first = True
 
     def reaches(self, wanted: int | None) -> bool:
-        """Tells whether the packets from a time stamp on (all for None) can still be had."""
+        """Tells whether the packets from a time stamp on (all if None) are kept or not yet read."""
         return self._from_first or (wanted is not None and (self._kept[0].pts or 0) <= wanted)
 
-    def __iter__(self) -> Iterator[Packet]:
+    def __iter__(self) -> Iterator[Packet[Any]]:
         yield from tuple(self._kept)
         for packet in self._rest:
             self._kept.append(packet)
@@ -237,8 +217,9 @@ class _Latest:
 
 
 def _measure(
-    path: str | os.PathLike[str], container: InputContainer, stream: AudioStream, packets: Iterable[Packet]
+    path: str | os.PathLike[str], container: InputContainer, stream: AudioStream, packets: Iterable[Packet[Any]]
 ) -> AudioInfo:
+    """Finds the file's properties; the length is where the last packet ends, or what an exact header says if less."""
     codec, end = stream.codec_context, 0
     for packet in packets:
         if packet.pts is not None:
@@ -256,12 +237,14 @@ def _measure(
         frames=frames,
         seconds=frames / codec.sample_rate if codec.sample_rate else 0.0,
         format=f"{_name(container)}/{codec.name}".upper(),
-        decoder=DECODER,
+        decoder="ffmpeg",
     )
 
 
-def _first_two(decoder: AudioCodecContext, packets: Iterable[Packet]) -> tuple[list[AudioFrame], list[Packet]]:
-    """Returns the first two frames and the packets that they took."""
+def _first_two(
+    decoder: AudioCodecContext, packets: Iterable[Packet[Any]]
+) -> tuple[list[AudioFrame], list[Packet[Any]]]:
+    """Returns the first two frames, and the packets that were decoded to get them."""
     frames: list[AudioFrame] = []
     read = []
     for packet in packets:
@@ -272,8 +255,11 @@ def _first_two(decoder: AudioCodecContext, packets: Iterable[Packet]) -> tuple[l
     return frames[:2], read
 
 
-def _from(wanted: int, packets: Iterable[Packet]) -> Iterator[Packet]:
-    """Yields the packets from the last one that starts by a time stamp: how far before it a seek ends may vary."""
+def _from(wanted: int, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """Yields the packets from the last one that starts at or before a time stamp.
+
+    A seek may end at different packets before the time stamp; this makes the first one always the same.
+    """
     last, begun = None, False
     for packet in packets:
         if not begun and packet.pts is not None and packet.pts <= wanted:
@@ -285,8 +271,8 @@ def _from(wanted: int, packets: Iterable[Packet]) -> Iterator[Packet]:
         yield packet
 
 
-def _samples(frame: AudioFrame) -> NDArray[np.floating]:
-    """Returns `[n, channels]`, full scale 1.0."""
+def _samples(frame: AudioFrame) -> NDArray[np.floating[Any]]:
+    """Returns a decoded frame's samples `[n, channels]`, full scale 1.0."""
     data = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     if data.dtype == np.uint8:
@@ -302,52 +288,3 @@ def _declared_s(container: InputContainer, stream: AudioStream) -> float | None:
 
 def _name(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
-
-
-@contextlib.contextmanager
-def _opened(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, AudioStream]]:
-    """Opens a file's first sound track.
-
-    Raises:
-        AudioError: there is none.
-    """
-    if (name := _container_of(file)) is None:
-        raise AudioError("undecodable", f"{path}: not audio that can be decoded (format not recognised)")
-    file.seek(0)
-    with av.open(file, mode="r", format=name, metadata_errors="ignore") as container:
-        if not container.streams.audio:
-            raise AudioError("undecodable", f"{path}: has no sound track")
-        codec = container.streams.audio[0].codec_context
-        if codec is None or not codec.sample_rate or not codec.channels:
-            raise AudioError("bad_header", f"{path}: says neither its sample rate nor its channels")
-        yield container, container.streams.audio[0]
-
-
-def _container_of(file: BinaryIO) -> str | None:
-    file.seek(0)
-    head = file.read(16)
-    if head[:3] == b"ID3" and len(head) > 9:  # a tag of 28-bit length before AAC
-        file.seek(10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)))
-        head = file.read(16)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return "mov"
-    if head[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    if head[:4] == b"\x30\x26\xb2\x75":
-        return "asf"
-    if head[:4] == b"fLaC":  # libsndfile needs the length, which streamed FLAC does not have
-        return "flac"
-    return "aac" if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
-
-
-@contextlib.contextmanager
-def _translate_ffmpeg_errors(path: str | os.PathLike[str], code: str) -> Iterator[None]:
-    """Turns FFmpeg's and the file's errors in the block into an `AudioError`."""
-    try:
-        yield
-    except (av.error.FFmpegError, ValueError, ArithmeticError) as error:
-        raise AudioError(
-            code, f"{path}: cannot be decoded (FFmpeg: {getattr(error, 'strerror', None) or error})"
-        ) from error
-    except OSError as error:
-        raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error

@@ -10,13 +10,13 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
 
 from tfpipe.audio import mp3
+from tfpipe.audio.info import AudioInfo
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
 
@@ -40,27 +40,6 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AudioInfo:
-    """What a file's header says.
-
-    Attributes:
-        sample_rate: Hz.
-        channels: number of interleaved channels.
-        frames: samples per channel.
-        seconds: length in s.
-        format: container and codec, such as `WAV/PCM_16`.
-        decoder: `libsndfile` or `ffmpeg`.
-    """
-
-    sample_rate: int
-    channels: int
-    frames: int
-    seconds: float
-    format: str
-    decoder: str = "libsndfile"
-
-
 def knows(path: str | os.PathLike[str]) -> bool:
     """Tells by content whether libsndfile can open a file."""
     try:
@@ -76,7 +55,7 @@ def knows(path: str | os.PathLike[str]) -> bool:
         source.close()
 
 
-class Track:
+class SndfileDecoder:
     """A file held open.
 
     Most formats are read from any place. In Ogg a second seek may lead
@@ -90,7 +69,7 @@ class Track:
 
     Args:
         path: local path or URL.
-        info: what an earlier `Track` of the file found; checks the file when None.
+        info: what an earlier decoder of the file found; checks the file when None.
 
     Attributes:
         info: what the file is; its `frames` may be `UNKNOWN_FRAMES`.

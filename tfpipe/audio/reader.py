@@ -1,20 +1,24 @@
-"""Reading recordings: probe, one window at a time, mono, resampled; and writing wav.
+"""Reading recordings: properties, one window at a time, mixed to mono and resampled. Loads no TensorFlow.
 
 A window of a long file is read alone, with a margin on each side for the
-resampler, so a ten-hour file costs the memory of one window. Loads no
-TensorFlow.
+resampler, so a file of ten hours takes the memory of one window.
 
-The content decides the format, not the name. libsndfile reads wav (also
-extensible, RF64, float), aiff, au, caf, w64, flac, alac in caf, ogg, opus and
-mp3; what it does not know is left to FFmpeg (`tfpipe.audio.ffmpeg`): m4a, mp4,
-webm, mka, aac, wma, and flac that does not say its length. A window read alone
-equals the same part of the file decoded whole: bit by bit for all of
-libsndfile's formats but opus (1e-6 of full scale), and within 1e-5 for
-FFmpeg's (measured in tests/tfpipe/audio/test_reader.py). It is the same to the bit
-whatever was read before it, in every format. Two things are looser in FFmpeg's:
-where AAC stores only the level of a noise, each reading starts that noise
-anew (the same way each time), and Matroska and ASF keep time to the
-millisecond where packets vary in length.
+The content decides the format, not the file's name. libsndfile
+(`tfpipe.audio.libsndfile`) reads wav (also WAVEX, RF64 and float), aiff, au, caf,
+w64, flac, alac in caf, ogg, opus and mp3. FFmpeg (`tfpipe.audio.ffmpeg`) reads
+what libsndfile does not know: m4a, mp4, webm, mka, aac, wma, and flac whose
+header does not give the length.
+
+A window that is read alone equals the same part of the file decoded as a
+whole: to the bit in all formats of libsndfile but Opus (1e-6 of full scale), and
+within 1e-5 in those of FFmpeg (measured in tests/tfpipe/audio/test_reader.py).
+In every format a window is the same to the bit whatever was read before it.
+There are two exceptions among the formats of FFmpeg:
+
+- AAC may store only the level of a noise. Each read then starts that noise
+  anew, in the same way each time.
+- Matroska and ASF store times to the millisecond, which is inexact where packets
+  vary in length.
 """
 
 from __future__ import annotations
@@ -22,66 +26,51 @@ from __future__ import annotations
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
 from tfpipe.audio import libsndfile
-from tfpipe.audio.libsndfile import AudioInfo
-from tfpipe.errors import AudioError, TfpipeError, os_error_message, translate_os_errors
+from tfpipe.audio.containers import container_of, has_audio
+from tfpipe.audio.ffmpeg import FfmpegDecoder
+from tfpipe.audio.info import AudioInfo, Decoder
+from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, stamp
 from tfpipe.spec import FeatureSpec
 
 if TYPE_CHECKING:
-    from tfpipe.features.log_mel import FloatArray  # librosa takes seconds to import, and a client needs none of it
+    from tfpipe.features.log_mel import FloatArray  # that module loads SciPy, which takes seconds
 
-# Without a margin the resampler's edges differ by up to 0.03; with it by 5e-5.
+# Without a margin the edges of a resampled window are off by up to 0.03; with this one by 5e-5.
 _MARGIN_S = 0.1
-# Samples of a long wav that are scaled at a time.
-_WAV_BLOCK = 2**20
 _MAX_CHANNELS = 256
 _RATES = 1_000, 1_000_000
 _MAX_S = 7 * 86_400.0
-# The mean of the channels is taken unless it loses more than this against the loudest one.
+# Channels are mixed by their mean, unless the mean is more than this below the loudest channel.
 _CANCELLED_DB = -20.0
 
 
-class Track(Protocol):
-    """A file that a decoder holds open; `info` is what its header says."""
-
-    info: AudioInfo
-
-    def frames(self, first: int, count: int) -> Iterator[FloatArray]:
-        """Yields `[n, channels]` blocks, `count` frames from `first`, fewer where the file ends."""
-
-    def close(self) -> None:
-        """Closes the file."""
-
-
 class TrackReader:
-    """A recording held open, to read windows of it; use it in a `with` block.
+    """A recording that is open for reading windows of it; use it in a `with` block.
 
-    What a read returns follows from the file and the arguments alone, to the
-    bit, never from earlier reads. Reads that go forward are the cheapest.
+    A read gives the same samples to the bit whatever was read before. Reads
+    that go forward through the file are the fastest.
 
     Args:
-        path: audio file, or a URL (`s3://`, `gs://`) to one, of which only the parts that are read are fetched.
-        info: the file's `probe`, when the caller has it; saves looking through the file once more.
-        decoder: opens a path, given what `info` is, with another decoder than this module's.
+        path: audio file or its URL (`s3://`, `gs://`, `http://`). Of a URL only the parts that are needed are
+            fetched.
+        info: the file's properties from `probe`, if the caller has them; saves looking through the file again.
+        decoder: opens the file with another decoder than libsndfile or FFmpeg. It is called with `path` and `info`.
 
     Attributes:
         path: the file.
-        info: what the file's header says.
+        info: the file's properties.
 
     Raises:
-        AudioError: not a regular file, unreadable, empty, or not audio.
+        AudioError: not a regular file, cannot be read, is empty, or is not audio.
     """
 
     def __init__(
@@ -89,12 +78,12 @@ class TrackReader:
         path: str | os.PathLike[str],
         *,
         info: AudioInfo | None = None,
-        decoder: Callable[[str | os.PathLike[str], AudioInfo | None], Track] | None = None,
+        decoder: Callable[[str | os.PathLike[str], AudioInfo | None], Decoder] | None = None,
     ) -> None:
         _require_file(path)
         self.path = path
-        self._track = (decoder or _open)(path, info)
-        self.info = self._track.info
+        self._decoder = (decoder or _open)(path, info)
+        self.info = self._decoder.info
         try:
             _require_plausible(path, self.info)
         except AudioError:
@@ -102,13 +91,18 @@ class TrackReader:
             raise
 
     def read(self, start: int, count: int, *, rate: int) -> FloatArray:
-        """Reads `count` mono samples from sample `start`, both counted at `rate` Hz.
+        """Reads mono samples at a sample rate of the caller's choice.
+
+        Args:
+            start: first sample, counted at `rate`.
+            count: number of samples, counted at `rate`.
+            rate: Hz.
 
         Returns:
             `[count]` float64, full scale 1.0, zero past the end of the file.
 
         Raises:
-            AudioError: the file cannot be read, breaks off, or holds NaN or Inf there.
+            AudioError: the file cannot be read, ends too early, or holds NaN or Inf there.
         """
         source, skip = self.source(start, count, rate=rate)
         own = self.info.sample_rate
@@ -118,8 +112,13 @@ class TrackReader:
     def source(self, start: int, count: int, *, rate: int) -> tuple[FloatArray, int]:
         """Reads what `read` resamples: mono at the file's own rate, with a margin on each side.
 
+        Args:
+            start: first sample, counted at `rate`.
+            count: number of samples, counted at `rate`.
+            rate: Hz, of the resampled audio.
+
         Returns:
-            `[frames]` float64, and how many samples at `rate` Hz lie before `start` in it.
+            `[frames]` float64, and how many samples at `rate` lie before `start` in it.
 
         Raises:
             AudioError: as `read`.
@@ -133,7 +132,7 @@ class TrackReader:
         """Returns the first sample of each window, at the spec's rate; see `window_starts`.
 
         Raises:
-            AudioError: the file is too short for one.
+            AudioError: the file is too short for one window.
         """
         starts = window_starts(self.info.seconds, spec=spec, hop_s=hop_s, min_fill=min_fill)
         if not starts:
@@ -142,7 +141,7 @@ class TrackReader:
         return [round(start * spec.sample_rate) for start in starts]
 
     def blocks(self, *, block_s: float = 30.0) -> Iterator[FloatArray]:
-        """Yields the file as mono blocks at its own rate, for statistics over long files.
+        """Yields the whole file as mono blocks `[frames]` of `block_s` s, at its own rate.
 
         Raises:
             AudioError: as `read`.
@@ -153,7 +152,7 @@ class TrackReader:
 
     def close(self) -> None:
         """Closes the file."""
-        self._track.close()
+        self._decoder.close()
 
     def __enter__(self) -> TrackReader:
         return self
@@ -164,9 +163,9 @@ class TrackReader:
     def _mono(self, first: int, count: int) -> FloatArray:
         """Reads `[count]` frames from `first`, mixed to mono."""
 
-        def checked() -> Iterator[FloatArray]:
+        def checked() -> Iterator[NDArray[np.floating[Any]]]:
             place = first
-            for block in self._track.frames(first, max(0, count)):
+            for block in self._decoder.frames(first, max(0, count)):
                 if not np.isfinite(block).all():
                     raise AudioError("not_finite", f"{self.path}: holds NaN or Inf samples near frame {place}")
                 place += len(block)
@@ -178,7 +177,7 @@ class TrackReader:
 
 
 def probe(path: str | os.PathLike[str]) -> AudioInfo:
-    """Reads a file's header.
+    """Returns the properties of an audio file.
 
     Raises:
         AudioError: as `TrackReader`.
@@ -188,26 +187,22 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
 
 
 def is_audio(path: str | os.PathLike[str]) -> bool:
-    """Tells by content whether a decoder knows a regular file."""
-    if libsndfile.knows(path):
-        return True
-    from tfpipe.audio import ffmpeg
-
-    return ffmpeg.has_audio(path)
+    """Tells by the content of a regular file whether a decoder can open it."""
+    return libsndfile.knows(path) or has_audio(path)
 
 
 def read_window(
     path: str | os.PathLike[str], *, start_s: float, spec: FeatureSpec, info: AudioInfo | None = None
 ) -> FloatArray:
-    """Reads one window: mono, at the spec's rate, zero-padded past the end of the file.
+    """Reads one window: mono, at the spec's rate, zero past the end of the file.
 
-    For several windows of a file use a `TrackReader`.
+    To read several windows of a file use a `TrackReader`.
 
     Args:
-        path: audio file.
-        start_s: start of the window in s; put on the spec's sample grid.
-        spec: gives rate and length.
-        info: the file's `probe`, when the caller has it.
+        path: audio file or its URL.
+        start_s: start of the window in s, rounded to a whole sample.
+        spec: gives the rate and the length.
+        info: the file's properties from `probe`, if the caller has them.
 
     Returns:
         `[spec.samples]` float64, full scale 1.0.
@@ -224,19 +219,20 @@ def window_starts(
 ) -> list[float]:
     """Plans the windows of a track.
 
-    The last window ends where the track ends, overlapping the one before:
-    nothing is lost and no silence is added, which a model would learn as sound.
-    Only a track shorter than one window is padded.
+    If a rest is left at the end of the track, the last window ends where the
+    track ends and overlaps the one before. Padding the rest instead would add
+    silence, which a model would learn as sound. Only a track that is shorter
+    than one window is padded.
 
     Args:
         seconds: length of the track.
         spec: gives the window length.
-        hop_s: s between window starts; the window length when None.
-        min_fill: what is left over at the end becomes a window, and a track shorter
-            than a window is kept, when it fills at least this share of a window.
+        hop_s: s between window starts; the window length if None.
+        min_fill: a rest becomes a window if it fills at least this share of one. A track that is
+            shorter than a window is kept under the same condition.
 
     Returns:
-        Window starts in s. Empty when the track is too short for one window.
+        Window starts in s. Empty if the track is too short for one window.
     """
     step = spec.window_s if hop_s is None else hop_s
     needed = min_fill * spec.window_s
@@ -244,77 +240,17 @@ def window_starts(
         return []
     whole = 1 + max(0, math.floor((seconds - spec.window_s) / step + 1e-9))
     starts = [index * step for index in range(whole)]
-    left_over = seconds - (starts[-1] + step)
-    if seconds > starts[-1] + spec.window_s and left_over + 1e-9 >= needed:
+    rest = seconds - (starts[-1] + step)
+    if seconds > starts[-1] + spec.window_s and rest + 1e-9 >= needed:
         starts.append(math.floor((seconds - spec.window_s) * spec.sample_rate) / spec.sample_rate)
     return starts
 
 
-def write_wav(path: Path, audio: NDArray[np.floating], sample_rate: int) -> None:
-    """Writes `[samples]` as 16-bit wav through a temporary name, scaled down if it would clip.
-
-    Raises:
-        TfpipeError: the audio is not finite, or the file cannot be written.
-    """
-    peak = _finite_peak(audio, path)
-    with _written_wav(path, sample_rate, frames=len(audio)) as file:
-        file.write(audio / peak if peak > 1.0 else audio)
-
-
-def write_long_wav(path: Path, pieces: Iterable[NDArray[np.floating]], sample_rate: int) -> int:
-    """Writes what `write_wav` would of the pieces joined, holding one at a time; returns the samples.
-
-    Raises:
-        TfpipeError: the audio is not finite, or the file cannot be written.
-    """
-    peak = 1.0
-    with translate_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Exact at first, as how much must be scaled shows at the end; RF64 ends at no 4 GB.
-        with tempfile.TemporaryFile(dir=path.parent) as exact:
-            try:
-                with soundfile.SoundFile(exact, "w", sample_rate, 1, "FLOAT", format="RF64") as file:
-                    for piece in pieces:
-                        peak = max(peak, _finite_peak(piece, path))
-                        file.write(piece)
-                    frames = file.frames
-            except soundfile.SoundFileError as error:
-                raise OSError(None, libsndfile.reason(error), str(path)) from error
-            exact.seek(0)
-            with soundfile.SoundFile(exact) as file, _written_wav(path, sample_rate, frames=frames) as scaled:
-                for block in file.blocks(_WAV_BLOCK):
-                    scaled.write(block / peak)
-    return frames
-
-
-def _finite_peak(audio: NDArray[np.floating], path: Path) -> float:
-    if not np.isfinite(audio).all():
-        raise TfpipeError(f"{path}: not written, the audio holds NaN or Inf")
-    return float(np.abs(audio).max(initial=0.0))
-
-
-@contextmanager
-def _written_wav(path: Path, sample_rate: int, *, frames: int) -> Iterator[soundfile.SoundFile]:
-    """A mono 16-bit wav that gets its name when the block ends well; RF64 where wav's 4 GB would not do."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    kind = "WAV" if frames < 2**31 - 2**10 else "RF64"
-    with translate_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=kind) as file:
-                yield file
-            os.replace(temporary, path)
-        except soundfile.SoundFileError as error:
-            raise OSError(None, libsndfile.reason(error), str(path)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def _source_start(start: int, *, rate: int, info: AudioInfo) -> tuple[int, int]:
-    """Returns the first source frame to read and how many resampled samples to drop.
+    """Returns the first frame of the file to read, and how many resampled samples to drop.
 
-    Reading starts on a frame that falls on the target's sample grid, so every
-    window sees the samples that resampling the whole file would give.
+    The two rates have a common grid of points in time. Reading starts on that
+    grid, so that a window gets the samples that resampling the whole file would give.
     """
     if info.sample_rate == rate:
         return min(start, info.frames), 0
@@ -326,12 +262,11 @@ def _source_start(start: int, *, rate: int, info: AudioInfo) -> tuple[int, int]:
     return grid * source_step, start - grid * target_step
 
 
-def _mixed(read: Callable[[], Iterable[FloatArray]]) -> FloatArray:
-    """Mixes `[n, channels]` blocks to mono `[frames]`.
+def _mixed(read: Callable[[], Iterable[NDArray[Any]]]) -> FloatArray:
+    """Mixes blocks `[n, channels]` to mono `[frames]` by the mean of the channels.
 
-    The mean of the channels; where that cancels (opposite-phase stereo loses
-    more than 20 dB against the loudest channel) the loudest channel alone,
-    for which all is read once more, so that nothing vanishes unnoticed.
+    In stereo with opposite phase the mean cancels. If it is more than 20 dB
+    below the loudest channel, that channel alone is returned, and `read` is called again to get it.
     """
     mono, energies = [np.zeros(0)], np.zeros(1)
     for block in read():
@@ -343,25 +278,20 @@ def _mixed(read: Callable[[], Iterable[FloatArray]]) -> FloatArray:
     return mean
 
 
-def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Track:
-    """Opens a file with libsndfile, or else with FFmpeg."""
+def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Decoder:
+    """Opens a file with libsndfile or, if libsndfile does not know it or its length, with FFmpeg."""
     if info is None or info.decoder == "libsndfile":
         try:
-            track = libsndfile.Track(path, info)
+            decoder = libsndfile.SndfileDecoder(path, info)
         except AudioError as error:
-            if error.code != "undecodable":
-                raise
-            from tfpipe.audio import ffmpeg
-
-            if ffmpeg.container_of(path) in (None, "flac"):
+            # FFmpeg reads FLAC of unknown length only: what libsndfile calls damaged, stays damaged.
+            if error.code != "undecodable" or container_of(path) in (None, "flac"):
                 raise
         else:
-            if track.info.frames != libsndfile.UNKNOWN_FRAMES:
-                return track
-            track.close()
-    from tfpipe.audio import ffmpeg
-
-    return ffmpeg.Track(path, info)
+            if decoder.info.frames != libsndfile.UNKNOWN_FRAMES:
+                return decoder
+            decoder.close()
+    return FfmpegDecoder(path, info)
 
 
 def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
@@ -377,12 +307,12 @@ def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
 
 
 def _require_file(path: str | os.PathLike[str]) -> None:
-    """Checks that there is something to open; at a URL nothing is but files."""
+    """Refuses what is missing, empty, not readable or, on a local disk, not a regular file."""
     try:
         size = stamp(path)[0]
         regular = is_remote(path) or stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error
+        raise AudioError("unreadable", os_error_message(error, path)) from error
     if not regular:
         raise AudioError("not_a_file", f"{path}: is not a regular file")
     if size == 0:

@@ -38,7 +38,8 @@ import tensorflow as tf
 import tensorflow_io as tfio
 from numpy.typing import NDArray
 
-from tfpipe.audio.reader import AudioInfo, TrackReader, probe
+from tfpipe.audio.info import AudioInfo
+from tfpipe.audio.reader import TrackReader, probe
 from tfpipe.errors import AudioError
 from tfpipe.features.log_mel import FloatArray
 
@@ -68,7 +69,7 @@ def check() -> None:
     tfio.audio.decode_wav(tf.audio.encode_wav(tf.zeros([22_050, 1]), 22_050), dtype=tf.int16)
 
 
-class Track:
+class TensorflowIoDecoder:
     """A file that is decoded as a whole: a decoder for `tfpipe.audio.reader.TrackReader`.
 
     Args:

@@ -31,7 +31,8 @@ from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.scan import scan_track
 from beam_jobs.shards import write_shard
 from beam_jobs.variants import Variant
-from tfpipe.audio.reader import TrackReader, read_window, write_wav
+from tfpipe.audio.reader import TrackReader, read_window
+from tfpipe.audio.wav import write_wav
 from tfpipe.bench.compare import Result, compared, rates
 from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from beam_jobs.engines import stack_audio
     from beam_jobs.variants import Variant
     from beam_jobs.vocoder import Vocoder
-    from tfpipe.audio.reader import TrackReader, write_wav
+    from tfpipe.audio.reader import TrackReader
+    from tfpipe.audio.wav import write_wav
     from tfpipe.evaluation.plots import spectrograms
     from tfpipe.features.log_mel import is_silent, log_mel
 

@@ -115,7 +115,7 @@ def _encode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _decode(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    from tfpipe.audio.reader import write_wav
+    from tfpipe.audio.wav import write_wav
     from tfpipe.evaluation.latents import read_latents
     from tfpipe.process.progress import Progress
 
@@ -150,7 +150,8 @@ def _reconstruct(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
-    from tfpipe.audio.reader import probe, write_long_wav
+    from tfpipe.audio.reader import probe
+    from tfpipe.audio.wav import write_long_wav
     from tfpipe.model.measure import squared_error
     from tfpipe.process.progress import Progress
 
@@ -188,7 +189,7 @@ def _first(count: int, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]
 def _generate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from tfpipe.audio.reader import write_wav
+    from tfpipe.audio.wav import write_wav
 
     if not -100.0 <= args.ref_db <= 30.0:
         raise UsageError(f"--ref_db {args.ref_db:g} is no level; use -100 to 30 dB (recordings lie about {_REF_DB:g})")
@@ -206,7 +207,7 @@ def _interpolate(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
-    from tfpipe.audio.reader import write_long_wav
+    from tfpipe.audio.wav import write_long_wav
 
     ends = [_loudest(client, path) for path in (args.first, args.last)]
     walk = client.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)

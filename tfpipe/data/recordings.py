@@ -78,7 +78,7 @@ class RecordingWindows:
 
         Several tracks are read at the same time. Memory holds a few windows of each,
         for any length of the files. The exception are mp3 files and files that cannot
-        seek: of these it holds a minute (`tfpipe.audio.libsndfile.Track`).
+        seek: of these it holds a minute (`tfpipe.audio.libsndfile.SndfileDecoder`).
 
         Args:
             batch_size: windows in a batch.
@@ -109,7 +109,7 @@ class RecordingWindows:
         index, rate, samples = int(track), self.spec.sample_rate, self.spec.samples
         tfio = self._tfio
         try:
-            with TrackReader(self.paths[index], decoder=tfio.Track if tfio else None) as reader:
+            with TrackReader(self.paths[index], decoder=tfio.TensorflowIoDecoder if tfio else None) as reader:
                 starts = reader.plan(spec=self.spec, hop_s=self._hop_s, min_fill=self._min_fill)
                 self.seconds[index], self.windows[index] = reader.info.seconds, len(starts)
                 for start in starts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -41,7 +41,7 @@ class LogMel(NamedTuple):
     ref_db: float
 
 
-def log_mel(audio: NDArray[np.floating], spec: FeatureSpec) -> LogMel:
+def log_mel(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> LogMel:
     """Computes the features of one window.
 
     Notebook In [8] (librosa `melspectrogram`, then `power_to_db(ref=np.max)`),
@@ -59,12 +59,12 @@ def log_mel(audio: NDArray[np.floating], spec: FeatureSpec) -> LogMel:
     return normalise(mel_basis(spec) @ magnitude(audio, spec), spec)
 
 
-def is_silent(audio: NDArray[np.floating], spec: FeatureSpec) -> bool:
+def is_silent(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> bool:
     """Tells whether the peak of `audio` `[samples]` is under the spec's silence level."""
     return audio.size == 0 or float(np.max(np.abs(audio.astype(np.float32)))) < spec.silence_peak
 
 
-def magnitude(audio: NDArray[np.floating], spec: FeatureSpec) -> FloatArray:
+def magnitude(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> FloatArray:
     """Computes the STFT magnitude raised to `spec.power`, `[bins, frames]`.
 
     A window is float32, as requests carry it, and is computed in float64: so
@@ -137,7 +137,7 @@ def normalise(mel: FloatArray, spec: FeatureSpec) -> LogMel:
     return LogMel(scaled, round(ref_db, 3))
 
 
-def quantise(mel: NDArray[np.floating]) -> NDArray[np.uint8]:
+def quantise(mel: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Returns the 8-bit codes of a log-mel in [0, 1]; the mean squared error is about 1.3e-6."""
     return np.rint(np.asarray(mel) * 255.0).astype(np.uint8)
 

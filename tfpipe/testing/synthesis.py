@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import signal
 
-from tfpipe.audio.reader import write_wav
+from tfpipe.audio.wav import write_wav
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import FloatArray
 

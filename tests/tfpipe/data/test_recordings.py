@@ -12,7 +12,8 @@ import soundfile
 from audio_files import sound, write_sf
 
 from beam_jobs.corpus import discover
-from tfpipe.audio.reader import read_window, window_starts, write_wav
+from tfpipe.audio.reader import read_window, window_starts
+from tfpipe.audio.wav import write_wav
 from tfpipe.cli.main import main
 from tfpipe.data.manifest import load_manifest, load_tracks
 from tfpipe.data.recordings import RecordingWindows

@@ -1,0 +1,53 @@
+"""What a decoder tells about an audio file, and the interface that every decoder implements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """The properties of an audio file.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: number of interleaved channels.
+        frames: samples per channel.
+        seconds: length in s.
+        format: container and codec, such as `WAV/PCM_16`.
+        decoder: the decoder that reads the file, `libsndfile` or `ffmpeg`.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+    seconds: float
+    format: str
+    decoder: str = "libsndfile"
+
+
+class Decoder(Protocol):
+    """An audio file that is open for reading.
+
+    Attributes:
+        info: the properties of the file.
+    """
+
+    info: AudioInfo
+
+    def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating[Any]]]:
+        """Yields blocks `[n, channels]` with the `count` frames from frame `first`, fewer if the file ends before.
+
+        Full scale is 1.0. What is yielded depends on the arguments alone, never on earlier calls.
+
+        Raises:
+            AudioError: the file is damaged there or cannot be read.
+        """
+
+    def close(self) -> None:
+        """Closes the file."""

@@ -1,0 +1,104 @@
+"""Writing mono 16-bit wav files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from tfpipe.errors import TfpipeError, translate_os_errors
+from tfpipe.files.storage import atomic_write
+
+# Samples of a long wav that are scaled at a time.
+_BLOCK = 2**20
+# A wav holds 4 GB at most. A file with more samples is written as RF64.
+_WAV_MAX_FRAMES = 2**31 - 2**10
+
+
+def write_wav(path: str | os.PathLike[str], audio: NDArray[np.floating[Any]], sample_rate: int) -> None:
+    """Writes a mono 16-bit wav, whole or not at all; scales the audio down if it would clip.
+
+    Args:
+        path: local file; its folder is made if it is missing.
+        audio: `[samples]`, full scale is 1.0.
+        sample_rate: Hz.
+
+    Raises:
+        TfpipeError: the audio is not finite, or the file cannot be written.
+    """
+    peak = _finite_peak(audio, path)
+    with _open_wav(path, sample_rate, frames=len(audio)) as file:
+        file.write(audio / peak if peak > 1.0 else audio)
+
+
+def write_long_wav(path: str | os.PathLike[str], pieces: Iterable[NDArray[np.floating[Any]]], sample_rate: int) -> int:
+    """Writes pieces of audio as one wav, like `write_wav` of the joined pieces, with one piece in memory at a time.
+
+    The peak of all pieces is known only at the end. The pieces are therefore first written as
+    32-bit floats to a temporary file in the same folder, and then scaled.
+
+    Args:
+        path: local file; its folder is made if it is missing.
+        pieces: arrays `[samples]`, full scale is 1.0.
+        sample_rate: Hz.
+
+    Returns:
+        The number of samples written.
+
+    Raises:
+        TfpipeError: the audio is not finite, or the file cannot be written.
+    """
+    path, peak = Path(path), 1.0
+    with translate_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as unscaled:
+            # RF64 has no limit of 4 GB.
+            with _sound_file(unscaled.fileno(), path, sample_rate, kind="RF64", subtype="FLOAT") as file:
+                for piece in pieces:
+                    peak = max(peak, _finite_peak(piece, path))
+                    file.write(piece)
+                frames: int = file.frames
+            unscaled.seek(0)
+            with (
+                soundfile.SoundFile(unscaled.fileno(), closefd=False) as file,
+                _open_wav(path, sample_rate, frames=frames) as scaled,
+            ):
+                for block in file.blocks(_BLOCK):
+                    scaled.write(block / peak)
+    return frames
+
+
+def _finite_peak(audio: NDArray[np.floating[Any]], path: str | os.PathLike[str]) -> float:
+    if not np.isfinite(audio).all():
+        raise TfpipeError(f"{path}: not written because the audio holds NaN or Inf; check where it comes from")
+    return float(np.abs(audio).max(initial=0.0))
+
+
+@contextmanager
+def _open_wav(path: str | os.PathLike[str], sample_rate: int, *, frames: int) -> Iterator[soundfile.SoundFile]:
+    kind = "WAV" if frames < _WAV_MAX_FRAMES else "RF64"
+    with (
+        atomic_write(path) as whole,
+        _sound_file(whole.fileno(), path, sample_rate, kind=kind, subtype="PCM_16") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _sound_file(
+    descriptor: int, path: str | os.PathLike[str], sample_rate: int, *, kind: str, subtype: str
+) -> Iterator[soundfile.SoundFile]:
+    """Writes mono audio to a file descriptor; turns an error of libsndfile into an `OSError`."""
+    try:
+        with soundfile.SoundFile(descriptor, "w", sample_rate, 1, subtype, format=kind, closefd=False) as file:
+            yield file
+    except soundfile.SoundFileError as error:
+        words = str(getattr(error, "error_string", error)).strip(" .")
+        raise OSError(None, f"cannot be written ({words}); is the disk full?", os.fspath(path)) from error
