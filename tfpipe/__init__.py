@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfpipe.features.log_mel import log_mel
     from tfpipe.spec import FeatureSpec
     from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.workflow.chain import run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "log_mel",
     "make_dataset",
     "preprocess",
+    "run",
     "score",
     "serve",
     "train",
@@ -61,6 +63,7 @@ _HOMES = {
     "log_mel": "tfpipe.features.log_mel",
     "make_dataset": "tfpipe.api",
     "preprocess": "tfpipe.api",
+    "run": "tfpipe.workflow.chain",
     "score": "tfpipe.api",
     "serve": "tfpipe.api",
     "train": "tfpipe.api",

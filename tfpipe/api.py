@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.errors import UsageError
+from tfpipe.workflow import configs
+from tfpipe.workflow.configs import PathLike
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from tfpipe.evaluation.score import Scores
     from tfpipe.spec import FeatureSpec
     from tfpipe.training.run_folder import Run
-
-PathLike = str | os.PathLike[str]
 
 
 def preprocess(
@@ -47,19 +46,17 @@ def preprocess(
         spec: the features; the default ones when None.
         beam_options: options of Apache Beam, such as `["--runner=FlinkRunner"]`.
         quiet: show no progress.
-        **settings: fields of `PreprocessConfig`.
+        **settings: fields of `PreprocessConfig` and of `FeatureSpec`.
 
     Raises:
         UsageError: a setting is unknown or out of range.
         TfpipeError: the work failed, for example because no file can be read or the disk is full.
     """
-    from beam_jobs.config import PreprocessConfig
     from beam_jobs.job import preprocess as run_job
 
     if spec is not None:
         settings["spec"] = spec
-    config = _config(PreprocessConfig, inputs=_paths(inputs), output=os.fspath(output), **settings)
-    return run_job(config, pipeline_args=beam_options, quiet=quiet)
+    return run_job(configs.preprocess_config(inputs, output, settings), pipeline_args=beam_options, quiet=quiet)
 
 
 def verify(data: PathLike) -> list[str]:
@@ -129,7 +126,7 @@ def train(data: PathLike, run: PathLike, *, quiet: bool = False, **settings: Any
         data: dataset folder, local or a URL.
         run: run folder; a folder that holds a run with other settings is refused.
         quiet: show no progress.
-        **settings: fields of `TrainConfig`.
+        **settings: fields of `TrainConfig` and of `AugmentConfig`.
 
     Returns:
         The finished run, with its history and checkpoints.
@@ -140,9 +137,9 @@ def train(data: PathLike, run: PathLike, *, quiet: bool = False, **settings: Any
         RunError: the folder holds a run with other settings, or the loss is not finite any more.
         Interrupted: stopped by a signal after saving.
     """
-    from tfpipe.training.run_folder import TrainConfig, finished
+    from tfpipe.training.run_folder import finished
 
-    config = _config(TrainConfig, data=os.fspath(data), run=os.fspath(run), **settings)
+    config = configs.train_config(data, run, settings)
     if (done := finished(config)) is not None:
         return done
     from tfpipe.training.loop import train as train_model
@@ -210,7 +207,7 @@ def score(recordings: PathLike | Iterable[PathLike], run: PathLike | Run, **sett
     from beam_jobs.corpus import discover
     from tfpipe.evaluation.score import score as measure
 
-    corpus = discover(_paths(recordings))
+    corpus = discover(configs.paths(recordings))
     return measure(corpus.files, run=_run_path(run), skipped=corpus.skipped, **settings)
 
 
@@ -274,25 +271,10 @@ def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:
 
     if model_base_path is not None:
         settings["model_base_path"] = Path(model_base_path)
-    server = Server(_config(ServerConfig, **settings))
+    configs.require_known(settings, configs.names(ServerConfig))
+    server = Server(ServerConfig(**settings))
     server.start()
     return server
-
-
-def _config(kind: Any, **settings: Any) -> Any:
-    """Makes a config of keywords; one that the config does not have is wrong usage, not a TypeError."""
-    unknown = sorted(settings.keys() - kind.__dataclass_fields__.keys())
-    if unknown:
-        known = ", ".join(kind.__dataclass_fields__)
-        raise UsageError(f"{', '.join(unknown)}: no such setting of {kind.__name__}; use {known}")
-    return kind(**settings)
-
-
-def _paths(paths: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
-    """Returns one path or several as a tuple of text."""
-    if isinstance(paths, str | os.PathLike):
-        return (os.fspath(paths),)
-    return tuple(os.fspath(path) for path in paths)
 
 
 def _run_path(run: PathLike | Run) -> Path:

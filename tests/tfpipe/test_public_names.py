@@ -12,7 +12,7 @@ import tfpipe as tp
 
 NAMES = [
     *("AugmentConfig", "Client", "FeatureSpec", "PreprocessConfig", "ServerConfig", "TrainConfig"),
-    *("errors", "evaluate", "export", "inspect", "log_mel", "make_dataset", "preprocess", "score", "serve"),
+    *("errors", "evaluate", "export", "inspect", "log_mel", "make_dataset", "preprocess", "run", "score", "serve"),
     *("train", "verify"),
 ]
 
@@ -63,7 +63,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     ],
 )
 def test_a_setting_that_is_not_there_is_wrong_usage_and_names_those_that_are(call):
-    with pytest.raises(tp.errors.UsageError, match=r"no such setting of .*; use "):
+    with pytest.raises(tp.errors.UsageError, match=r"no such setting; use "):
         call()
 
 

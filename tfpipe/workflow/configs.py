@@ -77,9 +77,9 @@ def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     from tfpipe.spec import FeatureSpec
     from tfpipe.training.run_folder import TrainConfig
 
-    job = (_names(PreprocessConfig) | _names(FeatureSpec)) - {"inputs", "output", "overwrite"}
-    training = (_names(TrainConfig) | _names(AugmentConfig)) - {"data", "run"}
-    _require_known(settings, job | training)
+    job = (names(PreprocessConfig) | names(FeatureSpec)) - {"inputs", "output", "overwrite"}
+    training = (names(TrainConfig) | names(AugmentConfig)) - {"data", "run"}
+    require_known(settings, job | training)
     return (
         {name: value for name, value in settings.items() if name in job},
         {name: value for name, value in settings.items() if name in training},
@@ -90,18 +90,20 @@ def _parted(
     settings: Mapping[str, Any], config: type, inner: type, *, leave_out: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parts settings into those of a config and those of the config that one of its fields holds."""
-    own, others = _names(config) - set(leave_out), _names(inner)
-    _require_known(settings, own | others)
+    own, others = names(config) - set(leave_out), names(inner)
+    require_known(settings, own | others)
     return (
         {name: value for name, value in settings.items() if name in own},
         {name: value for name, value in settings.items() if name in others},
     )
 
 
-def _require_known(settings: Mapping[str, Any], known: set[str]) -> None:
+def require_known(settings: Mapping[str, Any], known: set[str]) -> None:
+    """Raises a UsageError that names the settings which are not among the known ones."""
     if unknown := sorted(settings.keys() - known):
         raise UsageError(f"{', '.join(unknown)}: no such setting; use {', '.join(sorted(known))}")
 
 
-def _names(config: Any) -> set[str]:
+def names(config: Any) -> set[str]:
+    """Returns the names of a config's fields."""
     return {field.name for field in dataclasses.fields(config)}
