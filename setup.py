@@ -36,18 +36,20 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfpipe*", "beam_jobs*", "serving*"]),
-    package_data={"serving.protocol": ["*.pb"], "serving.server": ["*.pyi"]},
-    # The compiled front end of `tfpipe serve`; without Rust, the server answers gRPC in Python.
+    package_data={"serving.protocol": ["*.pb"], "serving.server": ["*.pyi"], "tfpipe.bench": ["*.pyi"]},
+    # The compiled front end of `tfpipe serve` and the load generator of `tfpipe bench serve`. Both are optional:
+    # without Rust, the server answers gRPC in Python and the bench sends its requests from Python.
     rust_extensions=[
         RustExtension(
-            "serving.server._front",
-            path="serving/native/Cargo.toml",
+            name,
+            path=f"{crate}/Cargo.toml",
             args=["--locked"],
             binding=Binding.PyO3,
             debug=False,
             optional=True,
             py_limited_api=True,
         )
+        for name, crate in (("serving.server._front", "serving/native"), ("tfpipe.bench._load", "tfpipe/bench/native"))
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
     python_requires=">=3.11,<3.13",

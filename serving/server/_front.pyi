@@ -1,115 +1,126 @@
-"""The compiled module of `serving/native`: HTTP/2 connections, and requests that fit together.
+"""The compiled module of `serving/native`: it holds HTTP/2 connections and batches requests.
 
-Needs no TensorFlow. Numbers of status codes are gRPC's.
+It needs no TensorFlow. Status codes are gRPC's numbers.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Self, final
 
 from _typeshed import ReadableBuffer
 
+__all__ = ["Batch", "Call", "Front", "Memory", "rows_of"]
+
+@final
 class Memory:
-    """Bytes of a request, read-only: `memoryview` and NumPy look at them where they lie."""
+    """Read-only bytes of a request; `memoryview` and `numpy.frombuffer` read them without a copy."""
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class Call:
-    """One request, answered by the first `answer` or `refuse`; when it is dropped without, with INTERNAL."""
+    """One request. Its first `answer` or `refuse` counts; if it is dropped without one, the client gets INTERNAL."""
 
     id: int
     path: str
     encoding: str | None
-    """How the message is compressed, where it is; empty where the client does not say."""
+    """How the message is compressed, such as `gzip`; empty if the client does not say, None if it is not compressed."""
     @property
     def body(self) -> Memory: ...
     @property
     def timeout_s(self) -> float | None:
-        """How long the client will still wait, in s."""
+        """How long the client will still wait, in s, or None if it set no deadline."""
 
     @property
     def waited_s(self) -> float:
-        """Time since it came, in s."""
+        """Time since the request arrived, in s."""
 
     @property
     def has_rows(self) -> bool:
-        """It is a Predict request whose rows can be told, and are fewer than a batch."""
+        """Tells whether it is a Predict request that can be batched: its rows are known and fewer than a full batch."""
 
     def has_left(self) -> bool:
-        """Tells whether nobody waits for it any more, its answer included."""
+        """Tells whether nobody waits for an answer any more: the client has left, or the request was answered."""
 
     def put_together(self, model: str, signature: str) -> None:
-        """From now on, requests that differ from it in nothing but their rows come in batches.
+        """Makes requests that differ from this one in their rows alone come as batches from now on.
 
-        All requests for a signature share what may wait and be computed, however they are written.
+        All requests for one signature share its limits on waiting rows and on batches, also if their messages differ.
         """
 
     def answer(self, parts: Sequence[ReadableBuffer]) -> bool:
-        """Answers with the bytes of these parts, which must not change any more; False where there is no room."""
+        """Answers with the bytes of `parts`, which must not change afterwards.
+
+        Returns False, and does not answer, if too many bytes of answers wait for clients to read them.
+        """
 
     def refuse(self, code: int, message: str) -> None:
         """Answers with an error."""
 
+@final
 class Batch:
-    """Requests that differ in nothing but their rows, to be answered together."""
+    """Requests that differ in their rows alone and are computed together."""
 
     rows: list[int]
-    """Rows of each request."""
+    """Number of rows of each request."""
     @property
     def request(self) -> Memory:
-        """The first of the requests, which stands for all."""
+        """The first request; the others differ from it in their rows alone."""
 
     @property
     def inputs(self) -> list[tuple[str, Memory]]:
-        """Alias and content of each input, with the rows of all requests one after another."""
+        """Alias and content of each input; the content is the rows of all requests, in order."""
 
     @property
     def waited_s(self) -> list[float]:
-        """Time since each request came, in s."""
+        """Time since each request arrived, in s."""
 
     def computed(self) -> None:
-        """The model is done; another batch of this signature may be computed."""
+        """Reports that the model has computed this batch, so that the next one of its signature can start."""
 
     def answer(self, arrays: Sequence[ReadableBuffer], heads: Mapping[int, Sequence[bytes]], rest: bytes) -> bool:
-        """Answers each request with its rows; False where there is no room.
+        """Answers each request with its rows; returns False if there is no room, see `Call.answer`.
 
         Args:
-            arrays: bytes of each output, with the rows of all requests; they must not change any more.
-            heads: by number of rows, what stands before the rows of each output.
-            rest: what else stands in each answer.
+            arrays: each output with the rows of all requests; the bytes must not change afterwards.
+            heads: for each number of rows that occurs, the bytes before the rows of each output.
+            rest: bytes that every answer holds besides.
         """
 
     def refuse(self, code: int, message: str) -> None:
-        """Answers all with an error."""
+        """Answers all requests with an error."""
 
     def calls(self) -> list[Call]:
-        """Takes the requests out, to be answered one by one."""
+        """Takes the requests out of the batch, to be answered one by one."""
 
     def forget_kind(self) -> None:
-        """Requests of this kind come one by one again."""
+        """Makes requests of this kind come one by one again."""
 
+@final
 class Front:
-    """Listens on a port, bound when made.
+    """Listens on a port, which is bound when the object is made.
 
     Args:
         host: address to listen on.
-        port: 0 picks a free one.
-        message_bytes: largest message of a client; all large ones in hand may have four times as many in sum.
-        unread_bytes: bytes of answers that clients have not taken, in sum.
-        patience_s: how long a request that is being read, an answer or an idle connection keeps its room once
-            others need it, in s.
-        batch_rows: rows of a batch; requests with as many come by themselves.
+        port: port to listen on; 0 picks a free one.
+        message_bytes: largest message of a client. All large messages that are held may have four times as many bytes
+            together.
+        unread_bytes: bytes of all answers that clients have not read yet.
+        patience_s: when others need room, a request that is still being read, an answer that is not read, or an idle
+            connection is given up after this time, in s.
+        batch_rows: rows of a full batch; a request with as many rows or more is not batched.
         waiting_rows: rows of one signature that may wait.
-        waiting_calls: calls that may wait to be taken by `next_call`.
+        waiting_calls: calls that may wait for `next_call`.
         batches: batches of one signature that are computed at the same time.
-        fill_time_s: time that a batch waits to be filled, in s.
+        fill_time_s: how long a batch that is not full waits for more rows, in s.
 
     Raises:
         OSError: the port cannot be bound.
     """
 
     port: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         host: str,
         port: int,
         *,
@@ -121,45 +132,38 @@ class Front:
         waiting_calls: int,
         batches: int,
         fill_time_s: float,
-    ) -> None: ...
-    def start(self) -> None: ...
+    ) -> Self: ...
+    def start(self) -> None:
+        """Starts to accept connections, on a thread of its own."""
+
     def next_call(self) -> Call | None:
-        """Waits for a request that comes by itself; None once the server is closed."""
+        """Waits for a request that is not batched; returns None when the server is closed."""
 
     def next_batch(self) -> Batch | None:
-        """Waits for requests to compute together; None once the server is closed."""
+        """Waits for a batch; returns None when the server is closed."""
 
     def next_news(self) -> tuple[list[int], list[tuple[str, int, str, int]]] | None:
-        """Waits for what the interpreter should know; None once the server is closed.
+        """Waits until there is something to report; returns None when the server is closed.
 
-        A thread must wait here: it also gives back the memory of answers that were sent.
+        One thread must call this in a loop, because it also frees the memory of answers that were sent.
 
         Returns:
-            Calls whose clients have left, by `Call.id`; and model (empty where it is not known), status code, reason
-            and number of the calls that were refused without coming up here.
+            The `Call.id` of calls whose clients have left; and the calls that were refused without Python: model (empty
+            if it is not known), status code, reason and number.
         """
 
     def held(self) -> tuple[int, int, int]:
-        """Returns calls in hand, bytes of large requests, and bytes of answers that clients have not taken."""
+        """Returns the number of calls in hand, bytes of large requests, and bytes of answers that are not read yet."""
 
     def drain(self, grace_s: float) -> bool:
-        """Takes no new requests and waits for those in hand; tells whether all were answered in time."""
+        """Refuses new requests and waits for those in hand; tells whether all were answered within `grace_s`."""
 
     def close(self) -> None:
-        """Ends connections and waits."""
-
-def load(address: str, path: str, requests: Sequence[bytes], *, times: int, answer_bytes: int) -> int:
-    """Sends each request so many times, one after another, all side by side on one connection.
-
-    Returns the number of answers, for benchmarks: it checks their length and nothing else.
-
-    Raises:
-        ConnectionError: the connection breaks, or an answer has another length.
-    """
+        """Refuses the requests that wait, ends all connections, and makes `next_call` and the like return None."""
 
 def rows_of(message: bytes) -> tuple[bytes, int, list[tuple[bytes, bytes]]] | None:
-    """Reads a PredictRequest as far as batches need it; None where it comes by itself.
+    """Reads a serialised PredictRequest as batches need it; returns None if it cannot be batched.
 
     Returns:
-        The key that requests which fit together share, the number of rows, and alias and content of each input.
+        The key (requests with the same key can be batched), the number of rows, and alias and content of each input.
     """

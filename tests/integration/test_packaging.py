@@ -28,9 +28,8 @@ def _copy(repo, folder) -> Path:
     source = folder / "source"
     source.mkdir()
     names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
-    names += ["docs", "tfpipe", "beam_jobs", "serving"]
+    names += ["docs", "tfpipe", "beam_jobs", "serving", "Cargo.toml", "Cargo.lock", "rustfmt.toml"]
     subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
-    shutil.rmtree(source / "serving" / "native" / "target", ignore_errors=True)
     return source
 
 
@@ -56,7 +55,7 @@ def wheel(tmp_path_factory, repo) -> Path:
     source = _copy(repo, folder)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
     # What the checkout's own build has compiled of the crates need not be compiled again.
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(repo / "serving" / "native" / "target")}
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(repo / "target")}
     subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     (path,) = folder.glob("*.whl")
     return path
@@ -76,9 +75,9 @@ def _run(command, *, cwd):
 def test_wheel_content(wheel, repo):
     names = zipfile.ZipFile(wheel).namelist()
     if shutil.which("cargo"):
-        # The compiled front end is for any Python from 3.11 on.
+        # The compiled modules work with any Python from 3.11 on.
         assert wheel.name.startswith(f"tfpipe-{__version__}-cp311-abi3-")
-        assert "serving/server/_front.abi3.so" in names
+        assert {"serving/server/_front.abi3.so", "tfpipe/bench/_load.abi3.so"} <= set(names)
     assert not [name for name in names if name.endswith((".rs", ".toml")) or "/native/" in name]
     tops = {name.split("/")[0] for name in names}
     assert tops == {"tfpipe", "beam_jobs", "serving", f"tfpipe-{__version__}.dist-info"}

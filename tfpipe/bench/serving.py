@@ -28,7 +28,6 @@ from serving.checks.smoke import server_process
 from serving.client.client import UNLIMITED
 from serving.protocol import protos, tensors
 from serving.server.grpc_methods import PREDICT
-from serving.server.grpc_native import is_built
 from tfpipe.bench.compare import Result, compared, rates
 from tfpipe.errors import ServingError, UsageError
 
@@ -205,11 +204,10 @@ class _Target:
 
     def load(self, requests: Sequence[bytes], times: int) -> int:
         """Sends each request so many times one after another, all side by side; returns their number."""
-        if is_built():
-            from serving.server._front import load
-
+        load = _compiled_load()
+        if load is not None:
             length = len(self.answer(requests[0]))
-            return load(f"127.0.0.1:{self._port}", self._method, requests, times=times, answer_bytes=length)
+            return int(load(f"127.0.0.1:{self._port}", self._method, requests, times=times, answer_bytes=length))
 
         def client(request: bytes) -> int:
             for _ in range(times):
@@ -218,6 +216,15 @@ class _Target:
 
         with futures.ThreadPoolExecutor(len(requests)) as pool:
             return sum(pool.map(client, requests))
+
+
+def _compiled_load() -> Callable[..., int] | None:
+    """Returns the compiled load generator, or None if it was not built because Rust is missing."""
+    try:
+        from tfpipe.bench._load import load
+    except ImportError:
+        return None
+    return load
 
 
 def _request(signature: str, **inputs: np.ndarray) -> bytes:

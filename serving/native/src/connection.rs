@@ -1,4 +1,4 @@
-//! HTTP/2 connections and the calls on them: gRPC's framing, deadlines, and clients that leave.
+//! HTTP/2 connections and the calls on them: gRPC's framing, deadlines, and clients that disconnect.
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -14,42 +14,43 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::calls::{Answer, Call, LATE, Shared, code};
 use crate::memory::{Body, Budget, Message};
 use crate::predict::rows_of;
+use crate::queue::{Answer, Call, Shared, code};
+use crate::waiting::LATE;
 
-/// How far the server's end has come.
+/// Whether the server is shutting down.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Open,
-    /// No new calls; those in hand are answered.
+    /// Calls in hand are answered; new ones are refused.
     Draining,
     Closed,
 }
 
 const PREDICT: &str = "/tensorflow.serving.PredictionService/Predict";
-/// Time for a client to say that it speaks HTTP/2.
+/// How long a client has for HTTP/2's handshake.
 const GREETING: Duration = Duration::from_secs(20);
-/// Bytes of requests that one connection, and one call, may send ahead.
+/// Bytes that a client may send on one connection, and for one call, before we have read them.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const CALL_WINDOW: u32 = 4 << 20;
-/// Bytes of a frame, which is held until it is whole, and of a call's headers.
+/// Largest frame, which is held in memory until it is whole, and largest headers of a call, in bytes.
 const FRAME: u32 = 64 << 10;
 const HEADERS: u32 = 16 << 10;
-/// Calls of one connection at the same time; a client keeps further ones to itself until others are answered.
+/// Calls of one connection at the same time; a client must wait with further ones until others are answered.
 const CALLS: u32 = 1000;
-/// Time after which the system asks whether a silent client is still there.
+/// After this time without traffic, TCP checks whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
-/// Time that an answer which was given up may still hold its memory, where the client takes nothing at all.
+/// How long a cancelled answer may keep its memory if the client reads nothing; then the connection is closed.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// Takes in connections until the server closes.
+/// Accepts connections until the server drains or closes.
 pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
     while *stage.borrow_and_update() == Stage::Open {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => take_in(socket, &shared, &stage),
-                // Out of file descriptors, or a client that was gone at once.
+                Ok((socket, _)) => start_connection(socket, &shared, &stage),
+                // No file descriptor is free, or the client has already gone.
                 Err(_) => sleep(Duration::from_millis(50)).await,
             },
             _ = stage.changed() => {}
@@ -57,8 +58,8 @@ pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch
     }
 }
 
-fn take_in(socket: TcpStream, shared: &Arc<Shared>, stage: &watch::Receiver<Stage>) {
-    // Without room, the connection is closed, and those that have been idle for long are.
+fn start_connection(socket: TcpStream, shared: &Arc<Shared>, stage: &watch::Receiver<Stage>) {
+    // If there is no room, this connection is closed at once, and those that have been idle for long are closed too.
     let Some(room) = shared.connections.take(1) else { return };
     let _ = socket.set_nodelay(true);
     let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
@@ -76,14 +77,14 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
         .max_frame_size(FRAME)
         .max_header_list_size(HEADERS)
         .max_concurrent_streams(CALLS)
-        // A client may cancel all its calls at once.
+        // A client may cancel all its calls at the same time.
         .max_pending_accept_reset_streams(CALLS as usize)
         .handshake::<_, Bytes>(socket);
     let Ok(Ok(mut connection)) = timeout(GREETING, handshake).await else { return };
     if *stage.borrow_and_update() != Stage::Open {
         connection.graceful_shutdown();
     }
-    // Each of its calls holds the other end of `stuck`.
+    // Every call of the connection holds a clone of `stuck`: so the count tells whether there are any.
     let (stuck, mut used) = (Arc::new(Notify::new()), Instant::now());
     loop {
         tokio::select! {
@@ -113,9 +114,9 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
 }
 
 fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>, stuck: &Arc<Notify>) {
-    // An error is a client that has left.
     let Some(room) = shared.in_hand.take(1) else {
         const WHY: &str = "Too many requests are in hand";
+        // Sending fails only if the client has disconnected; here and below, there is nobody to tell then.
         shared.count_refused(String::new(), code::UNAVAILABLE, WHY);
         let _ = finish(respond, code::UNAVAILABLE, WHY);
         return;
@@ -127,10 +128,10 @@ fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendRe
     });
 }
 
-/// Why a call is refused before anyone has looked at its message.
+/// The status code and the reason of a call that is refused before its message is looked at.
 struct Refusal(u32, &'static str);
 
-/// What a call's headers say.
+/// The headers of a call that matter later.
 struct Head {
     path: String,
     encoding: String,
@@ -151,7 +152,7 @@ async fn call(
         return Ok(());
     }
     let Some(head) = read_head(head) else {
-        return finish(respond, code::INTERNAL, "The header grpc-timeout is no time.");
+        return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
     };
     let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
@@ -183,7 +184,7 @@ async fn call(
     }
 }
 
-/// Returns the status of a request that is none of gRPC.
+/// Returns the HTTP status that refuses a request that is not gRPC, or None if it is gRPC.
 fn not_grpc(head: &Parts) -> Option<StatusCode> {
     if head.method != Method::POST {
         return Some(StatusCode::METHOD_NOT_ALLOWED);
@@ -192,14 +193,14 @@ fn not_grpc(head: &Parts) -> Option<StatusCode> {
     (!kind.starts_with(b"application/grpc")).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
-/// Reads what matters of the headers, so that the rest can go; None where the timeout is no time.
+/// Reads the headers that matter, or returns None if the timeout is not a valid time.
 fn read_head(head: Parts) -> Option<Head> {
     let encoding = head.headers.get("grpc-encoding").and_then(|name| name.to_str().ok()).unwrap_or("");
     let deadline = deadline(&head.headers, Instant::now())?;
     Some(Head { path: head.uri.path().to_owned(), encoding: encoding.to_owned(), deadline })
 }
 
-/// Waits for a deadline; for ever where there is none.
+/// Waits until a deadline, or for ever if there is none.
 async fn passes(deadline: Option<Instant>) {
     match deadline {
         Some(at) => sleep_until(at.into()).await,
@@ -207,7 +208,7 @@ async fn passes(deadline: Option<Instant>) {
     }
 }
 
-/// Waits until what begins now has taken too long, and others need its room: in a budget, or among the calls.
+/// Waits until a task that starts now must give its room up: in `budget`, or among the calls in hand.
 async fn runs_out(shared: &Shared, budget: &Budget) {
     let began = Instant::now();
     tokio::select! {
@@ -216,7 +217,7 @@ async fn runs_out(shared: &Shared, budget: &Budget) {
     }
 }
 
-/// Reads the one message of a call, unless its deadline passes or it takes too long while others need the room.
+/// Reads a call's message. Stops when the deadline passes, or when it takes too long while others need the room.
 async fn read_in_time(
     shared: &Shared,
     stream: &mut RecvStream,
@@ -229,7 +230,7 @@ async fn read_in_time(
     }
 }
 
-/// Reads the one message of a call; tells whether it is compressed.
+/// Reads a call's message, and tells whether it is compressed.
 async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
     const PREFIX: usize = 5;
     let (mut prefix, mut whole) = (Vec::with_capacity(PREFIX), 0);
@@ -264,7 +265,7 @@ async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result
     Ok(Ok((prefix[0] == 1, body)))
 }
 
-/// Sends an answer, and waits until its client has taken it, left, or kept others waiting for too long.
+/// Sends an answer. Waits until the client has read it or disconnected, or until others need the room.
 async fn send(
     shared: &Shared,
     mut respond: SendResponse<Bytes>,
@@ -284,14 +285,14 @@ async fn send(
         () = runs_out(shared, &shared.outgoing.unread) => {}
     }
     stream.send_reset(Reason::CANCEL);
-    // What HTTP/2 has begun to write stays until the client reads on, or is gone.
+    // A frame that h2 has begun to write stays in memory until the client reads it, or until the connection closes.
     if timeout(STUCK, sent).await.is_err() {
         stuck.notify_one();
     }
     Ok(())
 }
 
-/// Answers without a message.
+/// Ends a call with a status and no message.
 fn finish(mut respond: SendResponse<Bytes>, code: u32, message: &str) -> Result<(), h2::Error> {
     let mut response = response();
     response.headers_mut().insert("grpc-status", code.into());
@@ -310,7 +311,7 @@ fn response() -> Response<()> {
     response
 }
 
-/// Reads `grpc-timeout`; the outer None is a header that is no time.
+/// Reads the header `grpc-timeout`. Returns None if it is not a valid time, and Some(None) if there is none.
 fn deadline(headers: &HeaderMap, now: Instant) -> Option<Option<Instant>> {
     let Some(given) = headers.get("grpc-timeout") else { return Some(None) };
     let (unit, digits) = given.as_bytes().split_last()?;
@@ -327,11 +328,11 @@ fn deadline(headers: &HeaderMap, now: Instant) -> Option<Option<Instant>> {
         b'n' => Duration::from_nanos(number),
         _ => return None,
     };
-    // A time that the clock cannot hold is for ever.
+    // A time that the clock cannot hold counts as no deadline.
     Some(now.checked_add(time))
 }
 
-/// Encodes a message for the header `grpc-message`.
+/// Percent-encodes a message for the header `grpc-message`.
 fn percent_encoded(message: &str) -> String {
     let mut result = String::with_capacity(message.len());
     for byte in message.bytes() {
@@ -341,4 +342,53 @@ fn percent_encoded(message: &str) -> String {
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout_header(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn timeouts_are_read_in_every_unit() {
+        let now = Instant::now();
+        for (text, time) in [
+            ("2H", Duration::from_secs(7200)),
+            ("3M", Duration::from_secs(180)),
+            ("99999999S", Duration::from_secs(99_999_999)),
+            ("250m", Duration::from_millis(250)),
+            ("7u", Duration::from_micros(7)),
+            ("0n", Duration::ZERO),
+        ] {
+            assert_eq!(deadline(&timeout_header(text), now), Some(Some(now + time)), "{text}");
+        }
+        assert_eq!(deadline(&HeaderMap::new(), now), Some(None));
+    }
+
+    #[test]
+    fn a_timeout_that_is_not_valid_is_refused() {
+        for text in ["", "S", "5", "5x", "-5S", "1.5S", "123456789S", " 5S"] {
+            assert_eq!(deadline(&timeout_header(text), Instant::now()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded_byte_by_byte() {
+        assert_eq!(percent_encoded("a row: 100 % \u{e9}\n"), "a row: 100 %25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn a_request_that_is_not_grpc_gets_an_http_status() {
+        let status = |method: Method, kind: &str| {
+            let request = Request::builder().method(method).header("content-type", kind).body(()).unwrap();
+            not_grpc(&request.into_parts().0)
+        };
+        assert_eq!(status(Method::POST, "application/grpc"), None);
+        assert_eq!(status(Method::POST, "application/grpc+proto"), None);
+        assert_eq!(status(Method::POST, "application/json"), Some(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        assert_eq!(status(Method::GET, "application/grpc"), Some(StatusCode::METHOD_NOT_ALLOWED));
+    }
 }

@@ -1,4 +1,4 @@
-//! Memory that crosses between the interpreter and the connections without a copy, and how much of it is held.
+//! Memory that the interpreter and the connections share without a copy, and limits on how much of it is held.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,18 +12,19 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use tokio::sync::{oneshot, watch};
 
-/// Requests up to this size take no room among those that are read: their number is bounded.
+/// Requests up to this size are not counted against the limit on bytes, because the number of calls is limited anyway.
 const SMALL_REQUEST: usize = 64 << 10;
-/// Answers up to this size are copied: they take no room among those that clients have not read, and hold no batch.
+/// Answers up to this size are copied. So they do not count as unread, and do not keep the memory of a batch.
 const SMALL_ANSWER: usize = 4096;
 
-/// How much of one kind is held, and how much may be. Those who have held room for long are told to give it up once
-/// others need it.
+/// A limit on something that is held, such as bytes or connections.
+///
+/// When the limit is reached, those who have held room for longer than `patience` are told to give it up.
 pub struct Budget {
     used: AtomicUsize,
     limit: usize,
     patience: Duration,
-    /// Who began before this is to give up.
+    /// Holders that began before this time must give their room up.
     late: watch::Sender<Option<Instant>>,
 }
 
@@ -36,13 +37,13 @@ impl Budget {
         self.used.load(Ordering::SeqCst)
     }
 
-    /// Takes room; a single holder may have more than the limit where nothing else is held.
+    /// Takes room, or returns None if there is none. A holder may exceed the limit if nobody else holds any room.
     pub fn take(self: &Arc<Self>, count: usize) -> Option<Room> {
         let mut room = Room { budget: self.clone(), count: 0 };
         room.grow(count).then_some(room)
     }
 
-    /// Waits until who began then is to give up.
+    /// Waits until a holder that began at `began` must give its room up.
     pub async fn runs_out(&self, began: Instant) {
         let told = self.late.subscribe().wait_for(|late| late.is_some_and(|late| began < late)).await.is_ok();
         if !told {
@@ -53,17 +54,17 @@ impl Budget {
     fn needs_room(&self) {
         let Some(now) = Instant::now().checked_sub(self.patience) else { return };
         self.late.send_if_modified(|late| {
-            // All who wait hear of it, so it is not said too often.
-            let news = late.is_none_or(|before| now.saturating_duration_since(before) > Duration::from_millis(200));
-            if news {
+            // Each change wakes all holders, so changes are at least 200 ms apart.
+            let changes = late.is_none_or(|before| now.saturating_duration_since(before) > Duration::from_millis(200));
+            if changes {
                 *late = Some(now);
             }
-            news
+            changes
         });
     }
 }
 
-/// Room in a budget, while it is held.
+/// Room in a budget; dropping it gives the room back.
 pub struct Room {
     budget: Arc<Budget>,
     count: usize,
@@ -92,7 +93,7 @@ impl Drop for Room {
     }
 }
 
-/// Bytes of a request, read-only; `memoryview` and NumPy look at them where they lie.
+/// Bytes of a request; see `_front.pyi`.
 #[pyclass(frozen, module = "serving.server._front")]
 pub struct Memory {
     body: Arc<Body>,
@@ -112,7 +113,7 @@ impl Memory {
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         if view.is_null() {
-            return Err(PyBufferError::new_err("no view to fill"));
+            return Err(PyBufferError::new_err("the view to fill is null"));
         }
         let bytes = slf.get().body.bytes();
         let (start, length) = (bytes.as_ptr().cast_mut().cast(), bytes.len() as ffi::Py_ssize_t);
@@ -124,7 +125,7 @@ impl Memory {
     }
 }
 
-/// The bytes of a request, or of the rows of several.
+/// The bytes of one request, or the joined rows of several.
 #[derive(Default)]
 pub struct Body {
     data: Vec<u8>,
@@ -132,7 +133,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// Bytes put together from requests that have room themselves.
+    /// Wraps bytes that count against no limit, because the requests that they were copied from do.
     pub fn joined(data: Vec<u8>) -> Self {
         Body { data, room: None }
     }
@@ -141,8 +142,9 @@ impl Body {
         &self.data
     }
 
-    /// Adds bytes; the memory grows with what came, up to `whole`, and not with what was announced.
-    /// Returns false where there is no room.
+    /// Appends bytes of a message that has `whole` bytes; returns false if there is no room.
+    ///
+    /// Memory grows with the bytes that arrive, so a client cannot claim memory by announcing a large message.
     pub fn push(&mut self, bytes: &[u8], whole: usize, budget: &Arc<Budget>) -> bool {
         if whole > SMALL_REQUEST {
             let room = self.room.get_or_insert_with(|| Room { budget: budget.clone(), count: 0 });
@@ -160,10 +162,10 @@ impl Body {
     }
 }
 
-/// Answers on their way, whose bytes are bounded in sum.
+/// Answers that clients have not read yet; the sum of their bytes is limited.
 pub struct Outgoing {
     pub unread: Arc<Budget>,
-    /// Buffers that were sent and must be given back by a thread that holds the interpreter.
+    /// Buffers that were sent. Only a thread that holds the interpreter may give them back.
     sent: Mutex<Vec<PyBuffer<u8>>>,
     on_sent: Box<dyn Fn() + Send + Sync>,
 }
@@ -175,22 +177,26 @@ impl Outgoing {
 
     /// Gives buffers back to the interpreter.
     pub fn release(&self, _: Python<'_>) {
-        // Not while the lock is held: connections wait for it.
+        // The buffers are dropped after the lock is released, because connections wait for the lock.
         let sent = std::mem::take(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner));
         drop(sent);
     }
 
-    /// Takes hold of the interpreter's buffers, of one answer or of all those of a batch.
+    /// Gets the buffers of Python objects that hold one answer, or all answers of a batch.
+    ///
+    /// Raises ValueError if the bytes of an object are not contiguous.
     pub fn hold(self: &Arc<Self>, arrays: &[Bound<'_, PyAny>]) -> PyResult<Arc<Buffers>> {
         let views = arrays.iter().map(PyBuffer::<u8>::get).collect::<PyResult<Vec<_>>>()?;
         if !views.iter().all(|view| view.is_c_contiguous()) {
-            return Err(PyValueError::new_err("the bytes of an answer must lie one after another"));
+            return Err(PyValueError::new_err(
+                "the bytes of an answer must be contiguous; use numpy.ascontiguousarray",
+            ));
         }
         Ok(Arc::new(Buffers { views, room: Mutex::default(), outgoing: self.clone() }))
     }
 }
 
-/// Buffers of the interpreter that answers are sent from.
+/// Buffers of Python objects that answers are sent from.
 pub struct Buffers {
     views: Vec<PyBuffer<u8>>,
     room: Mutex<Option<Room>>,
@@ -210,7 +216,7 @@ impl Buffers {
         self.views[array].len_bytes()
     }
 
-    /// Takes room for all that is held; false where too many answers wait for clients that do not read them.
+    /// Takes room for all buffers; returns false if there are too many answers that clients have not read.
     pub fn take_room(&self) -> bool {
         let size = self.views.iter().map(|view| view.len_bytes()).sum();
         let room = self.outgoing.unread.take(size);
@@ -237,20 +243,20 @@ impl Drop for Buffers {
     }
 }
 
-/// A message on its way: bytes of ours, each followed by a part of the buffers.
+/// A message to be sent: its parts, in order.
 pub struct Message {
     pub parts: Vec<Bytes>,
-    /// Resolves once HTTP/2 has let go of the last byte: it was written, or the call is over.
+    /// Resolves when HTTP/2 no longer needs the message: its last byte was written, or the call is over.
     pub sent: oneshot::Receiver<()>,
 }
 
-/// Tells whether a message of so many bytes is copied, instead of sent from where it lies.
+/// Tells whether a message of this length is copied instead of sent from Python's memory.
 pub fn is_small(length: usize) -> bool {
     length <= SMALL_ANSWER
 }
 
 impl Message {
-    /// Puts a message together; a small one is copied.
+    /// Makes a message of `length` bytes from pieces: bytes of our own, each followed by a part of the buffers.
     pub fn new(pieces: Vec<(Vec<u8>, Place)>, length: usize, buffers: &Arc<Buffers>) -> Self {
         let (done, sent) = oneshot::channel();
         if is_small(length) {
@@ -273,7 +279,7 @@ impl Message {
 
 struct Part {
     data: Data,
-    /// Dropped with the last part of a message, which tells that it was sent.
+    /// Only the last part of a message has it; dropping that part resolves `Message::sent`.
     _done: Option<oneshot::Sender<()>>,
 }
 
@@ -288,5 +294,77 @@ impl AsRef<[u8]> for Part {
             Data::Own(data) => data,
             Data::Held(buffers, place) => buffers.bytes(*place),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn room_is_given_back_when_it_is_dropped() {
+        let budget = Budget::new(10, PATIENCE);
+        let first = budget.take(6).unwrap();
+        assert!(budget.take(5).is_none());
+        let second = budget.take(4).unwrap();
+        assert_eq!(budget.used(), 10);
+        drop(first);
+        assert_eq!(budget.used(), 4);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_single_holder_may_exceed_the_limit() {
+        let budget = Budget::new(10, PATIENCE);
+        let mut room = budget.take(50).unwrap();
+        assert!(room.grow(50));
+        assert!(budget.take(1).is_none());
+        assert_eq!(budget.used(), 100);
+    }
+
+    #[test]
+    fn sizes_that_overflow_do_not_fit() {
+        let budget = Budget::new(10, PATIENCE);
+        let _room = budget.take(1).unwrap();
+        assert!(budget.take(usize::MAX).is_none());
+        assert_eq!(budget.used(), 1);
+    }
+
+    #[test]
+    fn only_holders_that_began_long_ago_must_give_up_when_others_need_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let budget = Budget::new(1, Duration::from_millis(1));
+            let old = Instant::now();
+            std::thread::sleep(Duration::from_millis(3));
+            let _room = budget.take(1).unwrap();
+            let gives_up = |began| tokio::time::timeout(Duration::from_millis(5), budget.runs_out(began));
+            assert!(gives_up(old).await.is_err(), "nobody needs room yet");
+            assert!(budget.take(1).is_none());
+            assert!(gives_up(old).await.is_ok());
+            assert!(gives_up(Instant::now()).await.is_err(), "this holder has just begun");
+        });
+    }
+
+    #[test]
+    fn memory_grows_with_the_bytes_that_arrive() {
+        let (budget, whole) = (Budget::new(1 << 30, PATIENCE), 1 << 29);
+        let mut body = Body::default();
+        assert!(body.push(&[1; 1000], whole, &budget));
+        assert!(body.data.capacity() < 10_000);
+        assert_eq!((body.bytes(), budget.used()), (&[1; 1000][..], 1000));
+        drop(body);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn small_requests_need_no_room_and_large_ones_do() {
+        let budget = Budget::new(1, PATIENCE);
+        let _room = budget.take(1).unwrap();
+        assert!(Body::default().push(&[0; SMALL_REQUEST], SMALL_REQUEST, &budget));
+        assert!(!Body::default().push(&[0; 10], SMALL_REQUEST + 1, &budget));
     }
 }

@@ -1,33 +1,34 @@
-//! Reads a Predict request as far as is needed to put its rows together with those of other requests.
+//! Reads a Predict request as far as is needed to batch its rows with those of other requests.
 //!
-//! What is not laid out as usual is left to the ordinary way, in which protobuf itself reads the message.
+//! A message with an unusual layout is not batched: Python reads it with protobuf instead.
 
 use std::ops::Range;
 
 const MOST_FIELDS: usize = 256;
 const MOST_INPUTS: usize = 16;
-/// Keys are remembered, so that clients must not make them large.
+/// Keys are kept in memory, so a client must not be able to make them large.
 const LONGEST_KEY: usize = 4096;
 
 /// A Predict request whose inputs are rows of numbers in `tensor_content`.
 #[derive(Debug)]
 pub struct Rows {
-    /// All that the request says but the number and the content of its rows: requests with the same key fit together.
+    /// Everything in the request except the number and the content of its rows. Requests with the same key can be
+    /// batched.
     pub key: Vec<u8>,
     /// Number of rows of every input.
     pub rows: usize,
-    /// Each input's alias, and where its content lies, in the order of the message.
+    /// The inputs, in the order of the message.
     pub inputs: Vec<Input>,
 }
 
-/// One input of a request.
+/// One input of a request: where its alias and the bytes of its rows are in the message.
 #[derive(Debug)]
 pub struct Input {
     pub alias: Range<usize>,
     pub content: Range<usize>,
 }
 
-/// Returns the rows of a PredictRequest on the wire, or None where they cannot be told from a first look.
+/// Returns the rows of a serialised PredictRequest, or None if it cannot be batched.
 pub fn rows_of(message: &[u8]) -> Option<Rows> {
     let mut fields = Fields { data: message, left: MOST_FIELDS };
     let mut found = Rows { key: Vec::with_capacity(128), rows: 0, inputs: Vec::new() };
@@ -76,7 +77,7 @@ fn add_input(fields: &mut Fields, entry: &Field, found: &mut Rows) -> Option<()>
         return None;
     }
     found.rows = tensor.rows;
-    // No field begins like this, so that no other message has the same key.
+    // An empty part marks an input. A field is never empty, so messages with other fields get other keys.
     add_part(&mut found.key, b"");
     for part in [&data[alias.clone()], &data[tensor.dtype], &tensor.row] {
         add_part(&mut found.key, part);
@@ -93,7 +94,7 @@ fn add_part(key: &mut Vec<u8>, part: &[u8]) {
 struct Tensor {
     dtype: Range<usize>,
     rows: usize,
-    /// Sizes of the dimensions after the first, and the bytes of a row.
+    /// The bytes of one row, and the sizes of the dimensions after the first.
     row: Vec<u8>,
     content: Range<usize>,
 }
@@ -124,7 +125,7 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
         if (dim.number, dim.kind) != (2, Wire::Bytes) || (size.number, size.kind) != (1, Wire::Varint) {
             return None;
         }
-        // A named dimension has a second field.
+        // A second field names the dimension.
         if size.whole.end != dim.value.end {
             return None;
         }
@@ -152,7 +153,7 @@ struct Field {
     value: Range<usize>,
 }
 
-/// Goes over the fields of a message and of those inside it.
+/// Reads the fields of a message and of the messages in it; `left` limits how many.
 struct Fields<'a> {
     data: &'a [u8],
     left: usize,
@@ -166,7 +167,7 @@ impl Fields<'_> {
             0 => (Wire::Varint, at..self.varint(at, stop)?.1),
             2 => {
                 let (size, at) = self.varint(at, stop)?;
-                // Protobuf refuses lengths that this would not.
+                // A length beyond the end of the enclosing message is left to protobuf, which refuses it.
                 let size = usize::try_from(size).ok().filter(|&size| size <= stop - at)?;
                 (Wire::Bytes, at..at + size)
             }
@@ -175,7 +176,7 @@ impl Fields<'_> {
         Some(Field { number: tag >> 3, kind, whole: start..value.end, value })
     }
 
-    /// Reads a varint of the shortest form; returns it and where it ends.
+    /// Reads a varint in its shortest form; returns its value and where it ends.
     fn varint(&self, start: usize, stop: usize) -> Option<(u64, usize)> {
         let mut value = 0u64;
         for (index, &byte) in self.data[start..stop].iter().take(9).enumerate() {
@@ -185,5 +186,78 @@ impl Fields<'_> {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Serialises a field of bytes.
+    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+        assert!(value.len() < 128, "the length must fit into one byte");
+        [&[number << 3 | 2, value.len() as u8], value].concat()
+    }
+
+    fn dim(size: u8) -> Vec<u8> {
+        bytes(2, &[8, size])
+    }
+
+    fn input(alias: &str, dtype: u8, sizes: &[u8], content: &[u8]) -> Vec<u8> {
+        let shape = sizes.iter().flat_map(|&size| dim(size)).collect::<Vec<_>>();
+        let tensor = [vec![8, dtype], bytes(2, &shape), bytes(4, content)].concat();
+        bytes(2, &[bytes(1, alias.as_bytes()), bytes(2, &tensor)].concat())
+    }
+
+    /// Serialises a PredictRequest with one int8 input.
+    pub fn request(alias: &str, sizes: &[u8], content: &[u8]) -> Vec<u8> {
+        [bytes(1, b"model"), input(alias, 6, sizes, content)].concat()
+    }
+
+    #[test]
+    fn rows_and_contents_are_found() {
+        let message = request("x", &[2, 3], b"abcdef");
+        let found = rows_of(&message).unwrap();
+        assert_eq!((found.rows, found.inputs.len()), (2, 1));
+        assert_eq!(&message[found.inputs[0].alias.clone()], b"x");
+        assert_eq!(&message[found.inputs[0].content.clone()], b"abcdef");
+    }
+
+    #[test]
+    fn requests_that_differ_in_their_rows_alone_have_the_same_key() {
+        let key = |message: &[u8]| rows_of(message).unwrap().key;
+        let one = key(&request("x", &[2, 3], b"abcdef"));
+        assert_eq!(one, key(&request("x", &[1, 3], b"ghi")));
+        assert_ne!(one, key(&request("y", &[2, 3], b"abcdef")), "another alias");
+        assert_ne!(one, key(&request("x", &[3, 2], b"abcdef")), "another row");
+        assert_ne!(one, key(&request("x", &[2, 3, 1], b"abcdef")), "another rank");
+        assert_ne!(one, key(&input("x", 6, &[2, 3], b"abcdef")), "another model");
+        assert_ne!(one, key(&[bytes(1, b"model"), input("x", 9, &[2, 3], b"abcdef")].concat()), "another type");
+    }
+
+    #[test]
+    fn unusual_requests_are_not_batched() {
+        let usual = request("x", &[2, 3], b"abcdef");
+        let same_alias = [usual.clone(), input("x", 6, &[2, 3], b"abcdef")].concat();
+        let other_rows = [usual.clone(), input("y", 6, &[1, 3], b"abc")].concat();
+        for (message, why) in [
+            (vec![], "no inputs"),
+            (request("x", &[], b"a"), "a scalar"),
+            (request("x", &[0, 3], b""), "no rows"),
+            (request("x", &[4, 1], b"abcdef"), "rows of unequal length"),
+            (same_alias, "an alias that is given twice"),
+            (other_rows, "inputs with different numbers of rows"),
+            (usual[..usual.len() - 1].to_vec(), "a message that is cut off"),
+            ([usual.clone(), vec![4 << 3, 0]].concat(), "an unknown field"),
+            ([usual, vec![0x82, 0x80, 0x00]].concat(), "a varint that is longer than it needs to be"),
+        ] {
+            assert!(rows_of(&message).is_none(), "{why}");
+        }
+    }
+
+    #[test]
+    fn several_inputs_are_found_if_they_have_equally_many_rows() {
+        let message = [input("x", 6, &[2, 3], b"abcdef"), input("y", 6, &[2], b"gh")].concat();
+        assert_eq!(rows_of(&message).unwrap().inputs.len(), 2);
     }
 }
