@@ -1,1 +1,1 @@
-"""The dataset folder: records, manifest, verification, and the tf.data pipeline that reads it."""
+"""The dataset folder: records, manifest, verification and statistics; and the tf.data pipeline that reads it."""

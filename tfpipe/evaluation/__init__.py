@@ -1,1 +1,1 @@
-"""Judging a trained model: held-out error beside baselines, recordings scored one by one, plots."""
+"""Measures trained models: held-out error and baselines, scores and latents of recordings, plots."""

@@ -1,8 +1,8 @@
-"""Held-out reconstruction error beside what is trivial and what is linear (needs TensorFlow).
+"""Measures a run's reconstruction error on a held-out split, and two baselines (needs TensorFlow).
 
-The mean spectrogram is what a collapsed VAE learns; PCA with as many
-components as the latent is what a linear model would. Both are computed from
-the training split of the same dataset.
+The baselines are the mean spectrogram, which is what a collapsed VAE learns,
+and PCA with as many components as the latent has dimensions, which is what a
+linear model learns. Both are computed from the training split of the same dataset.
 """
 
 from __future__ import annotations
@@ -28,46 +28,50 @@ from tfpipe.spec import require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
 from tfpipe.training.run_folder import TrainedModel, load_models
 
-# The Gram matrix of this many examples is 32 MB, the examples themselves 220 MB.
+# The Gram matrix of so many examples takes 32 MB, and the examples themselves 220 MB.
 _PCA_EXAMPLES = 2000
 _BATCH = 32
 
+# Starts a new pass over batches of log-mels `[batch, n_mels, frames]`.
 Batches = Callable[[], Iterator[NDArray[np.float32]]]
 
 
 def evaluate(
     data: Folder,
-    run: Path,
+    run: str | Path,
     *,
     split: str = "test",
     which: str = "best",
-    against: Path | None = None,
-    plots: Path | None = None,
-    cache: Path | None = None,
+    against: str | Path | None = None,
+    plots: str | Path | None = None,
+    cache: str | Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures a run on one split.
 
+    For example, `evaluate("data", "run")["mse"]` is the mean squared error per
+    pixel of log-mels in [0, 1], on the test split.
+
     Args:
         data: dataset folder, local or a URL.
         run: run folder.
-        against: another run folder, measured on the same windows as one more
-            baseline under its preset's name, such as `notebook`.
         split: `test`, `validation` or `train`.
-        which: checkpoint: `best`, `latest` or one's own name such as `step-00000120`.
+        which: checkpoint: `best`, `latest` or the name of one, such as `step-00000120`.
+        against: another run folder. It is measured on the same windows and becomes one more
+            baseline, under the name of its preset, such as `notebook`.
         plots: folder for `reconstructions.png` and `samples.png`, made if missing.
-        cache: local folder that shards are copied to before they are read.
+        cache: local folder to which the shards are copied before they are read.
         quiet: show no progress.
 
     Returns:
-        The object of `tfpipe evaluate --json`: split, windows, mse (z at the
-        posterior mean), kl (nats, summed over dimensions), kl_per_dimension,
-        active_units, dead (dimensions that carry nothing), latent, baselines.
+        The object of `tfpipe evaluate --json`: `split`, `windows`, `mse` (decoded from the
+        posterior's mean), `kl` (nats, summed over the dimensions), `kl_per_dimension`,
+        `active_units`, `dead` (dimensions that carry nothing), `latent`, `checkpoint`, `baselines`.
 
     Raises:
         DatasetError: the split is empty.
-        SpecMismatch: run and dataset do not share a spec.
-        RunError: no checkpoint.
+        SpecMismatch: the run and the dataset have different specs.
+        RunError: there is no run or no such checkpoint.
     """
     manifest = load_manifest(data)
     if not manifest.examples(split):
@@ -85,8 +89,8 @@ def evaluate(
         figures = {"mse": other_mse, "kl": float(other_kl.sum()), "active_units": active_units(other_kl)}
         baselines[other.metadata["preset"]] = {**figures, "latent": other.latent, "run": str(against)}
     if plots is not None:
-        plot_reconstructions(model, data, split=split, path=plots / "reconstructions.png")
-        plot_samples(model, path=plots / "samples.png")
+        plot_reconstructions(model, data, split=split, path=Path(plots) / "reconstructions.png")
+        plot_samples(model, path=Path(plots) / "samples.png")
     return {
         "split": split,
         "windows": total,
@@ -102,7 +106,7 @@ def evaluate(
 
 
 def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
-    """Writes original beside reconstruction for `count` windows spread over a split (notebook, last cell)."""
+    """Draws originals beside their reconstructions, for `count` windows spread over a split (notebook, last cell)."""
     total = load_manifest(data).examples(split)
     chosen = _some(_mels(data, split), np.linspace(0, total - 1, min(count, total)).astype(int))
     z_mean, _ = model.encoder(chosen[..., None], training=False)
@@ -115,15 +119,15 @@ def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path:
 
 
 def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int = 0) -> None:
-    """Writes decoded draws from the prior."""
+    """Draws `count` windows decoded from samples of the prior."""
     z = np.random.default_rng(seed).standard_normal((count, model.latent), dtype=np.float32)
     mels = np.asarray(model.decoder(z, training=False))[..., 0]
     spectrograms(path, [(f"sample {index + 1}", mel) for index, mel in enumerate(mels)], model.spec, columns=2)
 
 
-def _load(run: Path, which: str, manifest: Manifest, data: Folder) -> TrainedModel:
-    """Loads a run's models, which must take the dataset's features."""
-    model = load_models(run, which=which)
+def _load(run: str | Path, which: str, manifest: Manifest, data: Folder) -> TrainedModel:
+    """Loads a run's models, and checks that they were trained on the dataset's spec."""
+    model = load_models(Path(run), which=which)
     require_same_spec(model.spec, manifest.spec, expected_from=str(run), actual_from=str(data))
     return model
 
@@ -131,7 +135,7 @@ def _load(run: Path, which: str, manifest: Manifest, data: Folder) -> TrainedMod
 def _reconstruction(
     model: TrainedModel, data: Folder, *, split: str, total: int, quiet: bool
 ) -> tuple[float, NDArray[np.float64]]:
-    """Mean squared error and mean KL per dimension `[latent]` over a split."""
+    """Returns the mean squared error and the mean KL of each dimension, `[latent]`, over a split."""
     squared, kl = 0.0, np.zeros(model.latent)
     with Progress("evaluate", total=total, unit="window", quiet=quiet) as bar:
         for mel in _mels(data, split)():
@@ -144,8 +148,8 @@ def _reconstruction(
 
 
 def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int) -> dict[str, Any]:
-    """Errors of the mean training spectrogram and of PCA on the same windows."""
-    # At random: in key order, a regular stride would keep hitting the same variant.
+    """Returns the errors of the mean training spectrogram and of PCA on a split."""
+    # At random, because with a regular stride in key order every example could be the same variant.
     total = manifest.examples("train")
     drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
     training = _some(_mels(data, "train"), np.sort(drawn))
@@ -162,8 +166,8 @@ def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int)
     }
 
 
-def _some(batches: Batches, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Keeps the windows at sorted `indices`, `[k, n_mels, frames]`, without holding the others."""
+def _some(batches: Batches, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    """Returns the windows at sorted `indices`, `[k, n_mels, frames]`, without keeping the others in memory."""
     kept, seen = [], 0
     for mel in batches():
         inside = indices[(indices >= seen) & (indices < seen + len(mel))] - seen
@@ -173,7 +177,7 @@ def _some(batches: Batches, indices: NDArray[np.integer]) -> NDArray[np.float32]
 
 
 def _mels(data: Folder, split: str) -> Batches:
-    """A function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
+    """Returns a function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
 
     def stream() -> Iterator[NDArray[np.float32]]:
         with translate_input_errors(data, load_manifest(data), split=split):

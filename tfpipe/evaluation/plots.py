@@ -1,4 +1,4 @@
-"""Pictures: spectrograms side by side (notebook In [9] and its reconstruction plots)."""
+"""Draws spectrograms side by side, as in the notebook (In [9] and its reconstruction plots)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from tfpipe.spec import FeatureSpec
 
 
 def spectrograms(
-    path: Path,
+    path: str | Path,
     panels: Sequence[tuple[str, NDArray[np.floating[Any]]] | None],
     spec: FeatureSpec,
     *,
     columns: int | None = None,
 ) -> None:
-    """Writes log-mel windows as one PNG, frequency in Hz up, time in s across, dB as colour.
+    """Writes log-mel windows as one PNG: time in s to the right, frequency in Hz upwards, level in dB as colour.
 
     Args:
         path: the PNG to write.
-        panels: a title and a mel `[n_mels, frames]` in [0, 1] each, None for a hole; not all None.
-        spec: gives the axes and the dB range.
-        columns: panels in a row; all in one row when None, at most four.
+        panels: a title and a mel `[n_mels, frames]` in [0, 1] for each panel, or None to leave
+            its place empty; at least one is not None.
+        spec: gives the axes and the range in dB.
+        columns: panels in a row; None is at most four.
 
     Raises:
         TfpipeError: the file cannot be written.
@@ -39,7 +40,7 @@ def spectrograms(
 
     columns = min(len(panels), columns or 4)
     rows = -(-len(panels) // columns)
-    # A Figure of its own, without pyplot: no global state, safe in any thread.
+    # Without pyplot, which keeps global state and is not safe in every thread.
     figure = Figure(figsize=(4.2 * columns + 1.2, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
