@@ -54,7 +54,7 @@ def test_order_follows_from_seed_and_epoch(dataset: Path) -> None:
 
 def test_position_goes_on_exactly(dataset: Path) -> None:
     whole = keys(make_dataset(dataset, split="train", batch_size=4, seed=3, position=Position(epoch=2)))
-    for step in (1, 3):
+    for step in (1, 2):
         rest = keys(make_dataset(dataset, split="train", batch_size=4, seed=3, position=Position(epoch=2, step=step)))
         assert rest == whole[step * 4 :]
 
@@ -180,7 +180,7 @@ def test_a_dataset_that_changes_under_a_reader_is_noticed(dataset: Path, tmp_pat
     words = {"gone": "the shard is gone", "shorter": r"ends after \d+ examples", "rebuilt": "now holds another dataset"}
     batches = make_dataset(copy, split="train", batch_size=4, seed=0)
     if change == "shorter":
-        records = list(read_records(path))[:-3]
+        records = list(read_records(path))[:1]
         with open(path, "wb") as file:
             for record in records:
                 write_record(file, record)
