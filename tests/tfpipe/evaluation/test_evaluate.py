@@ -8,23 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_tools import save_run
 
 from tfpipe.commands import evaluate as command
 from tfpipe.data.manifest import load_manifest
 from tfpipe.errors import RunError
 from tfpipe.evaluation.evaluate import evaluate
 from tfpipe.model import networks
-from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import CHECKPOINTS, TrainConfig, claim, named
-
-
-def save_run(folder: Path, dataset: Path, models: networks.Models, **settings: object) -> Path:
-    """Writes a run folder with given weights, as training would."""
-    manifest = load_manifest(dataset)
-    claim(folder, TrainConfig(data=str(dataset), run=str(folder), **settings), manifest)
-    arrays = {name: np.asarray(v) for part in models for name, v in named(part.weights, part.name).items()}
-    checkpoint.save(folder / CHECKPOINTS, arrays, {"epoch": 1, "step": 1}, step=1, best=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
