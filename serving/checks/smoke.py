@@ -53,7 +53,7 @@ def serve_check(
     write_wav(held_out, audio, sample_rate)
     command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
     with server_process([*command, "--rest_api_port", "0"]) as port:
-        ask = ["--server", f"127.0.0.1:{port}", "--model_name", model_name, "--version", str(version)]
+        ask = ["--server", f"127.0.0.1:{port}", "--model-name", model_name, "--version", str(version)]
         _client("encode", str(held_out), "--out", str(out / "held_out.npz"), *ask)
         _client("decode", str(out / "held_out.npz"), "--out", str(out / "decoded"), *ask)
         _client("reconstruct", str(held_out), "--out", str(out / "reconstructed"), *ask)

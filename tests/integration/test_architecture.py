@@ -12,7 +12,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 PACKAGES = ("tfpipe", "beam_jobs", "serving")
 FILES = sorted(path for package in PACKAGES for path in (REPO / package).rglob("*.py"))
-COMMANDS = sorted(path for path in (REPO / "tfpipe" / "commands").glob("*.py") if path.name != "__init__.py")
+COMMANDS = sorted(path for path in (REPO / "tfpipe" / "commands").rglob("*.py") if path.name != "__init__.py")
 
 _BASE = {"tfpipe.errors", "tfpipe.settings", "tfpipe.spec", "tfpipe.files", "tfpipe.process"}
 _SOUND = {*_BASE, "tfpipe.features", "tfpipe.audio"}

@@ -97,7 +97,7 @@ def test_tls_and_mutual_tls(toy, certificates, tmp_path, verify):
 
 def test_command_line_of_the_client(toy, certificates, tmp_path, capsys):
     server = start_server(toy, tls=read_tls(ssl_config(certificates, tmp_path, verify=True)))
-    where = ["--server", f"127.0.0.1:{server.port}", "--timeout_s", "60", "--json"]
+    where = ["--server", f"127.0.0.1:{server.port}", "--timeout-s", "60", "--json"]
     own = ["--tls-cert", certificates / "client.pem", "--tls-key", certificates / "client.key"]
     try:
         run_command("client", "status", *where, "--tls-ca", certificates / "authority.pem", *own)

@@ -23,10 +23,11 @@ from typing import Any
 
 from tfpipe.errors import UsageError
 
-_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    str: (str, "text"),
+# How text is read for each type of a setting, what to call it in an error, and what stands for it in the help.
+_KINDS: dict[type, tuple[Callable[[str], Any], str, str]] = {
+    int: (int, "a whole number", "N"),
+    float: (float, "a number", "X"),
+    str: (str, "text", "TEXT"),
 }
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -36,6 +37,7 @@ def add_settings(
     config: type,
     *,
     leave_out: Collection[str] = (),
+    show_defaults: bool = True,
     server_style: bool = False,
 ) -> None:
     """Adds an option for each setting of a dataclass.
@@ -44,6 +46,7 @@ def add_settings(
         parser: the parser or option group that gets the options.
         config: a dataclass; fields without `help` in their metadata are left out.
         leave_out: names of further fields that get no option here.
+        show_defaults: add the default to the help text.
         server_style: write the options as `tensorflow_model_server` does: underscores in the names, and
             `--flag`, `--flag=true` or `--flag=false` for a truth value.
     """
@@ -51,7 +54,8 @@ def add_settings(
     for field in dataclasses.fields(config):
         if "help" in field.metadata and field.name not in leave_out:
             name = f"--{field.name if server_style else field.name.replace('_', '-')}"
-            arguments = _arguments(field, hints[field.name], server_style=server_style)
+            default = _shown(field) if show_defaults else None
+            arguments = _arguments(field, hints[field.name], default=default, server_style=server_style)
             parser.add_argument(name, dest=field.name, **arguments)
 
 
@@ -79,10 +83,9 @@ def whole_numbers(text: str) -> list[int]:
     return numbers
 
 
-def _arguments(field: dataclasses.Field[Any], hint: Any, *, server_style: bool) -> dict[str, Any]:
+def _arguments(field: dataclasses.Field[Any], hint: Any, *, default: str | None, server_style: bool) -> dict[str, Any]:
     """Returns the keywords of `add_argument` for one field."""
     metadata = field.metadata
-    default = _shown(field)
     text = metadata["help"] if default is None else f"{metadata['help']} (default {default})"
     arguments: dict[str, Any] = {
         "default": None,
@@ -96,10 +99,9 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, *, server_style: bool) 
         return {**arguments, "type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
     arguments |= {"type": _reader(metadata["parse"], kind, is_list=is_list)}
     if metadata["choices"] and not is_list:
-        arguments["choices"] = tuple(metadata["choices"])
-    if metadata["metavar"]:
-        arguments["metavar"] = metadata["metavar"]
-    return arguments
+        return {**arguments, "choices": tuple(metadata["choices"])}
+    stands = _KINDS[kind][2] if kind in _KINDS else field.name.upper()
+    return {**arguments, "metavar": metadata["metavar"] or (f"{stands},..." if is_list else stands)}
 
 
 def _shown(field: dataclasses.Field[Any]) -> str | None:
@@ -136,7 +138,7 @@ def _reader(parse: Callable[[str], Any] | None, kind: type, *, is_list: bool) ->
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {words}") from None
 
-    make, words = _KINDS.get(kind, (kind, f"a {kind.__name__}"))
+    make, words, _ = _KINDS.get(kind, (kind, f"a {kind.__name__}", ""))
     if is_list:
         words = f"a list of {'numbers such as 0,4,7,-2.5' if kind in (int, float) else 'names such as a,b'}"
     return read

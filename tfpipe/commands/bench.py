@@ -9,7 +9,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import UsageError
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench(benches: argparse._SubParsersAction, name: str, text: str, *, rounds: int) -> argparse.ArgumentParser:
+def _bench(benches: Any, name: str, text: str, *, rounds: int) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = benches.add_parser(name, help=text, description=f"Measures {text}.")
     parser.add_argument(
         "--rounds", type=int, default=rounds, metavar="N", help=f"how often everything is timed ({rounds})"

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.cli.options import given
-from tfpipe.commands.train import add_augment_arguments
+from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -24,13 +23,16 @@ HELP = "show what is in a dataset folder"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
+    from tfpipe.data.augmentation import AugmentConfig
+
     parser.add_argument("data", metavar="DIR", help="dataset folder, also s3:// or gs://")
     parser.add_argument("--counts", action="store_true", help="counts alone, without reading the examples")
     parser.add_argument("--plots", metavar="OUT", help="folder for a contact sheet of spectrograms, label by variant")
     parser.add_argument(
         "--augmented", action="store_true", help="with --plots: also a sheet of windows as training would see them"
     )
-    add_augment_arguments(parser)
+    group = parser.add_argument_group("augmentation, for --augmented (all off: some of each kind is shown)")
+    add_settings(group, AugmentConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tfpipe.cli.options import given
+from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import UsageError
 
 HELP = "train the VAE on a dataset, or go on where a stopped run was"
@@ -45,6 +45,8 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `tfpipe run` shares."""
+    from tfpipe.data.augmentation import AugmentConfig
+
     group = parser.add_argument_group("training")
     group.add_argument("--preset", choices=_CHOICES["preset"], default="standard", help="architecture and objective")
     group.add_argument("--latent", type=int, default=16, metavar="N", help="dimensions of z (16)")
@@ -75,22 +77,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=_CHOICES["precision"], default="auto")
     group.add_argument("--jit-compile", choices=_CHOICES["jit_compile"], default="auto", help="compile the step by XLA")
     group.add_argument("--strategy", choices=_CHOICES["strategy"], default="auto")
-    add_augment_arguments(parser, unless_told="--roll-s 2.5 with standard and large")
-
-
-def add_augment_arguments(parser: argparse.ArgumentParser, *, unless_told: str = "all off") -> None:
-    """Adds the options of the augmentation in the input pipeline; `unless_told` says what comes without them."""
     group = parser.add_argument_group(
-        f"augmentation while training, on top of the dataset's variants; 0 is off (unless told: {unless_told})"
+        "augmentation while training, on top of the dataset's variants (without an option, the preset decides)"
     )
-    group.add_argument("--freq-mask", type=int, metavar="N", help="mask fewer than N mel bands, say 16")
-    group.add_argument("--time-mask", type=int, metavar="N", help="mask fewer than N frames, say 24")
-    group.add_argument("--masks", type=int, metavar="N", help="masks of each of these kinds (1)")
-    group.add_argument("--roll-s", type=float, metavar="S", help="roll in time by up to S s, say 0.5")
-    group.add_argument("--gain-db", type=float, metavar="DB", help="turn down by up to DB dB, say 6")
-    group.add_argument(
-        "--mixup", type=float, metavar="A", help="mix with another window, its share of Beta(A, A), say 0.2"
-    )
+    add_settings(group, AugmentConfig, show_defaults=False)
 
 
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:

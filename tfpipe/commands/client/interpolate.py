@@ -1,0 +1,56 @@
+"""`tfpipe client interpolate`: a walk through the latent space from one recording to another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfpipe.commands.client.output import add_overlap, plot, wrote
+from tfpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from serving.client.client import Client, Encoded
+
+HELP = "a walk from one recording to another, to one wav and PNG"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the action."""
+    parser.add_argument("first", type=Path, metavar="A", help="audio file; its loudest window is taken")
+    parser.add_argument("last", type=Path, metavar="B", help="audio file; its loudest window is taken")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="windows, both ends included (5)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_overlap(parser)
+
+
+def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the walk as one wav, and a picture of its windows."""
+    import numpy as np
+
+    from serving.client.windows import overlap_samples, stitch
+    from tfpipe.audio.wav import write_long_wav
+
+    ends = [_loudest(client, path) for path in (args.first, args.last)]
+    walk = client.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
+    ref_db = np.linspace(ends[0].ref_db[0], ends[1].ref_db[0], args.steps)
+    spec = client.spec()
+    overlap = overlap_samples(spec, args.overlap_s)
+    starts = range(0, args.steps * (spec.samples - overlap), spec.samples - overlap)
+    pieces = stitch(zip(starts, client.decode_audio(walk.z, ref_db), strict=True), overlap=overlap)
+    write_long_wav(args.out / "interpolation.wav", pieces, spec.sample_rate)
+    titles = [f"step {index} of {args.steps}" for index in range(1, args.steps + 1)]
+    plot(args.out / "interpolation.png", list(zip(titles, walk.mel, strict=True)), client)
+    return wrote(args.out, windows=args.steps)
+
+
+def _loudest(client: Client, path: Path) -> Encoded:
+    """Returns the encoding `[1, ...]` of a file's loudest window."""
+    best: Encoded | None = None
+    for _, encoded in client.encode_file(path):
+        at = int(encoded.ref_db.argmax())
+        if best is None or encoded.ref_db[at] > best.ref_db[0]:
+            best = type(encoded)(*(array[at : at + 1] for array in encoded))
+    if best is None:
+        raise UsageError(f"{path}: holds no window; use a longer recording")
+    return best
