@@ -1,6 +1,6 @@
-"""Packaging of tfpipe: the one source of truth for dependencies.
+"""The package's metadata and dependencies.
 
-The ranges hold both tested lanes; `constraints/default.txt` and
+Both tested lanes satisfy the ranges; `constraints/default.txt` and
 `constraints/latest.txt` have the exact versions of each.
 """
 
@@ -22,7 +22,7 @@ def version() -> str:
 
 
 def long_description() -> str:
-    """Returns the README, where there is one."""
+    """Returns the README, or an empty text if there is none."""
     readme = ROOT / "README.md"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
@@ -33,10 +33,18 @@ setup(
     description="From a folder of recordings to a served generative model: Beam, TFRecord, CNN-VAE, TensorFlow Serving",
     long_description=long_description(),
     long_description_content_type="text/markdown",
+    author="the tfpipe authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfpipe*", "beam_jobs*", "serving*"]),
-    package_data={"serving.protocol": ["*.pb"], "serving.server": ["*.pyi"], "tfpipe.bench": ["*.pyi"]},
+    package_data={
+        "tfpipe": ["py.typed"],
+        "beam_jobs": ["py.typed"],
+        "serving": ["py.typed"],
+        "serving.protocol": ["*.pb"],
+        "serving.server": ["*.pyi"],
+        "tfpipe.bench": ["*.pyi"],
+    },
     # The compiled front end of `tfpipe serve` and the load generator of `tfpipe bench serve`. Both are optional:
     # without Rust, the server answers gRPC in Python and the bench sends its requests from Python.
     rust_extensions=[
@@ -51,6 +59,7 @@ setup(
         )
         for name, crate in (("serving.server._front", "serving/native"), ("tfpipe.bench._load", "tfpipe/bench/native"))
     ],
+    # One wheel serves every Python from 3.11 on, because the front end uses the stable ABI.
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
     python_requires=">=3.11,<3.13",
     install_requires=[
@@ -65,7 +74,7 @@ setup(
         "packaging>=23",
         "protobuf>=4.25,<7",
         "scipy>=1.11",
-        "setuptools<81",  # TensorBoard imports pkg_resources, which later releases lack
+        "setuptools<81",  # TensorBoard imports pkg_resources, which later releases do not have
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
         "tensorboard>=2.17,<2.22",
@@ -78,12 +87,12 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
         "aws": ["apache-beam[aws]"],
-        "gcp": ["apache-beam[gcp]"],  # with the latest lane: Google's libraries need protobuf 6
+        "gcp": ["apache-beam[gcp]"],  # on the latest lane only, because Google's libraries need protobuf 6
         "dev": [
             "apache-beam[aws]",
             "build",
             "check-jsonschema",  # has the schema of Compose files
-            "hpack",  # HTTP/2 spoken by hand
+            "hpack",  # for tests that write HTTP/2 frames themselves
             "hypothesis",
             "kubernetes-validate",  # has the schemas of Kubernetes
             "moto[server]",  # S3 on loopback
@@ -100,11 +109,15 @@ setup(
     },
     entry_points={"console_scripts": ["tfpipe = tfpipe.cli.main:entry"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Rust",
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )
