@@ -1,7 +1,7 @@
-"""The feature spec: every number that fixes what one log-mel window means.
+"""The feature spec: every number that decides what the values of a log-mel window mean. Loads no TensorFlow.
 
-It stands in the dataset manifest, the run folder and the exported model; each
-reader compares fingerprints and refuses a mismatch. Loads no TensorFlow.
+The dataset manifest, the run folder and the exported model each hold the
+spec. Whoever reads one of them compares the fingerprints and refuses a mismatch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfpipe.errors import SpecError, SpecMismatch
+from tfpipe.errors import SpecError, SpecMismatch, UsageError
+from tfpipe.settings import check, setting
 
-# Raised when the same field values would give other features.
+# Must be raised if the same field values give other features than before.
 _FEATURE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Settings of the log-mel features. Defaults are the notebook's (In [8]).
+    """Settings of the log-mel features. The defaults are the notebook's (In [8]).
 
     Attributes:
         sample_rate: Hz of the mono audio that features are computed from.
@@ -32,31 +33,44 @@ class FeatureSpec:
         n_mels: Slaney mel bands with Slaney (area) normalisation.
         fmin: lowest band edge, in Hz.
         fmax: highest band edge, in Hz.
-        power: exponent of the STFT magnitude before the filterbank. The
-            notebook's 1.0 is kept, so its "dB" are half the usual ones.
+        power: exponent of the STFT magnitude before the filterbank. Because the default is the
+            notebook's 1.0, its "dB" are half the usual ones.
         top_db: dynamic range below the window's maximum, in dB.
-        silence_dbfs: a window whose peak is under this level (dB re full scale)
-            is silence: dropped from a dataset, all zeros in a request.
+        silence_dbfs: a window with a lower peak (in dB of full scale) is silent: it is left out of a
+            dataset, and its features are all zeros in a request.
 
     Raises:
         SpecError: a value is out of range; the message names it and the fix.
     """
 
-    sample_rate: int = 22_050
-    window_s: float = 5.0
-    n_fft: int = 2048
-    hop: int = 512
-    n_mels: int = 128
-    fmin: float = 30.0
-    fmax: float = 8000.0
-    power: float = 1.0
-    top_db: float = 80.0
-    silence_dbfs: float = -60.0
+    sample_rate: int = setting(
+        22_050, help="Hz that recordings are resampled to", metavar="HZ", at_least=1000, at_most=384_000
+    )
+    window_s: float = setting(5.0, help="length of a window, s", metavar="S", at_least=0.01, at_most=600.0)
+    n_fft: int = setting(
+        2048, help="samples of an STFT frame, an even number", metavar="N", at_least=16, at_most=65_536
+    )
+    hop: int = setting(512, help="samples between frames, at most half of n_fft", metavar="N", at_least=1)
+    n_mels: int = setting(128, help="mel bands", metavar="N", at_least=1, at_most=1024)
+    fmin: float = setting(30.0, help="lowest band edge, Hz", metavar="HZ", at_least=0.0)
+    fmax: float = setting(8000.0, help="highest band edge, Hz, at most half the sample rate", metavar="HZ")
+    power: float = setting(
+        1.0, help="exponent of the STFT magnitude, 1 (the notebook's) or 2", metavar="P", choices=(1.0, 2.0)
+    )
+    top_db: float = setting(80.0, help="range below a window's maximum, dB", metavar="DB", at_least=1.0, at_most=200.0)
+    silence_dbfs: float = setting(
+        -60.0, help="windows with a lower peak are dropped, dBFS", metavar="DB", at_least=-200.0, at_most=0.0
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
-        self._check_ranges()
+            whole = isinstance(field.default, int)
+            object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name), whole=whole))
+        try:
+            check(self)
+        except UsageError as error:
+            raise SpecError(f"feature spec: {error}") from None
+        self._check_together()
         self._check_filters()
 
     @property
@@ -86,17 +100,17 @@ class FeatureSpec:
 
     @property
     def ref_db_floor(self) -> float:
-        """`ref_db` of silence, in dB: the lowest finite reference level."""
+        """`ref_db` of a silent window, in dB: the lowest level that the logarithm gives."""
         return 10.0 * math.log10(self.amin)
 
     @property
     def silence_peak(self) -> float:
         """`silence_dbfs` as a linear peak amplitude."""
-        return 10.0 ** (self.silence_dbfs / 20.0)
+        return float(10.0 ** (self.silence_dbfs / 20.0))
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever the meaning of a window changes."""
+        """16 hex digits; they change if and only if the features of a window change."""
         canonical = json.dumps({"feature_version": _FEATURE_VERSION, **self.to_dict()}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -109,29 +123,20 @@ class FeatureSpec:
         """Builds a spec from `to_dict` output.
 
         Raises:
-            SpecError: unknown field or bad value.
+            SpecError: a field is unknown or a value cannot work.
         """
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise SpecError(f"feature spec has unknown fields {unknown}: written by a newer tfpipe? upgrade tfpipe")
         return cls(**values)
 
-    def _check_ranges(self) -> None:
+    def _check_together(self) -> None:
+        """Refuses values that are in range alone but not beside the other values."""
         rules = [
-            (1000 <= self.sample_rate <= 384_000, "sample_rate", "1000 to 384000 Hz"),
-            (0.01 <= self.window_s <= 600.0, "window_s", "0.01 to 600 s"),
-            (16 <= self.n_fft <= 65_536 and self.n_fft % 2 == 0, "n_fft", "an even number from 16 to 65536"),
-            (
-                1 <= self.hop <= self.n_fft // 2,
-                "hop",
-                f"1 to half of n_fft ({self.n_fft // 2} samples)",
-            ),
-            (1 <= self.n_mels <= 1024, "n_mels", "1 to 1024"),
-            (0.0 <= self.fmin < self.fmax, "fmin", "at least 0 Hz and below fmax"),
+            (self.n_fft % 2 == 0, "n_fft", "an even number"),
+            (self.hop <= self.n_fft // 2, "hop", f"at most half of n_fft ({self.n_fft // 2} samples)"),
+            (self.fmin < self.fmax, "fmin", f"less than fmax ({self.fmax:g} Hz)"),
             (self.fmax <= self.sample_rate / 2, "fmax", f"at most half the sample rate ({self.sample_rate / 2:g} Hz)"),
-            (self.power in (1.0, 2.0), "power", "1.0 (magnitude, the notebook's) or 2.0"),
-            (1.0 <= self.top_db <= 200.0, "top_db", "1 to 200 dB"),
-            (-200.0 <= self.silence_dbfs <= 0.0, "silence_dbfs", "-200 to 0 dBFS"),
         ]
         for ok, name, allowed in rules:
             if not ok:
@@ -143,7 +148,7 @@ class FeatureSpec:
             )
 
     def _check_filters(self) -> None:
-        """Refuses filterbanks with a band that no FFT bin falls into."""
+        """Refuses a filterbank if one of its bands holds no FFT bin."""
         low, high = _hz_to_mel(self.fmin), _hz_to_mel(self.fmax)
         edges = [_mel_to_hz(low + (high - low) * i / (self.n_mels + 1)) for i in range(self.n_mels + 2)]
         width = self.sample_rate / self.n_fft
@@ -157,10 +162,16 @@ class FeatureSpec:
 
 
 def require_same_spec(expected: FeatureSpec, actual: FeatureSpec, *, expected_from: str, actual_from: str) -> None:
-    """Refuses two parts whose features mean different things.
+    """Refuses two specs whose features mean different things.
+
+    Args:
+        expected: one spec.
+        actual: the other spec.
+        expected_from: where `expected` was found, for the message.
+        actual_from: where `actual` was found, for the message.
 
     Raises:
-        SpecMismatch: with every differing field of both specs.
+        SpecMismatch: the specs differ; the message gives every differing field of both.
     """
     if expected.fingerprint == actual.fingerprint:
         return
@@ -172,14 +183,13 @@ def require_same_spec(expected: FeatureSpec, actual: FeatureSpec, *, expected_fr
     )
 
 
-def _number(name: str, value: Any) -> int | float:
-    """Coerces to the field's type, so that 5 and 5.0 have one fingerprint."""
-    integral = name in {"sample_rate", "n_fft", "hop", "n_mels"}
+def _number(name: str, value: Any, *, whole: bool) -> int | float:
+    """Returns `value` as an int or a float, so that 5 and 5.0 give the same fingerprint."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SpecError(f"feature spec: {name}={value!r} is not a finite number")
-    if integral and value != int(value):
-        raise SpecError(f"feature spec: {name}={value!r} must be a whole number")
-    return int(value) if integral else float(value)
+        raise SpecError(f"feature spec: {name}={value!r} is not a finite number; use a number")
+    if whole and value != int(value):
+        raise SpecError(f"feature spec: {name}={value!r} is not a whole number; use a whole number")
+    return int(value) if whole else float(value)
 
 
 # Slaney's mel scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, 1998).

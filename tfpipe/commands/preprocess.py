@@ -11,18 +11,6 @@ from tfpipe.cli.options import add_settings, given
 from tfpipe.spec import FeatureSpec
 
 HELP = "turn folders of audio into a dataset of augmented log-mel TFRecords (a Beam job)"
-_SPEC_HELP = {
-    "sample_rate": "Hz of the audio that features are made of",
-    "window_s": "length of a window, s",
-    "n_fft": "samples of an STFT frame",
-    "hop": "samples between STFT frames",
-    "n_mels": "mel bands",
-    "fmin": "lowest band edge, Hz",
-    "fmax": "highest band edge, Hz",
-    "power": "exponent of the magnitude, 1 or 2",
-    "top_db": "dynamic range, dB",
-    "silence_dbfs": "windows with a lower peak are dropped, dBFS",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,11 +40,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help=f"largest size of a shard, MiB (default {PreprocessConfig.shard_bytes >> 20})",
     )
-    group = parser.add_argument_group("features")
-    for field in dataclasses.fields(FeatureSpec):
-        kind = int if isinstance(field.default, int) else float
-        name = f"--{field.name.replace('_', '-')}"
-        group.add_argument(name, type=kind, default=None, help=f"{_SPEC_HELP[field.name]} ({field.default:g})")
+    add_settings(parser.add_argument_group("features"), FeatureSpec)
 
 
 def corpus_settings(args: argparse.Namespace) -> dict[str, Any]:
