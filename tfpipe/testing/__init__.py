@@ -1,1 +1,1 @@
-"""What demos and tests need: a small corpus of synthesised recordings."""
+"""A small corpus of synthesised recordings, for demos and tests."""
