@@ -1,4 +1,4 @@
-"""Makes dataset folders by hand, in a moment and without the Beam job."""
+"""Makes dataset folders without the Beam job, and compares their batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +65,19 @@ def write_dataset(
     (folder / SKIPPED).write_bytes(lines(skipped))
     (folder / MANIFEST).write_text(json.dumps(manifest.to_dict()))
     return manifest
+
+
+def batches(folder: Path | str, **settings: Any) -> list[dict[str, np.ndarray]]:
+    """The batches of `make_dataset`; by default those of four training examples, shuffled."""
+    from tfpipe.data.pipeline import make_dataset
+
+    return list(make_dataset(folder, **{"split": "train", "batch_size": 4, "seed": 3, **settings}).as_numpy_iterator())
+
+
+def require_same_batches(ours: Sequence[Mapping[str, np.ndarray]], theirs: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Fails unless there are batches and all of them are equal."""
+    assert len(ours) == len(theirs) > 0
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.keys() == their.keys()
+        for name in our:
+            np.testing.assert_array_equal(our[name], their[name])

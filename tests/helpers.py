@@ -42,9 +42,9 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict:
 
 
 class _Ranges(SimpleHTTPRequestHandler):
-    """Serves a folder, a part of a file where a part is asked for; `truncate` breaks off half-way."""
+    """Serves a folder, and parts of files if `ranges`; if `truncate`, it sends half of a shard."""
 
-    truncate = False
+    truncate, ranges = False, True
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
@@ -52,12 +52,13 @@ class _Ranges(SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         data = path.read_bytes()
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "") if self.ranges else "")
         first = int(asked[1]) if asked else 0
         body = data[first : int(asked[2]) + 1 if asked and asked[2] else None]
         self.send_response(200 if not asked else 206 if body else 416)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(data)}")
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(data)}")
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if self.truncate and path.suffix == ".tfrecord" else body)
 
@@ -66,9 +67,10 @@ class _Ranges(SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def web_server(folder: Path, *, truncate: bool = False) -> Iterator[str]:
-    """Serves a folder with Range requests, which `python -m http.server` lacks; yields its URL."""
-    handler = functools.partial(type("Handler", (_Ranges,), {"truncate": truncate}), directory=str(folder))
+def web_server(folder: Path, *, truncate: bool = False, ranges: bool = True) -> Iterator[str]:
+    """Serves a folder, with Range requests or, as many servers do, without; yields its URL."""
+    kind = type("Handler", (_Ranges,), {"truncate": truncate, "ranges": ranges})
+    handler = functools.partial(kind, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

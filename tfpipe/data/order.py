@@ -42,7 +42,7 @@ def own_shares(shares: Sequence[Share], part: Part, *, seed: int | None, epoch: 
 
     The records are cut into runs of equal length, one per worker, so that each
     worker reads whole shards except at the two ends of its run. With a seed,
-    every epoch orders the shards anew before it cuts.
+    the shards are ordered by (seed, epoch) before the cut.
     """
     if seed is not None:
         shares = sorted(shares, key=lambda share: _seed(seed, epoch, share.shard.name))

@@ -118,22 +118,22 @@ def score(
     recordings = _recordings(recordings)
     model = load_models(Path(run), which=which)
     paths = [recording.path for recording in recordings]
-    raw = RecordingWindows(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
+    source = RecordingWindows(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
     measure = _measure(model)
     parts: list[dict[str, NDArray[Any]]] = []
     with Progress("score", unit="window", quiet=quiet) as bar:
-        for batch in raw.batches(batch_size):
+        for batch in source.batches(batch_size):
             audio = batch.pop("audio")
             parts.append({name: value.numpy() for name, value in {**batch, **measure(audio)}.items()})
             bar.update(len(audio))
-        left_out = _left_out(raw, recordings, parts)
+        left_out = _left_out(source, recordings, parts)
         unusable = [*skipped, *left_out.values()]
         for row in unusable:
             bar.message(f"skipped: {row.message} ({row.code})")
     if len(left_out) == len(recordings):
         raise TfpipeError(f"none of {len(unusable)} files can be used; the lines above say why")
     windows = _sorted(parts, without=left_out)
-    tracks = _by_track(raw, recordings, windows)
+    tracks = _by_track(source, recordings, windows)
     summary = {
         "windows": len(windows["mse"]),
         "silent": sum(track["silent"] for track in tracks),
@@ -142,7 +142,7 @@ def score(
         "fingerprint": model.spec.fingerprint,
         "run": str(run),
         "checkpoint": _identity(model),
-        "decoder": raw.decoder,
+        "decoder": source.decoder,
         "tracks": tracks,
         "skipped": [{"path": row.path, "code": row.code, "message": row.message} for row in unusable],
     }
@@ -169,13 +169,13 @@ def _measure(model: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def _left_out(
-    raw: RecordingWindows, recordings: Sequence[Recording], parts: list[dict[str, NDArray[Any]]]
+    source: RecordingWindows, recordings: Sequence[Recording], parts: list[dict[str, NDArray[Any]]]
 ) -> dict[int, Skipped]:
     """Returns why a track gives no windows, by its index: its decoder failed, or all of it is silent."""
-    errors = dict(raw.failed)
+    errors = dict(source.failed)
     heard = {int(track) for part in parts for track in np.unique(part["track"])}
-    for index in raw.windows.keys() - heard - errors.keys():
-        message = f"{raw.paths[index]}: every window is under {raw.spec.silence_dbfs:g} dBFS"
+    for index in source.windows.keys() - heard - errors.keys():
+        message = f"{source.paths[index]}: every window is under {source.spec.silence_dbfs:g} dBFS"
         errors[index] = AudioError("silent", message)
     return {
         index: Skipped(path=recordings[index].name, code=error.code, message=" ".join(str(error).split()))
@@ -192,7 +192,7 @@ def _sorted(parts: list[dict[str, NDArray[Any]]], *, without: Iterable[int]) -> 
 
 
 def _by_track(
-    raw: RecordingWindows, recordings: Sequence[Recording], windows: dict[str, NDArray[Any]]
+    source: RecordingWindows, recordings: Sequence[Recording], windows: dict[str, NDArray[Any]]
 ) -> list[dict[str, Any]]:
     """Summarises each track that is left, and turns `windows["track"]` into indices of the summaries."""
     tracks, first, rows, counts = np.unique(
@@ -204,9 +204,9 @@ def _by_track(
         {
             "path": recordings[index].name,
             "label": recordings[index].label,
-            "seconds": round(raw.seconds[index], 6),
+            "seconds": round(source.seconds[index], 6),
             "windows": int(counts[row]),
-            "silent": raw.windows[index] - int(counts[row]),
+            "silent": source.windows[index] - int(counts[row]),
             **{name: float(values[row]) for name, values in means.items()},
         }
         for row, index in enumerate(tracks.tolist())

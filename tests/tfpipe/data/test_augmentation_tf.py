@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from dataset_tools import example, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -331,7 +332,10 @@ def test_a_run_older_than_augmentation_goes_on_where_all_is_off(dataset: Path, t
         claim(tmp_path / "new", off, manifest)
 
 
-def test_inspect_draws_the_augmented_sheet(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_draws_the_augmented_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tmp_path / "data"
+    rows = [example(0), example(0, variant="shift+7"), example(1, label=1), example(1, label=1, variant="shift+7")]
+    write_dataset(dataset, {"train-00000-of-00001.tfrecord": rows})
     assert main(["inspect", str(dataset), "--augmented"]) == 2
     assert "--plots" in capsys.readouterr().err
     assert main(["inspect", str(dataset), "--freq-mask", "16", "--plots", str(tmp_path)]) == 2

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+from dataset_tools import require_same_batches
 from helpers import environment
 
 from tfpipe.cli.main import main
@@ -63,11 +63,7 @@ def batches(folder, service=(), **settings):
 )
 def test_everything_is_as_without_it(dataset, service, settings):
     ours, theirs = batches(dataset, service[0], **settings), batches(dataset, **settings)
-    assert len(ours) == len(theirs) > 0
-    for our, their in zip(ours, theirs, strict=True):
-        assert our.keys() == their.keys()
-        for name in our:
-            np.testing.assert_array_equal(our[name], their[name])
+    require_same_batches(ours, theirs)
 
 
 def test_every_example_comes_once_an_epoch(dataset, service):
@@ -78,7 +74,7 @@ def test_every_example_comes_once_an_epoch(dataset, service):
 
 
 def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
-    """It would bring every batch twice."""
+    """A second worker would send every batch again."""
     code = (
         "import sys, time; import tensorflow as tf; from tfpipe.data.data_service import spread\n"
         "s = tf.data.experimental.service\n"
@@ -119,7 +115,7 @@ def test_stopping_when_nothing_runs_is_fine(tmp_path, monkeypatch):
 
 
 def test_a_killed_process_ends_training_with_one_line(dataset, service):
-    """Last here: it spoils the service. The dataset is long, so that not all of it has come by then."""
+    """This is the last test because it kills a process of the service. The dataset is long enough to be read still."""
     found, port = service
     code = (
         "import dataclasses, os, sys\n"

@@ -102,7 +102,7 @@ def test_whole_parts_leave_nothing_out(dataset: Path, workers: int, replicas: in
 
 def test_cardinality_is_known(dataset: Path) -> None:
     count = load_manifest(dataset).examples("train")
-    dataset_ = make_dataset(dataset, split="train", batch_size=4, seed=0, position=Position(step=1))
+    dataset_ = make_dataset(str(dataset), split="train", batch_size=4, seed=0, position=Position(step=1))
     assert int(dataset_.cardinality()) == -(-count // 4) - 1 == len(list(dataset_))
 
 
