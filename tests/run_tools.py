@@ -9,7 +9,9 @@ import numpy as np
 from tfpipe.data.manifest import load_manifest
 from tfpipe.model import networks
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import CHECKPOINTS, TrainConfig, claim, named
+from tfpipe.training.checkpoint import named
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.run_folder import CHECKPOINTS, claim
 
 
 def save_run(folder: Path, dataset: Path, models: networks.Models, **settings: object) -> Path:

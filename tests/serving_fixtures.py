@@ -28,7 +28,7 @@ def spec():
 def model(spec):
     """The tiny preset with weights whose outputs span the range, as a trained model's do."""
     from tfpipe.model.networks import build
-    from tfpipe.training.run_folder import TrainedModel
+    from tfpipe.training.trained_model import TrainedModel
 
     models = build("tiny", spec, latent=8)
     rng = np.random.default_rng(1)

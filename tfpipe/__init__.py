@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.features.log_mel import log_mel
     from tfpipe.spec import FeatureSpec
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
     from tfpipe.workflow.chain import run
 
 __version__ = "0.1.0"
@@ -56,7 +56,7 @@ _HOMES = {
     "FeatureSpec": "tfpipe.spec",
     "PreprocessConfig": "beam_jobs.config",
     "ServerConfig": "serving.server.server",
-    "TrainConfig": "tfpipe.training.run_folder",
+    "TrainConfig": "tfpipe.training.config",
     "evaluate": "tfpipe.api",
     "export": "tfpipe.api",
     "inspect": "tfpipe.api",

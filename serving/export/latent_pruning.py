@@ -18,7 +18,7 @@ from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.model import measure
 from tfpipe.spec import require_same_spec
-from tfpipe.training.run_folder import TrainedModel
+from tfpipe.training.trained_model import TrainedModel
 
 _BATCH, _BATCHES = 32, 64
 

@@ -37,7 +37,7 @@ from tfpipe.features.log_mel_tf import griffin_lim, log_mel
 from tfpipe.files.storage import LOCK, folder_lock, is_locked, write_bytes, write_json
 from tfpipe.process import children
 from tfpipe.spec import FeatureSpec
-from tfpipe.training.run_folder import TrainedModel, load_models
+from tfpipe.training.trained_model import TrainedModel, load_models
 
 # Largest difference allowed between the model in memory and the model read back.
 TOLERANCE = 1e-4

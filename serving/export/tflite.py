@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfpipe.errors import ServingError
 from tfpipe.files.storage import write_bytes
-from tfpipe.training.run_folder import TrainedModel
+from tfpipe.training.trained_model import TrainedModel
 
 # Largest difference allowed; Lite's kernels sum in another order.
 _TOLERANCE = 1e-3

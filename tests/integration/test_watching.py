@@ -21,9 +21,11 @@ from tfpipe.data.records import decode_example, read_records
 from tfpipe.errors import RunError, UsageError
 from tfpipe.evaluation.evaluate import evaluate
 from tfpipe.training import checkpoint, latent_health, tensorboard
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.loop import Interrupted, Trainer, train
-from tfpipe.training.run_folder import Run, TrainConfig, load_models
+from tfpipe.training.run_folder import Run
 from tfpipe.training.strategy import make_strategy
+from tfpipe.training.trained_model import load_models
 
 REPO = Path(__file__).parents[2]
 

@@ -28,8 +28,8 @@ from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.model import networks
 from tfpipe.process.progress import Progress
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.loop import Trainer
-from tfpipe.training.run_folder import TrainConfig
 from tfpipe.training.strategy import make_strategy
 
 _PRESETS = ("notebook", "standard")

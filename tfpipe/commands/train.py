@@ -86,7 +86,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the settings that `add_training_arguments` read: fields of `TrainConfig` and of `AugmentConfig`."""
     from tfpipe.data.augmentation import AugmentConfig
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     places = ("data", "run", "cache", "data_service")
     training = {name: value for name, value in given(args, TrainConfig).items() if name not in places}

@@ -18,7 +18,7 @@ class AugmentConfig:
     """What is done to training windows on their way to the model, in addition to the dataset's variants.
 
     Everything is off by default here; a preset may turn some of it on
-    (`tfpipe.training.run_folder.preset_augment`). The help of each field says what
+    (`tfpipe.training.config.preset_augment`). The help of each field says what
     it does; these need more words:
 
     Attributes:

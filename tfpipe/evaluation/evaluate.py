@@ -26,7 +26,7 @@ from tfpipe.model.pca import principal_components
 from tfpipe.process.progress import Progress
 from tfpipe.spec import require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
-from tfpipe.training.run_folder import TrainedModel, load_models
+from tfpipe.training.trained_model import TrainedModel, load_models
 
 # The Gram matrix of so many examples takes 32 MB, and the examples themselves 220 MB.
 _PCA_EXAMPLES = 2000

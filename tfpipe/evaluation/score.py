@@ -20,7 +20,8 @@ from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.model.measure import losses
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import TrainedModel, load_models, named
+from tfpipe.training.checkpoint import named
+from tfpipe.training.trained_model import TrainedModel, load_models
 
 
 class Recording(Protocol):

@@ -13,8 +13,6 @@ from typing import Any
 from tfpipe.errors import UsageError
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-JIT_COMPILE = ("auto", "on", "off")
-SCHEDULES = ("cosine", "constant")
 MAX_LATENT = 4096
 
 

@@ -20,7 +20,7 @@ from tfpipe.data.pipeline import make_dataset, steps_per_epoch
 from tfpipe.data.position import Part, Position
 from tfpipe.data.shard_cache import cached
 from tfpipe.features.log_mel import dequantise
-from tfpipe.training.run_folder import TrainConfig
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.strategy import worker
 
 # Enough for 16 stable components; 113 MB.

@@ -1,9 +1,8 @@
-"""Checkpoints that are whole or absent. NumPy only, so that anyone can read one.
+"""Checkpoints. A checkpoint is written whole or not at all, and can be read with NumPy alone.
 
-`checkpoints/step-00000120/` holds `state.npz` (weights and optimizer variables
-by name) and `state.json` (epoch, step, sums so far, checksum of the arrays).
-`latest.json` and `best.json` name one of these folders; those that hold an
-empty file `KEEP` stay when neither does.
+`checkpoints/step-00000120/` holds `state.npz` (weights and optimizer variables by name) and `state.json`
+(epoch, step, sums of the unfinished epoch, checksum of the arrays). `latest.json` and `best.json` each
+name one of these folders. The other folders are deleted, unless they hold an empty file `KEEP`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ _NUMBERED = re.compile(r"step-\d{8,}")
 
 
 class Checkpoint(NamedTuple):
-    """Arrays by name, and the JSON state beside them."""
+    """Arrays by name, and JSON values that describe the state of the run."""
 
     arrays: dict[str, NDArray[Any]]
     state: dict[str, Any]
@@ -44,18 +43,21 @@ def save(
     best: bool = False,
     keep: bool = False,
 ) -> Path:
-    """Writes a checkpoint and makes it `latest` (and `best`), then drops those nothing points to.
+    """Writes a checkpoint, makes it `latest` (and `best`), and deletes those that are no longer needed.
 
     Args:
         folder: the run's `checkpoints/`.
-        arrays: what to keep.
-        state: JSON values to keep beside them.
-        step: global step, for the name.
+        arrays: weights and optimizer variables by name.
+        state: JSON values to store with them.
+        step: global step; the folder is named after it.
         best: also make it `best`.
-        keep: never drop it.
+        keep: never delete it.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
-        TfpipeError: disk full or another OS error; older checkpoints stay as they were.
+        TfpipeError: the disk is full, or another OS error; older checkpoints stay as they were.
     """
     name = f"step-{step:08d}"
     temporary = folder / f".{name}.tmp-{os.getpid()}"
@@ -63,14 +65,14 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            # In memory first: a zip file cut off by a full disk complains once more when it is dropped.
+            # Packed in memory first: if the disk is full, a zip file on disk raises a second error when it is closed.
             packed = io.BytesIO()
             np.savez(packed, **arrays)
             write_bytes(temporary / "state.npz", packed.getvalue())
             write_json(temporary / "state.json", {**state, "sha256": hashlib.sha256(packed.getbuffer()).hexdigest()})
             if keep:
                 (temporary / _KEEP).touch()
-            # The same step is written twice when a run is stopped right after an epoch's end.
+            # A run that is stopped right after the end of an epoch writes the same step twice.
             shutil.rmtree(folder / name, ignore_errors=True)
             os.rename(temporary, folder / name)
         finally:
@@ -83,13 +85,18 @@ def save(
 
 
 def load(folder: Path, which: str = LATEST) -> Checkpoint | None:
-    """Reads the checkpoint that `which` names: `latest`, `best`, or one by its own name such as `step-00000120`.
+    """Reads a checkpoint.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        which: `latest`, `best`, or a name such as `step-00000120`.
 
     Returns:
-        The checkpoint; None while there is no latest or best yet.
+        The checkpoint; None if there is no `latest` or `best` yet.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the checkpoint is missing or damaged.
+        UsageError: `which` is neither.
     """
     name = which if _NUMBERED.fullmatch(which) else pointed(folder, which)
     if name is None:
@@ -107,15 +114,42 @@ def load(folder: Path, which: str = LATEST) -> Checkpoint | None:
 
 
 def pointed(folder: Path, which: str = LATEST) -> str | None:
-    """Returns the name of the checkpoint that is `latest` or `best`, None while there is none.
+    """Returns the name of the `latest` or `best` checkpoint, None if there is none yet.
 
     Raises:
-        UsageError: `which` is no such word.
+        UsageError: `which` is another word.
     """
     if which not in (LATEST, BEST):
         raise UsageError(f"checkpoint {which!r} is unknown; use best, latest, or a name such as step-00000120")
     pointer = folder / f"{which}.json"
     return read_json(pointer)["checkpoint"] if pointer.exists() else None
+
+
+def named(variables: Sequence[Any], prefix: str) -> dict[str, Any]:
+    """Returns Keras variables by names that are unique and do not change: prefix, position and Keras path."""
+    return {f"{prefix}/{index:03d}/{_unnumbered(variable.name)}": variable for index, variable in enumerate(variables)}
+
+
+def assign(variables: Sequence[Any], arrays: Mapping[str, Any], *, prefix: str, where: str) -> None:
+    """Sets Keras variables from the arrays that `named` gave names with this prefix.
+
+    Args:
+        variables: those to set.
+        arrays: arrays by name; names with other prefixes are ignored.
+        prefix: part of the model, such as `encoder`.
+        where: the run folder, for the message.
+
+    Raises:
+        RunError: names or shapes are those of another model.
+    """
+    wanted = named(variables, prefix)
+    stored = {_unnumbered(name): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
+    if stored.keys() != wanted.keys():
+        raise RunError(f"{where}: the checkpoint's {prefix} is another model's; use the settings it was trained with")
+    for name, variable in wanted.items():
+        if tuple(variable.shape) != stored[name].shape:
+            raise RunError(f"{where}: {name} is {stored[name].shape}, the model needs {tuple(variable.shape)}")
+        variable.assign(stored[name])
 
 
 def digest(saved: Checkpoint) -> str:
@@ -127,8 +161,13 @@ def digest(saved: Checkpoint) -> str:
     return sha256.hexdigest()
 
 
+def _unnumbered(name: str) -> str:
+    """Removes Keras' layer numbers, which differ between the first and the second model of a process."""
+    return re.sub(r"_\d+(?=_|$)", "", name)
+
+
 def _prune(folder: Path) -> None:
-    """Drops checkpoints that no pointer names and what killed writers left."""
+    """Deletes checkpoints that are neither pointed to nor kept, and temporary folders of killed writers."""
     keep = {read_json(pointer)["checkpoint"] for pointer in folder.glob("*.json")}
     for path in [*folder.glob("step-*"), *folder.glob(".step-*")]:
         if path.name not in keep and not (path / _KEEP).exists():

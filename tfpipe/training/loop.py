@@ -28,18 +28,17 @@ from tfpipe.model import measure, precision
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.batches import Feed
+from tfpipe.training.checkpoint import assign, named
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.latent_health import active_units
 from tfpipe.training.run_folder import (
     CHECKPOINTS,
     DONE,
     METRICS,
     Run,
-    TrainConfig,
-    assign,
     claim,
     finished,
     load_run,
-    named,
     read_history,
     selection_loss,
 )

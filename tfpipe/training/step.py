@@ -19,7 +19,7 @@ from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.model import measure, networks, pca, precision
 from tfpipe.model.presets import preset
 from tfpipe.spec import FeatureSpec
-from tfpipe.training.run_folder import TrainConfig
+from tfpipe.training.config import TrainConfig
 
 
 class Stepper:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.process import exit_status
 from tfpipe.training.cluster import Cluster, from_environment, from_tf_config, silent, telling_who_lacks
-from tfpipe.training.run_folder import STRATEGIES
+from tfpipe.training.config import STRATEGIES
 
 # What TensorFlow raises for a worker that died or hangs, and for the step that it took with it.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from beam_jobs.config import PreprocessConfig
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
 # What the stages have returned so far, by stage name.
 Outputs = Mapping[str, Mapping[str, Any]]

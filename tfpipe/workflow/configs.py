@@ -11,7 +11,7 @@ from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from beam_jobs.config import PreprocessConfig
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
 PathLike = str | os.PathLike[str]
 
@@ -51,7 +51,7 @@ def train_config(data: PathLike, run: PathLike, settings: Mapping[str, Any]) -> 
         UsageError: a setting is unknown or not allowed.
     """
     from tfpipe.data.augmentation import AugmentConfig
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     training, augment = _parted(settings, TrainConfig, AugmentConfig, leave_out=("data", "run"))
     config = TrainConfig(data=os.fspath(data), run=os.fspath(run), **training)
@@ -75,7 +75,7 @@ def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     from beam_jobs.config import PreprocessConfig
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.spec import FeatureSpec
-    from tfpipe.training.run_folder import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     job = (names(PreprocessConfig) | names(FeatureSpec)) - {"inputs", "output", "overwrite"}
     training = (names(TrainConfig) | names(AugmentConfig)) - {"data", "run"}

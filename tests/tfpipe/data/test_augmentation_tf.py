@@ -25,7 +25,8 @@ from tfpipe.data.position import Part, Position
 from tfpipe.errors import RunError, UsageError
 from tfpipe.files.storage import read_json, write_json
 from tfpipe.spec import FeatureSpec
-from tfpipe.training.run_folder import TrainConfig, claim, preset_augment
+from tfpipe.training.config import TrainConfig, preset_augment
+from tfpipe.training.run_folder import claim
 from tfpipe.workflow.configs import train_config
 
 SPEC = FeatureSpec(n_mels=40, window_s=1.0)

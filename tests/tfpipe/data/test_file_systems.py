@@ -16,8 +16,8 @@ from tfpipe.data.statistics import inspect
 from tfpipe.data.verify import verify
 from tfpipe.errors import DatasetError, TfpipeError, UsageError
 from tfpipe.training import checkpoint
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.loop import train
-from tfpipe.training.run_folder import TrainConfig
 
 COMPILED = lanes.tensorflow_io_loads(tf.__version__)
 needs_tensorflow_io = pytest.mark.skipif(not COMPILED, reason="tensorflow-io's file systems do not load here")

@@ -23,7 +23,7 @@ from tfpipe.lanes import installed_version, tensorflow_io_loads
 from tfpipe.model import networks
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import load_models
+from tfpipe.training.trained_model import load_models
 
 SPEC = FeatureSpec()
 TFIO_LOADS = tensorflow_io_loads(installed_version("tensorflow"))

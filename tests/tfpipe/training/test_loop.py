@@ -18,9 +18,11 @@ import pytest
 from helpers import ROOT, environment, last_json, tfpipe
 
 from tfpipe.data.manifest import load_manifest
-from tfpipe.errors import RunError, UsageError
+from tfpipe.errors import RunError
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import TrainConfig, assign, load_models, load_run, named
+from tfpipe.training.checkpoint import assign, named
+from tfpipe.training.run_folder import load_run
+from tfpipe.training.trained_model import load_models
 
 # Augmented, so that what is said of resuming and of several workers holds with it; mixup alone sees the workers' parts.
 AUGMENT = ("--freq-mask", "8", "--time-mask", "12", "--roll-s", "0.2", "--gain-db", "2")
@@ -231,21 +233,6 @@ def test_two_workers_share_the_data_by_file(dataset: Path, finished: Path, tmp_p
     assert together[-1]["mse"] == pytest.approx(alone[-1]["mse"], rel=0.1)
     assert together[-1]["mse"] != alone[-1]["mse"]
     assert json.loads((run / "config.json").read_text())["shard_by"] == "file"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"preset": "huge"}, "standard, notebook"),
-        ({"latent": 0}, "latent=0"),
-        ({"learning_rate": 2.0}, "learning_rate=2.0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"schedule": "linear"}, "schedule"),
-    ],
-)
-def test_bad_settings_name_the_value(settings: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        TrainConfig(data="d", run="r", **settings)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tfpipe.data.position import Part
 from tfpipe.errors import UsageError
 from tfpipe.model import networks, precision
 from tfpipe.spec import FeatureSpec
-from tfpipe.training.run_folder import TrainConfig
+from tfpipe.training.config import TrainConfig
 from tfpipe.training.step import Stepper
 
 

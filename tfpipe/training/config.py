@@ -1,0 +1,145 @@
+"""The settings of a training run. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from tfpipe.data.augmentation import AugmentConfig
+from tfpipe.data.data_service import addresses
+from tfpipe.errors import UsageError
+from tfpipe.files.remote import require_local
+from tfpipe.model.presets import MAX_LATENT, PRECISIONS, PRESETS, Preset
+from tfpipe.model.presets import preset as preset_named
+from tfpipe.settings import check, setting
+
+STRATEGIES = ("auto", "single", "mirrored", "multiworker")
+# Settings of the preset that a person may override.
+_OF_PRESET = ("batch_size", "epochs", "learning_rate", "schedule", "patience")
+# Settings that change where and how a run computes, but not its result.
+_NOT_RESULT = frozenset(
+    {
+        *("data", "run", "cache", "data_service", "on_corrupt"),
+        *("strategy", "shard_by", "jit_compile", "keep_every", "checkpoint_every_s"),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    The help of each field says what it does. Where a field is None, the preset's value takes its place.
+    These need more words:
+
+    Attributes:
+        data: may be a URL such as `s3://bucket/data`.
+        schedule: `cosine` warms up for up to 100 steps, then decays to 2 % of the peak.
+        seed: initial weights, order of the examples and noise are functions of it.
+        average: the moving average is what is validated, saved and exported instead of the weights.
+        on_corrupt: `error` names the damaged shard and the place in it. `skip` leaves out the records from
+            the damage to the end of the shard.
+        shard_by: with `record` each worker reads all files, and the batches are those of one worker; with
+            `file` each worker reads a share of the files.
+
+    Raises:
+        UsageError: a value is not allowed; the message names the setting and the fix.
+    """
+
+    data: str = setting(help="dataset folder, local or a URL", metavar="DIR")
+    run: str = setting(help="run folder, made if missing, continued if it holds an unfinished run", metavar="DIR")
+    preset: str = setting("standard", help="networks, objective and training defaults", choices=tuple(PRESETS))
+    latent: int = setting(16, help="dimensions of z", metavar="N", at_least=1, at_most=MAX_LATENT)
+    batch_size: int | None = setting(
+        None,
+        help="examples in a global batch, over all workers (default: the preset's)",
+        metavar="N",
+        at_least=1,
+        at_most=65_536,
+    )
+    epochs: int | None = setting(
+        None,
+        help="passes over the training split (default: the preset's)",
+        metavar="N",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    learning_rate: float | None = setting(
+        None, help="Adam's peak learning rate (default: the preset's)", metavar="X", above=0, at_most=1
+    )
+    schedule: str | None = setting(
+        None, help="schedule of the learning rate (default: the preset's)", choices=("cosine", "constant")
+    )
+    patience: int | None = setting(
+        None,
+        help="stop after N epochs without a better validation loss; 0 never stops early (default: the preset's)",
+        metavar="N",
+        at_least=0,
+    )
+    seed: int = setting(0, help="decides weights, order and noise", metavar="N", at_least=0, below=2**31)
+    precision: str = setting("auto", help="number type of the layers; auto asks the hardware", choices=PRECISIONS)
+    strategy: str = setting(
+        "auto",
+        help="devices that train together; auto: all GPUs, and the workers of TF_CONFIG",
+        choices=STRATEGIES,
+    )
+    jit_compile: str = setting("auto", help="compile the step with XLA", choices=("auto", "on", "off"))
+    average: float = setting(
+        0.0,
+        help="validate, save and export a moving average of the weights with this decay, such as 0.99; 0 is off",
+        metavar="DECAY",
+        at_least=0,
+        below=1,
+    )
+    keep_every: int = setting(
+        0,
+        help="keep the checkpoint of every N-th epoch; 0 keeps only the latest and the best",
+        metavar="N",
+        at_least=0,
+    )
+    checkpoint_every_s: float = setting(
+        60.0, help="seconds between checkpoints inside an epoch", metavar="S", above=0, hidden=True
+    )
+    on_corrupt: str = setting("error", help="what to do with damaged shards", choices=("error", "skip"))
+    cache: str = setting("", help="local folder that shards are copied to and read from", metavar="DIR")
+    data_service: str = setting(
+        "",
+        help="parse and augment in these processes: grpc://HOST:PORT, as `tfpipe data-service start` prints them",
+        metavar="ADDRESS,...",
+    )
+    shard_by: str = setting("record", help="what several workers divide among them", choices=("record", "file"))
+    augment: AugmentConfig | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        require_local(self.run, what="the run folder")
+        require_local(self.cache, what="the cache")
+        addresses(self.data_service)
+        if self.augment is not None and not isinstance(self.augment, AugmentConfig):
+            raise UsageError(f"augment={self.augment!r} has the wrong type; use an AugmentConfig")
+        for name in _OF_PRESET:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.chosen, name))
+        if self.augment is None:
+            object.__setattr__(self, "augment", preset_augment(self.preset))
+
+    @property
+    def chosen(self) -> Preset:
+        """The preset that `preset` names."""
+        return preset_named(self.preset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all settings as plain JSON values; those of `augment` are not nested."""
+        values = dataclasses.asdict(self)
+        augment = values.pop("augment")
+        return {**values, **augment}
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings that decide the result. A run can be continued only if they are equal."""
+        return {name: value for name, value in self.to_dict().items() if name not in _NOT_RESULT}
+
+
+def preset_augment(preset: str) -> AugmentConfig:
+    """Returns the augmentation that a preset trains with by default."""
+    return AugmentConfig(**preset_named(preset).augment)

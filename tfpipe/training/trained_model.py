@@ -1,0 +1,76 @@
+"""A trained model, rebuilt from a run folder (needs TensorFlow)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfpipe.errors import RunError
+from tfpipe.model import networks
+from tfpipe.spec import FeatureSpec
+from tfpipe.training import checkpoint
+from tfpipe.training.run_folder import CHECKPOINTS, load_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A trained VAE in float32.
+
+    Attributes:
+        spec: the feature spec it was trained on.
+        labels: label names of its dataset.
+        latent: dimensions of z.
+        encoder: Keras model, mel `[n, n_mels, frames, 1]` -> z_mean, z_log_var `[n, latent]`.
+        decoder: Keras model, z `[n, latent]` -> mel `[n, n_mels, frames, 1]` in [0, 1].
+        metadata: JSON values about the model: preset, dataset, step, metrics.
+    """
+
+    spec: FeatureSpec
+    labels: tuple[str, ...]
+    latent: int
+    encoder: Any
+    decoder: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) -> TrainedModel:
+    """Rebuilds a run's models in float32 and loads the weights of a checkpoint.
+
+    The models are not rebuilt under the precision policy of the training: a mixed policy
+    would be exported with them, and run many times slower on a CPU server.
+
+    Args:
+        run: run folder.
+        which: `best`, `latest`, or the name of a checkpoint such as `step-00000120`.
+
+    Raises:
+        RunError: there is no run or no checkpoint yet, or the weights are another model's.
+        UsageError: `which` is neither.
+    """
+    loaded = load_run(run)
+    folder, config = loaded.path, loaded.config
+    saved = checkpoint.load(folder / CHECKPOINTS, which)
+    if saved is None:
+        raise RunError(
+            f"{folder}: no {which} checkpoint yet; run `tfpipe train --data DIR --run {folder}` until an epoch is done"
+        )
+    models = networks.build(config["preset"], loaded.spec, latent=config["latent"])
+    for part in models:
+        checkpoint.assign(part.weights, saved.arrays, prefix=part.name, where=str(folder))
+    return TrainedModel(
+        spec=loaded.spec,
+        labels=tuple(config["labels"]),
+        latent=config["latent"],
+        encoder=models.encoder,
+        decoder=models.decoder,
+        metadata={
+            "preset": config["preset"],
+            "latent": config["latent"],
+            "dataset": config["dataset"],
+            "checkpoint": which,
+            "epoch": saved.state["epoch"],
+            "step": saved.state["step"],
+            "metrics": next((dict(row) for row in loaded.history if row["step"] == saved.state["step"]), {}),
+        },
+    )
