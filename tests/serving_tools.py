@@ -12,14 +12,27 @@ import grpc
 import numpy as np
 
 from serving.protocol import protos, tensors
+<<<<<<< HEAD
 from serving.server.server import Server, ServerConfig
 from tfpipe.cli.arguments import normalised
+=======
+from serving.server.admission import AdmissionQueue
+from serving.server.config import Limits, ServerConfig
+from serving.server.server import Server
+from serving.server.signature import Signature
+>>>>>>> 675968a (The server in smaller rooms: one signature, JSON tensors, settings and admission have modules of their own; names say what things are)
 
 
 def start_server(folder: Path, **settings) -> Server:
     server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
     server.start()
     return server
+
+
+def signature_of(definition, run, *, limits=None, **settings) -> Signature:
+    """Returns a signature whose model is the function `run`, without a server."""
+    queue = AdmissionQueue(capacity=1, max_waiting=0)
+    return Signature(definition, run, limits=limits or Limits(), queue=queue, **settings)
 
 
 def copy_version(source: Path, folder: Path, version: int) -> Path:

@@ -20,7 +20,7 @@ from tfpipe import errors
 if TYPE_CHECKING:
     from beam_jobs.config import PreprocessConfig
     from serving.client.client import Client
-    from serving.server.server import ServerConfig
+    from serving.server.config import ServerConfig
     from tfpipe.api import evaluate, export, inspect, make_dataset, preprocess, score, serve, train, verify
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.features.log_mel import log_mel
@@ -55,7 +55,7 @@ _HOMES = {
     "Client": "serving.client.client",
     "FeatureSpec": "tfpipe.spec",
     "PreprocessConfig": "beam_jobs.config",
-    "ServerConfig": "serving.server.server",
+    "ServerConfig": "serving.server.config",
     "TrainConfig": "tfpipe.training.config",
     "evaluate": "tfpipe.api",
     "export": "tfpipe.api",

@@ -267,7 +267,8 @@ def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:
         UsageError: a setting is unknown or out of range.
         ServingError: the folder is missing, a configuration file is wrong, or a port is taken.
     """
-    from serving.server.server import Server, ServerConfig
+    from serving.server.config import ServerConfig
+    from serving.server.server import Server
 
     if model_base_path is not None:
         settings["model_base_path"] = Path(model_base_path)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from serving.export.latent_pruning import informative, with_dimensions
 from serving.export.tflite import write_tflite
 from serving.protocol import protos, tensors
-from serving.server.loaded_model import DEFAULT_SIGNATURE, WARMUP_FILE
+from serving.protocol.names import DEFAULT_SIGNATURE, WARMUP_FILE
 from tfpipe.data.manifest import Folder
 from tfpipe.data.records import write_record
 from tfpipe.errors import ServingError, UsageError, translate_os_errors

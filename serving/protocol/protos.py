@@ -1,8 +1,8 @@
 """TensorFlow Serving's messages, without TensorFlow.
 
-The classes come from `descriptors.pb` (written by `scripts/write_descriptors.py`)
-in a descriptor pool of our own: a client is ready in a fraction of a second,
-and importing `tensorflow_serving` in the same process does no harm.
+The classes are made from `descriptors.pb` (written by `scripts/write_descriptors.py`)
+in a private descriptor pool. Importing them takes a fraction of a second, and
+importing `tensorflow_serving` in the same process causes no conflict.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _nested(kinds: Iterable[Any]) -> Iterator[Any]:
 
 
 _POOL, _FILES = _load_pool()
-# Protobuf makes classes when they are needed and holds them weakly. One that the garbage collector takes apart
-# can still be found by another thread, which then works with a class without attributes: so all are kept.
+# Protobuf makes a class on first use and keeps only a weak reference to it. While the garbage collector destroys
+# a class, another thread can still look it up and gets one without attributes. Keeping all classes avoids that.
 _CLASSES = tuple(
     message_factory.GetMessageClass(kind)
     for name in _FILES
@@ -69,6 +69,6 @@ _DATA_TYPES = _POOL.FindEnumTypeByName("tensorflow.DataType")
 
 
 def data_type_name(number: int) -> str:
-    """Returns a data type's name in errors and JSON, such as `DT_FLOAT`."""
+    """Returns the name of a data type for errors and JSON, such as `DT_FLOAT`."""
     value = _DATA_TYPES.values_by_number.get(number)
     return value.name if value else f"DataType {number}"

@@ -5,8 +5,14 @@ from __future__ import annotations
 import enum
 import re
 
-# What a client hears of a bug; its stack goes to the log alone.
+# What a client hears when the server has a bug. The stack trace goes to the log only.
 FAILED = "the server failed; its log says why"
+# Refusals that the compiled gRPC server (`serving/native`) also sends; a test holds the two copies equal.
+LATE = "The deadline passed before the request was answered."
+LEFT = "The client has left."
+QUEUE_FULL = "The batch scheduling queue to which this task was submitted is full"
+# Refusal of an answer while too many earlier answers are unread.
+UNREAD = "Too many answers wait for clients that do not read them"
 # TensorFlow Serving cuts gRPC messages at this length (model_servers/grpc_status_util.cc).
 _MAX_MESSAGE = 1024
 
@@ -34,7 +40,7 @@ class Code(enum.IntEnum):
 
     @property
     def http(self) -> int:
-        """The HTTP status that TensorFlow Serving answers with (model_servers/http_server.cc)."""
+        """The HTTP status that TensorFlow Serving sends for this code (model_servers/http_server.cc)."""
         return _HTTP.get(self, 500)
 
 
@@ -57,11 +63,11 @@ _HTTP = {
 
 
 class StatusError(Exception):
-    """A request's failure, as the client will see it.
+    """The error that a client gets for its request.
 
     Attributes:
         code: the status code.
-        message: one paragraph without stack traces, cut as TensorFlow Serving cuts it.
+        message: one paragraph without a stack trace, cut at 1024 characters as TensorFlow Serving does.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -71,7 +77,7 @@ class StatusError(Exception):
 
 
 def from_runtime(error: Exception) -> StatusError:
-    """Translates an error of TensorFlow's runtime, keeping its code and leaving its stack trace behind."""
+    """Returns an error of TensorFlow's runtime as a `StatusError` with the same code and no stack trace."""
     number = getattr(error, "error_code", None)
     if not isinstance(number, int) or number not in Code.__members__.values():
         return StatusError(Code.INTERNAL, "the model failed; the server's log says why")
@@ -79,7 +85,7 @@ def from_runtime(error: Exception) -> StatusError:
 
 
 def _plain(message: str) -> str:
-    """Returns the sentence of a runtime message that is about the data, not about where the graph was built."""
+    """Returns a runtime message without the lines that say where the graph was built."""
     noise = re.compile(
         r"\s*(Graph execution error:|Detected at node|File \"|<stack traces|\[\[|\(\d+\) |\d+ (root|derived))"
     )

@@ -1,8 +1,8 @@
 """NumPy arrays to and from TensorProto.
 
-Out: always `tensor_content`; an answer's is copied once. In: `tensor_content` or the typed
-fields, as TensorFlow reads them; the declared shape is checked against the
-limit and against the data before anything is allocated.
+Writing always uses `tensor_content`. Reading takes `tensor_content` or the typed
+fields (`float_val`, ...), as TensorFlow does; the declared shape is checked
+against the limit and against the data before memory is allocated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from serving.protocol import protos, wire
 
-_STRING = 7
+# DT_STRING of `tensorflow.DataType`; the other numbers below are of that enum too.
+STRING = 7
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
@@ -24,7 +25,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     4: np.dtype("u1"),
     5: np.dtype("<i2"),
     6: np.dtype("i1"),
-    _STRING: np.dtype(object),
+    STRING: np.dtype(object),
     9: np.dtype("<i8"),
     10: np.dtype("?"),
     17: np.dtype("<u2"),
@@ -35,7 +36,7 @@ _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 _VALUES = {
     1: "float_val",
     2: "double_val",
-    _STRING: "string_val",
+    STRING: "string_val",
     9: "int64_val",
     10: "bool_val",
     22: "uint32_val",
@@ -44,14 +45,14 @@ _VALUES = {
 
 
 class TensorError(ValueError):
-    """A TensorProto that is no tensor: unknown type, impossible shape, or data that does not fill it."""
+    """A TensorProto cannot be read: unknown type, impossible shape, or data that does not fit the shape."""
 
 
 def dtype_of(number: int) -> np.dtype[Any]:
-    """Returns the NumPy type of a `tensorflow.DataType` (objects hold bytes).
+    """Returns the NumPy type of a `tensorflow.DataType`; strings become objects that hold bytes.
 
     Raises:
-        TensorError: the type cannot cross the serving boundary.
+        TensorError: this server does not support the type.
     """
     try:
         return _DTYPES[number]
@@ -63,7 +64,7 @@ def to_proto(array: NDArray[Any]) -> Any:
     """Returns `array` as a TensorProto.
 
     Raises:
-        TensorError: no TensorFlow type for the array's.
+        TensorError: TensorFlow has no type for the array's.
     """
     proto = protos.TensorProto()
     write(proto, array)
@@ -71,24 +72,24 @@ def to_proto(array: NDArray[Any]) -> Any:
 
 
 def write(proto: Any, array: NDArray[Any]) -> None:
-    """Fills an empty TensorProto, such as one inside another message.
+    """Writes `array` into an empty TensorProto, such as one inside another message.
 
     Raises:
-        TensorError: no TensorFlow type for the array's.
+        TensorError: TensorFlow has no type for the array's.
     """
     _describe(proto, array, array.shape)
-    if proto.dtype == _STRING:
+    if proto.dtype == STRING:
         proto.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
     else:
         proto.tensor_content = np.ascontiguousarray(array, dtype=_DTYPES[proto.dtype]).tobytes()
 
 
-def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> list[wire.Buffer]:
-    """Returns the bytes of a PredictResponse with these outputs, in parts that follow each other.
+def response_parts(response: Any, outputs: Mapping[str, NDArray[Any]]) -> list[wire.Buffer]:
+    """Returns the bytes of a PredictResponse with these outputs, as parts to be sent one after another.
 
-    Fields of a message may follow each other in any order, so the numbers go
-    from the arrays straight to where they belong; as fields of the message they
-    would be copied three times.
+    The parts refer to the arrays' memory. Protobuf would copy each array three
+    times; a message's fields may come in any order, so the outputs can be
+    appended to the serialised rest.
 
     Args:
         response: the message, without outputs.
@@ -106,12 +107,12 @@ def serialised(response: Any, outputs: Mapping[str, NDArray[Any]]) -> list[wire.
 
 
 def head(alias: str, array: NDArray[Any], *, rows: int | None = None) -> bytes:
-    """Returns what a PredictResponse holds of an output before its `content`; all of it for strings.
+    """Returns the bytes of an output in a PredictResponse up to its `content`; for strings, the whole output.
 
     Args:
-        alias: of the output.
+        alias: name of the output.
         array: the output.
-        rows: so many of its rows are meant, instead of all; not for strings.
+        rows: write the header for this many rows instead of all; not for strings.
 
     Raises:
         TensorError: as `write`.
@@ -119,7 +120,7 @@ def head(alias: str, array: NDArray[Any], *, rows: int | None = None) -> bytes:
     proto, size = protos.TensorProto(), 0
     if array.dtype.kind in "OSU":
         write(proto, array)
-        tensor = proto.SerializeToString()
+        tensor: bytes = proto.SerializeToString()
     else:
         shape = array.shape if rows is None else (rows, *array.shape[1:])
         _describe(proto, array, shape)
@@ -131,13 +132,13 @@ def head(alias: str, array: NDArray[Any], *, rows: int | None = None) -> bytes:
 
 
 def content(array: NDArray[Any]) -> memoryview:
-    """Returns the bytes of an array of numbers as `tensor_content` holds them, without a copy where that can be."""
+    """Returns an array of numbers as the bytes of `tensor_content`: a view, or a copy if the layout differs."""
     ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return ordered.reshape(-1).view(np.uint8).data
 
 
 def _describe(proto: Any, array: NDArray[Any], shape: Sequence[int]) -> None:
-    number = _STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
+    number = STRING if array.dtype.kind in "OSU" else _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise TensorError(f"arrays of {array.dtype} have no TensorFlow type; use float32")
     proto.dtype = number
@@ -146,12 +147,12 @@ def _describe(proto: Any, array: NDArray[Any], shape: Sequence[int]) -> None:
 
 
 def from_proto(proto: Any, *, max_bytes: int, content: memoryview | None = None) -> NDArray[Any]:
-    """Reads a TensorProto; the result may be a read-only view of its bytes.
+    """Returns a TensorProto as an array, which may be a read-only view of its bytes.
 
     Args:
         proto: the message.
         max_bytes: largest array to make, in bytes.
-        content: its `tensor_content`, where that is not in the message.
+        content: the `tensor_content`, if it was cut out of the message (see `wire.read_predict`).
 
     Raises:
         TensorError: see the class.
@@ -159,7 +160,7 @@ def from_proto(proto: Any, *, max_bytes: int, content: memoryview | None = None)
     dtype = dtype_of(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
-    # Sizes beside a zero count too: NumPy has no array of [0, 2**40, 2**40].
+    # A zero must not hide the other sizes: NumPy refuses an array of shape [0, 2**40, 2**40].
     if math.prod(size or 1 for size in shape) * dtype.itemsize > max_bytes:
         raise TensorError(f"a tensor of shape {list(shape)} would take more than {max_bytes} bytes")
     if content := content or proto.tensor_content:
@@ -179,7 +180,7 @@ def _from_content(
     content: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], count: int
 ) -> NDArray[Any]:
     if dtype.kind == "O":
-        raise TensorError("strings must stand in string_val, not in tensor_content")
+        raise TensorError("strings must be in string_val, not in tensor_content")
     if len(content) != count * dtype.itemsize:
         raise TensorError(
             f"tensor_content holds {len(content)} bytes; shape {list(shape)} needs {count * dtype.itemsize}"
@@ -188,11 +189,11 @@ def _from_content(
 
 
 def _from_values(values: Sequence[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    """Fills `count` elements; as in TensorFlow, the last value repeats and no value means zeros."""
+    """Returns `count` elements. As in TensorFlow, the last value is repeated, and no value at all means zeros."""
     given = len(values)
     if given > count:
         raise TensorError(f"{given} values do not fit a tensor of {count} elements")
-    # Small integers travel as int32: read them wide, so that nothing wraps around.
+    # Small integers are sent as int32. They are read as int64, so that a value that is too large does not wrap.
     read = np.fromiter(values, np.dtype("<i8") if dtype.itemsize < 4 and dtype.kind in "iu" else dtype, count=given)
     if read.dtype != dtype and given and not np.array_equal(read, read.astype(dtype)):
         raise TensorError(f"values do not fit {dtype}")

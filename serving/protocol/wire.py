@@ -1,8 +1,8 @@
-"""Protobuf's wire format, where protobuf itself would copy a tensor's numbers.
+"""Protobuf's wire format, read here so that a large tensor's numbers are not copied.
 
-A large Predict request's fields are walked over, each tensor's `tensor_content` is
-left where it lies, and protobuf reads the rest; what is not laid out as usual,
-protobuf reads alone. `header` is what `tensors` writes answers with.
+`read_predict` cuts each `tensor_content` out of a large Predict request and gives
+protobuf the small rest. A request with an unusual layout (for example, an input
+given twice) is read by protobuf alone, so the result is always protobuf's.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 from serving.protocol import protos
 
 Buffer = bytes | memoryview
-# Bytes; below this, two copies cost less than walking over the fields (28 µs).
+# In bytes. For a smaller message, protobuf's two copies cost less than finding the fields (28 µs).
 _LARGE = 1 << 18
-# Fields looked at before a message is left to protobuf: one full of tiny fields must not keep Python busy.
+# A message with more fields than this is left to protobuf: a million tiny fields would take Python seconds.
 _MOST_FIELDS = 256
 _LENGTH, _VARINT, _FIXED = 2, 0, {1: 8, 5: 4}
 
 
 def _tag(kind: Any, name: str) -> int:
-    return kind.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH
+    return int(kind.DESCRIPTOR.fields_by_name[name].number) << 3 | _LENGTH
 
 
-# Tags on the wire: number and kind of a field.
+# A tag is a field's number and its wire type in one integer.
 CONTENT = _tag(protos.TensorProto, "tensor_content")
 INPUTS, OUTPUTS = _tag(protos.PredictRequest, "inputs"), _tag(protos.PredictResponse, "outputs")
-# Protobuf writes a map as messages of these two fields.
+# Protobuf writes each entry of a map as a message with these two fields.
 KEY, VALUE = 1 << 3 | _LENGTH, 2 << 3 | _LENGTH
 
 
@@ -37,8 +37,8 @@ class Predict:
     """A Predict request.
 
     Attributes:
-        message: the PredictRequest, without the contents below.
-        contents: `tensor_content` of inputs, by alias, where it is not in the message.
+        message: the PredictRequest, possibly without the `tensor_content` of its inputs.
+        contents: the `tensor_content` that was cut out of the message, by input alias.
     """
 
     message: Any
@@ -51,11 +51,11 @@ class Predict:
 
 
 def read_predict(data: Buffer, *, large: int = _LARGE) -> Predict:
-    """Reads a PredictRequest; contents refer to `data`.
+    """Reads a PredictRequest; the contents it returns are views of `data`.
 
     Args:
-        data: the message on the wire.
-        large: messages of fewer bytes are left to protobuf.
+        data: the serialised message.
+        large: a message of fewer bytes is read by protobuf alone.
 
     Raises:
         google.protobuf.message.DecodeError: the bytes are no such message.
@@ -71,19 +71,19 @@ def read_predict(data: Buffer, *, large: int = _LARGE) -> Predict:
 
 
 class _UnusualError(Exception):
-    """Protobuf itself is to read, or refuse, this message."""
+    """The message has an unusual layout, so protobuf must read or refuse it."""
 
 
 def _split(data: Buffer) -> tuple[bytes, dict[str, memoryview]]:
-    """Returns a request without its tensors' contents, and these by alias."""
-    walk, aliases = _Walk(data), set()
+    """Returns the bytes of a request without its tensors' contents, and those contents by alias."""
+    reader, aliases = _FieldReader(data), set()
     parts: list[Buffer] = []
     contents: dict[str, memoryview] = {}
-    for tag, at, body, end in walk.fields(0, len(data)):
+    for tag, at, body, end in reader.fields(0, len(data)):
         if tag != INPUTS:
             parts.append(data[at:end])
             continue
-        alias, entry, content = _split_input(walk, body, end)
+        alias, entry, content = _split_input(reader, body, end)
         if alias in aliases:  # protobuf takes the last one
             raise _UnusualError
         aliases.add(alias)
@@ -93,38 +93,38 @@ def _split(data: Buffer) -> tuple[bytes, dict[str, memoryview]]:
     return b"".join(parts), contents
 
 
-def _split_input(walk: _Walk, start: int, stop: int) -> tuple[str, bytes, memoryview | None]:
-    """Returns the alias of an input, its map entry without the content, and the content."""
-    fields = list(walk.fields(start, stop))
+def _split_input(reader: _FieldReader, start: int, stop: int) -> tuple[str, bytes, memoryview | None]:
+    """Returns an input's alias, its map entry without the tensor's content, and that content."""
+    fields = list(reader.fields(start, stop))
     found = {tag: places for tag, *places in fields}
     if len(fields) != 2 or set(found) != {KEY, VALUE}:
         raise _UnusualError
     parts: list[Buffer] = []
     contents: list[memoryview] = []
-    for tag, at, body, end in walk.fields(*found[VALUE][1:]):
+    for tag, at, body, end in reader.fields(*found[VALUE][1:]):
         if tag == CONTENT:
-            contents.append(memoryview(walk.data)[body:end])
+            contents.append(memoryview(reader.data)[body:end])
         else:
-            parts.append(walk.data[at:end])
+            parts.append(reader.data[at:end])
     if len(contents) > 1:
         raise _UnusualError
     at, body, end = found[KEY]
     tensor = b"".join(parts)
     try:
-        alias = bytes(walk.data[body:end]).decode()
+        alias = bytes(reader.data[body:end]).decode()
     except UnicodeDecodeError:
         raise _UnusualError from None
-    return alias, bytes(walk.data[at:end]) + header(VALUE, len(tensor)) + tensor, contents[0] if contents else None
+    return alias, bytes(reader.data[at:end]) + header(VALUE, len(tensor)) + tensor, contents[0] if contents else None
 
 
-class _Walk:
-    """Goes over the fields of a message and of those inside it."""
+class _FieldReader:
+    """Finds the fields of a message and of the messages inside it."""
 
     def __init__(self, data: Buffer) -> None:
         self.data, self._left = data, _MOST_FIELDS
 
     def fields(self, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yields tag, begin, begin of the value, and end of each field between two places."""
+        """Yields (tag, start, start of the value, end) for each field between two offsets."""
         while at < stop:
             self._left -= 1
             tag, body = self._varint(at, stop)
@@ -148,14 +148,14 @@ class _Walk:
             value |= (byte & 127) << 7 * (at - start)
             at += 1
             if byte < 128:
-                if byte == 0 and at > start + 1:  # longer than need be: written anew, it would be another one
+                if byte == 0 and at > start + 1:  # longer than needed, so its re-encoding would differ
                     break
                 return value, at
         raise _UnusualError
 
 
 def header(tag: int, length: int) -> bytes:
-    """Returns what stands before a field of so many bytes: its tag (up to 127), and the length as a varint."""
+    """Returns a field's header: its tag (at most 127), and the length of its value as a varint."""
     result = bytearray([tag])
     while length > 127:
         result.append(length & 127 | 128)

@@ -1,49 +1,54 @@
-"""Who computes when: requests that wait in line, bounded, and leave it when nobody waits for them any more."""
+"""Admission: bounded queues for requests that wait to compute, and a bound on answers that wait to be read.
+
+A request is refused at once (UNAVAILABLE) when a bound is reached, and stops
+waiting when its deadline passes or its client disconnects.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from serving.protocol.status import Code, StatusError
+from serving.protocol.status import LATE, LEFT, QUEUE_FULL, UNREAD, Code, StatusError
 
 
 class Call:
-    """One client waiting for an answer.
+    """One request in progress: its deadline, whether its client is still there, and the model's time for it.
 
     Args:
-        timeout_s: how long it waits, in s; None is for ever.
-        has_left: tells whether the client has gone; asked before work begins.
-        alone: it is not to be computed together with others.
-        waited_s: time since it came, in s.
+        timeout_s: how long the client waits, in s; None means without a deadline.
+        is_cancelled: tells whether the client has disconnected; asked before work begins.
+        alone: do not compute it in one batch with other requests.
+        waited_s: time since the request arrived, in s.
 
     Attributes:
-        runtime_s: time that the model took for it so far, in s.
-        fits_others: rows of requests like it may be computed together; known once it was answered.
+        runtime_s: time that the model has taken for it so far, in s.
+        fits_others: rows of requests like this one may share a batch; set once the request was answered.
     """
 
     def __init__(
         self,
         timeout_s: float | None = None,
         *,
-        has_left: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = lambda: False,
         alone: bool = False,
         waited_s: float = 0.0,
     ) -> None:
         self.alone, self.waited_s = alone, waited_s
         self.fits_others = False
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._has_left = has_left
         self.runtime_s = 0.0
-        self._ended = False
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._is_cancelled = is_cancelled
+        self._cancelled = False
         self._wake: Callable[[], None] = lambda: None
 
-    def end(self) -> None:
-        """Says that the client has gone; a wait in line ends at once."""
-        self._ended = True
+    def cancel(self) -> None:
+        """Records that the client has disconnected; a wait in a queue ends at once."""
+        self._cancelled = True
         self._wake()
 
     def remaining_s(self) -> float | None:
@@ -51,15 +56,15 @@ class Call:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def check(self) -> None:
-        """Stops work that nobody waits for.
+        """Refuses to begin work that no client waits for.
 
         Raises:
             StatusError: DEADLINE_EXCEEDED or CANCELLED.
         """
         if self.remaining_s() == 0.0:
-            raise StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered.")
-        if self._ended or self._has_left():
-            raise StatusError(Code.CANCELLED, "The client has left.")
+            raise StatusError(Code.DEADLINE_EXCEEDED, LATE)
+        if self._cancelled or self._is_cancelled():
+            raise StatusError(Code.CANCELLED, LEFT)
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
@@ -71,71 +76,116 @@ class Call:
             self.runtime_s += time.monotonic() - started
 
     def wait(self, event: threading.Event) -> None:
-        """Waits for an event, or until the client has gone or its deadline has passed."""
+        """Waits until the event is set, the client disconnects, or the deadline passes."""
         self._wake = event.set
-        if not self._ended:
+        if not self._cancelled:
             event.wait(self.remaining_s())
 
 
-class Line:
-    """A line in order of arrival: so many rows compute, so many wait, the rest is refused at once.
+class AdmissionQueue:
+    """A semaphore with a bounded queue: first come, first served; a request beyond the bound is refused at once.
+
+    Capacity is counted in units of the caller's choice: rows of a batch, bytes of memory, or requests.
 
     Args:
-        inside: rows that compute at the same time.
-        waiting: rows that may wait.
+        capacity: units that may be in use at the same time.
+        max_waiting: units that may wait in the queue.
     """
 
-    def __init__(self, *, inside: int, waiting: int) -> None:
-        self._inside, self._free, self._places = inside, inside, waiting
-        self._queue: deque[_Ticket] = deque()
+    def __init__(self, *, capacity: int, max_waiting: int) -> None:
+        self._capacity, self._free, self._max_waiting = capacity, capacity, max_waiting
+        self._queue: deque[_Slot] = deque()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def turn(self, call: Call, rows: int = 1) -> Iterator[None]:
-        """Holds a turn for some rows; more rows than fit inside take all of it.
+    def slot(self, call: Call, units: int = 1) -> Iterator[None]:
+        """Holds `units` of the capacity for its block; a request for more than the capacity gets all of it.
 
         Raises:
-            StatusError: UNAVAILABLE when too many wait; DEADLINE_EXCEEDED or CANCELLED when the turn comes too late.
+            StatusError: UNAVAILABLE if the queue is full; DEADLINE_EXCEEDED or CANCELLED while the request waits.
         """
-        ticket = _Ticket(min(rows, self._inside))
-        self._enter(ticket)
+        slot = _Slot(min(units, self._capacity))
+        self._acquire(slot)
         try:
             call.check()
-            while not ticket.inside:
-                call.wait(ticket.woken)
+            while not slot.granted:
+                call.wait(slot.woken)
                 call.check()
             yield
         finally:
-            self._leave(ticket)
+            self._release(slot)
 
-    def _enter(self, ticket: _Ticket) -> None:
+    def _acquire(self, slot: _Slot) -> None:
         with self._lock:
-            if not self._queue and ticket.rows <= self._free:
-                self._admit(ticket)
-            elif sum(other.rows for other in self._queue) + ticket.rows > self._places:
-                raise StatusError(
-                    Code.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"
-                )
+            if not self._queue and slot.units <= self._free:
+                self._grant(slot)
+            elif sum(other.units for other in self._queue) + slot.units > self._max_waiting:
+                raise StatusError(Code.UNAVAILABLE, QUEUE_FULL)
             else:
-                self._queue.append(ticket)
+                self._queue.append(slot)
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _release(self, slot: _Slot) -> None:
         with self._lock:
-            if ticket.inside:
-                self._free += ticket.rows
+            if slot.granted:
+                self._free += slot.units
             else:
-                self._queue.remove(ticket)
-            while self._queue and self._queue[0].rows <= self._free:
-                self._admit(self._queue.popleft())
+                self._queue.remove(slot)
+            while self._queue and self._queue[0].units <= self._free:
+                self._grant(self._queue.popleft())
 
-    def _admit(self, ticket: _Ticket) -> None:
-        self._free -= ticket.rows
-        ticket.inside = True
-        ticket.woken.set()
+    def _grant(self, slot: _Slot) -> None:
+        self._free -= slot.units
+        slot.granted = True
+        slot.woken.set()
 
 
-class _Ticket:
-    """A place in line; `woken` is set when its turn comes, or by a client that leaves."""
+class _Slot:
+    """A request's share of the capacity; `woken` is set when it is granted or the client disconnects."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows, self.inside, self.woken = rows, False, threading.Event()
+    def __init__(self, units: int) -> None:
+        self.units, self.granted, self.woken = units, False, threading.Event()
+
+
+class UnreadAnswers:
+    """Bounds the memory of answers that clients have not read yet.
+
+    Without this bound, clients that ask and never read could fill the server's memory.
+
+    Args:
+        max_bytes: bytes of all unread answers together; a single answer may be larger.
+        timeout_s: once memory is needed, an answer that was not read for this long is dropped, in s.
+    """
+
+    def __init__(self, *, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes, self._timeout_s = max_bytes, timeout_s
+        self._lock = threading.Lock()
+        self._used, self._last_id = 0, 0
+        # By id, in order of arrival: when it was added, its bytes, and how to drop it.
+        self._unread: dict[int, tuple[float, int, Callable[[], object]]] = {}
+
+    def add(self, size: int, drop: Callable[[], object]) -> Callable[[], None]:
+        """Reserves memory for an answer and returns a function that frees it (calling it twice does no harm).
+
+        Args:
+            size: bytes of the answer.
+            drop: ends the answer's call, which then frees the memory.
+
+        Raises:
+            StatusError: UNAVAILABLE if the bound is reached; answers older than the timeout are dropped then.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if not self._used or self._used + size <= self._max_bytes:
+                self._last_id += 1
+                self._used += size
+                self._unread[self._last_id] = (now, size, drop)
+                return functools.partial(self._free, self._last_id)
+            expired = [other for since, _, other in self._unread.values() if now - since > self._timeout_s]
+        for drop_expired in expired:
+            drop_expired()
+        raise StatusError(Code.UNAVAILABLE, UNREAD)
+
+    def _free(self, answer_id: int) -> None:
+        with self._lock:
+            _, size, _ = self._unread.pop(answer_id, (0.0, 0, None))
+            self._used -= size

@@ -1,4 +1,4 @@
-"""All models of one server: which there are, by name and label, and how a new configuration takes their place."""
+"""All models of one server, by name and label, and how a new configuration replaces them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serving.server.versions import ModelFolder, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
-# Models that are gone and still known by name.
-_REMEMBERED = 1000
+# Removed models whose final states can still be asked for.
+_MAX_REMOVED = 1000
 
 
 class Catalog:
     """The models being served; safe to share between threads.
 
     Args:
-        load: makes a model of (path, version), or raises StatusError.
-        poll_s: time between two looks for new versions, in s; 0 is one look, negative is none.
+        load: loads a version from its folder and number, or raises StatusError.
+        poll_s: time between two looks for new versions, in s; 0 looks once, a negative number never.
         early_labels: a new label may name a version that is not available yet.
     """
 
@@ -32,18 +32,18 @@ class Catalog:
         self._load, self._poll_s, self._early_labels = load, poll_s, early_labels
         self._changing = threading.Lock()
         self._models: dict[str, ModelFolder] = {}
-        # Models that were served once: their versions are known as ended, as in TensorFlow Serving.
+        # Removed models: as in TensorFlow Serving, their versions are still listed, with the state END.
         self._removed: dict[str, ModelFolder] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._ended = threading.Event()
         self._follower: threading.Thread | None = None
 
     def replace(self, wanted: Sequence[ModelSettings]) -> None:
-        """Serves these models and no others; what stays the same goes on undisturbed.
+        """Serves exactly these models; one whose settings stay the same is not interrupted.
 
         Raises:
-            StatusError: UNKNOWN when a new model has no version that loads (it is followed all the same);
-                FAILED_PRECONDITION when a label names a version that is not available (labels stay as they were).
+            StatusError: UNKNOWN if no version of a new model loads (its folder is watched nevertheless);
+                FAILED_PRECONDITION if a label names a version that is not available (no label changes).
         """
         with self._changing:
             before = dict(self._models)
@@ -52,7 +52,7 @@ class Catalog:
             self._models = {name: folder for name, folder in self._models.items() if name in names}
             removed = {name: folder for name, folder in before.items() if name not in names}
             known = [(name, one) for name, one in {**self._removed, **removed}.items() if name not in names]
-            self._removed = dict(known[-_REMEMBERED:])
+            self._removed = dict(known[-_MAX_REMOVED:])
             for name, folder in before.items():
                 if self._models.get(name) is not folder:
                     folder.stop()
@@ -63,26 +63,26 @@ class Catalog:
             self._labels = {settings.name: self._checked_labels(settings) for settings in wanted}
 
     def follow(self, path: Path, *, poll_s: float) -> None:
-        """Reads a `models.config` again every `poll_s` seconds; one that is wrong is logged and changes nothing."""
+        """Reads a `models.config` again every `poll_s` seconds; a wrong file is logged and changes nothing."""
 
-        def again() -> None:
-            known, said = None, ""
+        def poll() -> None:
+            known, logged = None, ""
             while not self._ended.wait(poll_s):
                 try:
                     wanted = read_models(path)
                     if wanted != known:
                         self.replace(wanted)
-                    known, said = wanted, ""
+                    known, logged = wanted, ""
                 except (ServingError, StatusError) as error:
-                    if str(error) != said:  # once, not at every look
+                    if str(error) != logged:  # log an error once, not at every reading
                         _LOG.error("%s: the configuration stays as it was: %s", path, error)
-                    said = str(error)
+                    logged = str(error)
 
-        self._follower = threading.Thread(target=again, name="models.config", daemon=True)
+        self._follower = threading.Thread(target=poll, name="models.config", daemon=True)
         self._follower.start()
 
     def stop(self) -> None:
-        """Drops every model once its last request is answered."""
+        """Removes every model; each is closed once its last request is answered."""
         self._ended.set()
         if self._follower is not None:
             self._follower.join(timeout=60)
@@ -91,15 +91,15 @@ class Catalog:
                 folder.stop()
 
     def versions(self) -> dict[str, list[int]]:
-        """Returns the versions that answer now, newest first, by model."""
+        """Returns the versions that can answer now, newest first, by model."""
         return {name: folder.versions for name, folder in self._models.items()}
 
     def knows(self, name: str) -> bool:
-        """Tells whether a model of that name is configured."""
+        """Tells whether a model with this name is configured."""
         return name in self._models
 
     def label(self, name: str, label: str) -> int:
-        """Returns the version that a label names.
+        """Returns the version that a label stands for.
 
         Raises:
             StatusError: INVALID_ARGUMENT, in TensorFlow Serving's words.
@@ -111,7 +111,7 @@ class Catalog:
 
     @contextlib.contextmanager
     def use(self, name: str, version: int | None = None) -> Iterator[LoadedModel]:
-        """Holds a version of a model, or its newest, for one request.
+        """Yields a version of a model (by default the newest) and keeps it loaded for the block.
 
         Raises:
             StatusError: NOT_FOUND, in TensorFlow Serving's words.
@@ -136,7 +136,7 @@ class Catalog:
         raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
 
     def _serve(self, settings: ModelSettings) -> bool:
-        """Adds a model or gives it its new policy; tells whether a version answers."""
+        """Adds a model, or gives it a new policy; tells whether one of its versions can answer."""
         folder = self._models.get(settings.name)
         if folder is not None and folder.base_path == settings.base_path:
             if folder.policy != settings.policy:
@@ -145,7 +145,7 @@ class Catalog:
             return True
         new = ModelFolder(name=settings.name, base_path=settings.base_path, policy=settings.policy, load=self._load)
         new.start(poll_s=self._poll_s)
-        # One whose folder has moved goes on from the old folder until the new one has a version.
+        # If a model's folder has changed, the old folder is served until the new one has a version.
         if folder is None or new.versions:
             self._models = {**self._models, settings.name: new}
         else:

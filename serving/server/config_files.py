@@ -1,4 +1,4 @@
-"""The server's configuration files: text protos of tensorflow_model_server, checked as it checks them."""
+"""The server's configuration files: the text protos of tensorflow_model_server, with its checks."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from typing import Any
 from google.protobuf import text_format
 
 from serving.protocol import protos
+from serving.protocol.names import METRICS_PATH
 from serving.protocol.status import Code, StatusError
-from tfpipe.errors import ServingError
+from tfpipe.errors import ServingError, UsageError
+from tfpipe.settings import check, setting
 
-METRICS_PATH = "/monitoring/prometheus/metrics"
 _PLATFORM = "tensorflow"
-# Each model has a thread that follows its folder.
+# Each model has a thread that watches its folder.
 _MAX_MODELS = 1000
 _MAX_PATH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How requests are put together; the words are those of a batching parameters file.
+    """How requests share batches; the names are those of a batching parameters file.
 
-    With the defaults, 32 clients make two batches: while one computes or its answers travel, the other computes.
-    On two cores that gives 0.9 of what the model alone does; one batch at a time gives 0.8, batches of 8 give 0.75.
+    With the defaults, 32 clients fill two batches: one computes while the answers of the other are sent. On two
+    cores that gives 0.9 of the model's own throughput; one batch at a time gives 0.8, batches of 8 give 0.75.
 
-    Attributes:
-        max_batch_size: rows of a batch; larger requests go in steps of as many.
-        batch_timeout_micros: time that a batch waits to be filled while nothing computes, in µs.
-        max_enqueued_batches: full batches of rows that may wait for one signature.
-        num_batch_threads: batches of one signature that compute at the same time.
-        allowed_batch_sizes: sizes that batches are padded to, ascending; none is any size.
+    Raises:
+        UsageError: a value has the wrong type or is out of range, or the allowed sizes do not fit.
     """
 
-    max_batch_size: int = 16
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 8
-    num_batch_threads: int = 2
-    allowed_batch_sizes: tuple[int, ...] = ()
+    max_batch_size: int = setting(
+        16, help="rows of a batch; a request with as many or more rows is computed alone", at_least=1, below=2**31
+    )
+    batch_timeout_micros: int = setting(
+        0, help="how long a batch waits for more rows while nothing computes, in µs", at_least=0, below=2**31
+    )
+    max_enqueued_batches: int = setting(
+        8, help="full batches that may wait for one signature; more rows are refused", at_least=1, below=2**31
+    )
+    num_batch_threads: int = setting(
+        2, help="batches of one signature that compute at the same time", at_least=1, below=2**31
+    )
+    allowed_batch_sizes: tuple[int, ...] = setting(
+        (), help="sizes that batches are padded to, ascending, the last equal to max_batch_size; empty allows any"
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_batch_size", 1),
-            ("batch_timeout_micros", 0),
-            ("max_enqueued_batches", 1),
-            ("num_batch_threads", 1),
-        ):
-            if not least <= getattr(self, name) < 2**31:
-                raise ServingError(f"{name} must be at least {least}; was {getattr(self, name)}")
+        check(self)
         sizes = self.allowed_batch_sizes
         if any(one >= other for one, other in itertools.pairwise(sizes)) or (sizes and sizes[0] < 1):
-            raise ServingError(f"allowed_batch_sizes entries must be in increasing order; were {list(sizes)}")
+            raise UsageError(f"allowed_batch_sizes entries must be in increasing order; were {list(sizes)}")
         if sizes and sizes[-1] != self.max_batch_size:
-            raise ServingError(
+            raise UsageError(
                 f"last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; "
                 f"expected {self.max_batch_size}"
             )
@@ -65,8 +65,8 @@ class Policy:
     """Which versions of a model are served.
 
     Attributes:
-        latest: so many of the newest that load; 0 is all of them.
-        specific: these alone, where given.
+        latest: number of the newest versions to serve; 0 means all.
+        specific: if not empty, serve these versions only.
     """
 
     latest: int = 1
@@ -80,7 +80,7 @@ class ModelSettings:
     Attributes:
         name: its name in requests.
         base_path: folder with one numeric sub-folder for each version.
-        policy: which of the versions.
+        policy: selects the versions.
         labels: version by label.
     """
 
@@ -97,7 +97,7 @@ class Tls:
     Attributes:
         key: the server's private key.
         certificate: the server's certificate chain.
-        client_ca: authorities that sign clients' certificates, or None.
+        client_ca: certificates of the authorities that sign clients' certificates, or None.
         client_verify: refuse clients without such a certificate.
     """
 
@@ -108,10 +108,10 @@ class Tls:
 
 
 def read_models(path: Path) -> tuple[ModelSettings, ...]:
-    """Reads a `models.config`.
+    """Reads a `models.config` (a ModelServerConfig).
 
     Raises:
-        ServingError: it is not one.
+        ServingError: the file cannot be read, or is not valid.
     """
     try:
         return models_of(_read(path, protos.ModelServerConfig))
@@ -123,7 +123,7 @@ def models_of(config: Any) -> tuple[ModelSettings, ...]:
     """Returns the models of a ModelServerConfig.
 
     Raises:
-        StatusError: INVALID_ARGUMENT, as tensorflow_model_server refuses it.
+        StatusError: INVALID_ARGUMENT with tensorflow_model_server's text.
     """
     if config.HasField("custom_model_config"):
         raise StatusError(Code.INVALID_ARGUMENT, "only model_config_list is supported, not custom_model_config")
@@ -144,27 +144,27 @@ def models_of(config: Any) -> tuple[ModelSettings, ...]:
 
 
 def read_batching(path: Path) -> Batching:
-    """Reads a batching parameters file; what it leaves out keeps our default.
+    """Reads a batching parameters file; a value that it leaves out keeps the default of `Batching`.
 
-    Signatures whose rows differ in length are not batched, so `pad_variable_length_inputs` has nothing to do.
+    `pad_variable_length_inputs` is ignored, because signatures whose rows differ in length are not batched.
 
     Raises:
-        ServingError: it is not one, or its values do not fit each other.
+        ServingError: the file cannot be read, or is not valid.
     """
     given = _read(path, protos.BatchingParameters)
     names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
     values = {name: getattr(given, name).value for name in names if given.HasField(name)}
     try:
         return Batching(**values, allowed_batch_sizes=tuple(given.allowed_batch_sizes))
-    except ServingError as error:
+    except UsageError as error:
         raise ServingError(f"{path}: {error}") from error
 
 
 def read_tls(path: Path) -> Tls:
-    """Reads an SSLConfig file with PEM texts inline.
+    """Reads an SSLConfig file with PEM texts in it.
 
     Raises:
-        ServingError: it is not one, or has no key and certificate.
+        ServingError: the file cannot be read, or has no key and certificate.
     """
     given = _read(path, protos.SSLConfig)
     if not given.server_key or not given.server_cert:
@@ -180,10 +180,10 @@ def read_tls(path: Path) -> Tls:
 
 
 def read_metrics_path(path: Path) -> str | None:
-    """Reads a MonitoringConfig file: the path of the Prometheus page, or None where it is not enabled.
+    """Reads a MonitoringConfig file and returns the path of the Prometheus page, or None if it is not enabled.
 
     Raises:
-        ServingError: it is not one.
+        ServingError: the file cannot be read, or is not valid.
     """
     given = _read(path, protos.MonitoringConfig).prometheus_config
     if given.path and not given.path.startswith("/"):
@@ -200,7 +200,7 @@ def _model(entry: Any) -> ModelSettings:
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
         )
     if "\0" in entry.base_path or len(entry.base_path.encode()) > _MAX_PATH:
-        raise StatusError(Code.INVALID_ARGUMENT, f"Model {entry.name}: its base_path is no path of this machine")
+        raise StatusError(Code.INVALID_ARGUMENT, f"Model {entry.name}: its base_path is not a valid path")
     if not entry.model_platform:
         raise StatusError(
             Code.INVALID_ARGUMENT,

@@ -1,4 +1,4 @@
-"""The gRPC methods of the server, whatever carries them: TensorFlow Serving's two services, and gRPC's health check."""
+"""The gRPC methods, for both gRPC servers: TensorFlow Serving's two services, and gRPC's health check."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import protos
+from serving.protocol.names import HEALTH_SERVICE, MODEL_SERVICE, PREDICT, PREDICTION_SERVICE, RELOAD
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, read_predict
-from serving.server.admission import Call, Line
+from serving.server.admission import AdmissionQueue, Call
+from serving.server.config import SPARE_THREADS
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
 _LOG = logging.getLogger(__name__)
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-# Threads that say no, and answer questions of status and health, while all others are busy.
-SPARE_THREADS = 8
-# Messages of more bytes than this are read only while there is room for them: parsed, a hostile one takes
-# twenty times its size. They do not wait for it, since that would take the threads that say no.
+# The health check answers for these; the empty name means the whole server.
+_SERVICES = ("", PREDICTION_SERVICE, MODEL_SERVICE)
+# A message of more bytes than this is parsed only while the memory for it is free, because parsing a hostile one
+# takes twenty times its size. It is refused rather than queued: a queue would occupy the spare threads.
 _LARGE = 1 << 20
-# Answers up to this size take no room among those that clients have not read yet: any call costs more, and health
-# and status must be told whatever others do.
-SMALL = 4096
 
 
 @dataclass(frozen=True)
 class _Method:
-    """How a message is read and answered; `counted` is the name under which it takes a place and is timed."""
+    """How a message is read and answered. A method that computes has a name in `counted`, for the metrics."""
 
     read: Callable[[Any], Any]
     answer: Callable[[Any, Call], Any]
@@ -39,20 +36,20 @@ class _Method:
 
 
 class Methods:
-    """What each path answers.
+    """The methods by path.
 
     Args:
-        api: the service.
-        monitor: counts, times and logs.
+        api: answers the requests.
+        monitor: counts, times and logs them.
         is_serving: tells the health check whether requests are answered.
-        threads: requests handled at the same time, the spare ones included.
+        threads: requests handled at the same time, including `SPARE_THREADS`.
     """
 
     def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], threads: int) -> None:
         self._monitor = monitor
-        self._memory = Line(inside=4 * api.limits.message_bytes, waiting=0)
-        self._places = Line(inside=max(1, threads - SPARE_THREADS), waiting=0)
-        prediction, model = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
+        self._parsing = AdmissionQueue(capacity=4 * api.limits.message_bytes, max_waiting=0)
+        self._slots = AdmissionQueue(capacity=max(1, threads - SPARE_THREADS), max_waiting=0)
+        prediction = f"/{PREDICTION_SERVICE}/"
         self._by_path: Mapping[str, _Method] = {
             PREDICT: _Method(read_predict, api.predict, "Predict"),
             prediction + "GetModelMetadata": _Method(_reads(protos.GetModelMetadataRequest), api.metadata),
@@ -61,9 +58,9 @@ class Methods:
             prediction + "MultiInference": _Method(
                 _reads(protos.MultiInferenceRequest), api.multi_inference, "MultiInference"
             ),
-            model + "GetModelStatus": _Method(_reads(protos.GetModelStatusRequest), api.status),
-            model + "HandleReloadConfigRequest": _Method(_reads(protos.ReloadConfigRequest), api.reload),
-            "/grpc.health.v1.Health/Check": _Method(
+            f"/{MODEL_SERVICE}/GetModelStatus": _Method(_reads(protos.GetModelStatusRequest), api.status),
+            RELOAD: _Method(_reads(protos.ReloadConfigRequest), api.reload),
+            f"/{HEALTH_SERVICE}/Check": _Method(
                 _reads(protos.HealthCheckRequest), functools.partial(_check, is_serving)
             ),
         }
@@ -74,35 +71,35 @@ class Methods:
         return tuple(self._by_path)
 
     def answer(self, path: str, data: Buffer, call: Call) -> list[Buffer]:
-        """Returns the answer's message, in parts that follow each other.
+        """Returns the bytes of the answer, as parts to be sent one after another.
 
         Args:
-            path: of the method.
-            data: the request's message.
-            call: who waits for it.
+            path: of the method, such as `/tensorflow.serving.PredictionService/Predict`.
+            data: the serialised request.
+            call: the request in progress.
 
         Raises:
-            StatusError: what the client is to hear; UNIMPLEMENTED for a path that is none.
+            StatusError: the error for the client; UNIMPLEMENTED if no method has this path.
         """
         method = self._by_path.get(path)
         if method is None:
             raise StatusError(Code.UNIMPLEMENTED, "Method not found!")
         try:
-            with self._memory.turn(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
+            with self._parsing.slot(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
                 answer = self._counted(method, _parsed(method.read, data), call)
         except StatusError:
             raise
-        except Exception as error:  # a bug must neither end the server nor show its stack
+        except Exception as error:  # a bug must neither end the server nor show its stack trace
             _LOG.exception("a gRPC request failed")
             raise StatusError(Code.INTERNAL, FAILED) from error
         return answer if isinstance(answer, list) else [answer.SerializeToString()]
 
     def _counted(self, method: _Method, request: Any, call: Call) -> Any:
-        """Answers; a method that computes takes a place, and is counted and timed."""
+        """Answers a request; one that computes needs a slot, and is counted and timed."""
         if not method.counted:
             return method.answer(request, call)
         watched = self._monitor.watch(method.counted, entrypoint="GRPC", model=_model_name(request), call=call)
-        with watched, self._places.turn(call):
+        with watched, self._slots.slot(call):
             return method.answer(request, call)
 
 
@@ -113,12 +110,12 @@ def _reads(kind: Any) -> Callable[[Buffer], Any]:
 def _parsed(read: Callable[[Any], Any], data: Buffer) -> Any:
     try:
         return read(data)
-    except Exception:  # DecodeError has another base on each protobuf generation
+    except Exception:  # the base class of DecodeError differs between protobuf versions
         raise StatusError(Code.INTERNAL, "The request is not a message of this method.") from None
 
 
 def _model_name(request: Any) -> str:
-    """Returns the model that a request, or its first task, asks for."""
+    """Returns the name of the model that a request, or its first task, asks for."""
     holder = request if hasattr(request, "model_spec") else next(iter(request.tasks), None)
     return holder.model_spec.name if holder else ""
 

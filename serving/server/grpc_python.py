@@ -1,4 +1,4 @@
-"""The gRPC side of the server in Python, by grpcio: with TLS, and where `serving.server.grpc_native` is not built."""
+"""The gRPC server in Python (grpcio), used for TLS, or if the native server is not built."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ from collections import defaultdict
 from concurrent import futures
 from typing import Any
 
-# The library's own lines about a taken port say less than our error does.
+# grpcio's own log lines about a taken port would come before our error, which says more.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
 from serving.protocol.status import StatusError
-from serving.server.admission import Call
+from serving.server.admission import Call, UnreadAnswers
 from serving.server.config_files import Tls
-from serving.server.grpc_methods import SMALL, Methods
-from serving.server.outbox import Outbox
+from serving.server.grpc_methods import Methods
 from tfpipe.errors import ServingError
 
+# An answer of at most this many bytes is not counted as unread, so that health and status always find room. The
+# native server has the same bound.
+SMALL_ANSWER = 4096
+# Once room is needed, an answer that was not read for this long is dropped, in s. The native server uses it too.
+UNREAD_TIMEOUT_S = 60.0
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class RpcServer:
-    """The gRPC server, bound when made and answering once started.
+class PythonGrpcServer:
+    """The gRPC server. It binds its port when it is made, and answers after `start`.
 
     Args:
-        methods: what it answers.
-        message_bytes: largest message of a client, in bytes.
+        methods: answers the requests.
+        message_bytes: largest message that a client may send, in bytes.
         host: address to listen on.
         port: 0 picks a free one.
         threads: requests handled at the same time.
-        tls: certificates; None is plain text.
+        tls: certificates; None means plain text.
 
     Raises:
         ServingError: the port cannot be bound, or the certificates cannot be used.
@@ -42,7 +46,7 @@ class RpcServer:
         self, methods: Methods, *, message_bytes: int, host: str, port: int, threads: int, tls: Tls | None = None
     ) -> None:
         self._methods = methods
-        self._outbox = Outbox(limit=4 * message_bytes)
+        self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
             options=[
@@ -65,19 +69,19 @@ class RpcServer:
         self._server.start()
 
     def stop(self, grace_s: float) -> Any:
-        """Takes no new requests; returns an event that is set when those in flight are answered or time is up."""
+        """Takes no new requests; returns an event that is set once those in progress are answered or time is up."""
         return self._server.stop(grace_s)
 
     def _answer(self, path: str, data: bytes, context: Any) -> Any:
         call = Call(context.time_remaining())
-        if not context.add_callback(call.end):
-            call.end()
+        if not context.add_callback(call.cancel):
+            call.cancel()
         try:
             result = b"".join(self._methods.answer(path, data, call))
-            if len(result) > SMALL:
-                taken = self._outbox.put(len(result), context.cancel)
-                if not context.add_callback(taken):
-                    taken()
+            if len(result) > SMALL_ANSWER:
+                free = self._unread.add(len(result), context.cancel)
+                if not context.add_callback(free):
+                    free()
             return result
         except StatusError as error:
             code, message = error.code, error.message
@@ -96,12 +100,12 @@ def _bind(server: Any, host: str, port: int, tls: Tls | None) -> int:
 
 
 def address_of(host: str, port: int) -> str:
-    """Returns host and port as one address; IPv6 goes in brackets."""
+    """Returns host and port as one address; an IPv6 host is put in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def cannot_listen(address: str, why: str, *, secure: bool = False) -> ServingError:
-    """Returns the error for a gRPC port that cannot be had."""
+    """Returns the error for a gRPC port that cannot be bound."""
     also = ", or the key and certificates of --ssl_config_file do not fit" if secure else ""
     return ServingError(f"{address}: cannot listen there ({why}{also}); choose another --port")
 

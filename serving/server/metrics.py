@@ -1,4 +1,4 @@
-"""What a server says of itself: Prometheus metrics under TensorFlow Serving's names, and log lines."""
+"""Metrics and logs of the server: a Prometheus page with TensorFlow Serving's names, and log lines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from serving.protocol.status import FAILED, Code, StatusError
 from serving.server.admission import Call
 
 _LOG = logging.getLogger(__name__)
-# Bounds in µs, those of TensorFlow Serving's samplers (servables/tensorflow/util.cc).
+# Upper bounds of the histograms' buckets in µs, as in TensorFlow Serving (servables/tensorflow/util.cc).
 _BOUNDS = tuple(10 * 1.8**number for number in range(33))
+# Failed requests that are logged in a second; the rest is only counted.
 _LINES_PER_S = 5
-# Names of models on the page before those that are gone are dropped; a configuration lists up to half as many.
-_NAMES = 2000
+# When the page knows this many model names, those no longer served are dropped. A configuration lists at most half
+# as many.
+_MAX_NAMES = 2000
 
 
 class Monitor:
     """Counts and times requests, and logs those that failed.
 
     Args:
-        knows: tells whether a model is served; requests for others are counted under no name, so that
-            clients cannot make the page grow.
+        knows: tells whether a model is served. Requests for other models are counted under an empty name, so
+            that clients cannot make the page grow.
     """
 
     def __init__(self, knows: Callable[[str], bool]) -> None:
@@ -39,20 +41,20 @@ class Monitor:
         self._latencies: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
         self._runtimes: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
         self._names: set[str] = set()
-        self._errors = _Slowed(_LINES_PER_S)
+        self._errors = _RateLimitedLog(_LINES_PER_S)
 
     @contextlib.contextmanager
     def watch(self, method: str, *, entrypoint: str, model: str, call: Call) -> Iterator[None]:
-        """Counts, times and, where it fails, logs one request.
+        """Counts and times the request that its block answers, and logs it if it fails.
 
         Args:
             method: of the API, such as `Predict`.
             entrypoint: `GRPC` or `REST`.
             model: the name that the request asks for.
-            call: who waits for it, with the time that the model took.
+            call: the request in progress; it knows the model's time.
 
         Raises:
-            StatusError: as the request; INTERNAL, without a stack trace, where the server itself failed.
+            StatusError: the request's own, or INTERNAL without a stack trace if the server has a bug.
         """
         started, code = time.monotonic(), Code.OK
         try:
@@ -61,7 +63,7 @@ class Monitor:
             code = error.code
             self._errors.log(f"{entrypoint} {method} {json.dumps(model[:100])}: {code.name}: {error.message[:500]!r}")
             raise
-        except Exception as error:  # a bug must neither end the server nor show its stack
+        except Exception as error:  # a bug must neither end the server nor show its stack trace
             code = Code.INTERNAL
             _LOG.exception("%s %s failed", entrypoint, method)
             raise StatusError(code, FAILED) from error
@@ -78,15 +80,15 @@ class Monitor:
     def add(
         self, method: str, *, entrypoint: str, model: str, code: Code, took_s: Sequence[float], runtime_s: float
     ) -> None:
-        """Counts and times requests that were answered with the same code.
+        """Counts and times requests for one model that ended with the same code.
 
         Args:
             method: of the API.
             entrypoint: `GRPC` or `REST`.
-            model: the name that they ask for.
-            code: what they were answered with.
-            took_s: time that each of them took, in s.
-            runtime_s: time that the model took for each, in s.
+            model: the name that the requests ask for.
+            code: the status of the answers.
+            took_s: duration of each request, in s.
+            runtime_s: the model's time for each request, in s.
         """
         name = model if self._knows(model) else ""
         with self._lock:
@@ -98,14 +100,14 @@ class Monitor:
                     self._runtimes[name, method, "TF1"].add(1e6 * runtime_s)
 
     def add_refused(self, *, entrypoint: str, model: str, code: Code, why: str, count: int) -> None:
-        """Counts and logs requests that were refused before or after the model saw them.
+        """Counts and logs requests that were refused without running the model, or whose answer was dropped.
 
         Args:
             entrypoint: `GRPC` or `REST`.
-            model: the name that they ask for.
-            code: what they were answered with.
-            why: in words.
-            count: how many.
+            model: the name that the requests ask for.
+            code: the status of the answers.
+            why: the reason in words.
+            count: number of requests.
         """
         name = model if self._knows(model) else ""
         with self._lock:
@@ -114,8 +116,8 @@ class Monitor:
         self._errors.log(f"{entrypoint} {json.dumps(model[:100])}: {code.name}: {why!r} ({count} requests)")
 
     def _remember(self, name: str) -> None:
-        """Makes room for a new name: clients that reload the configuration cannot make the page grow either."""
-        if name not in self._names and len(self._names) >= _NAMES:
+        """Adds a name. Names no longer served are dropped at a limit, so that reloads cannot make the page grow."""
+        if name not in self._names and len(self._names) >= _MAX_NAMES:
             self._names = {known for known in self._names if not known or self._knows(known)}
             tables: tuple[dict[Any, Any], ...] = (self._counts, self._latencies, self._runtimes)
             for figures in tables:
@@ -144,7 +146,8 @@ def configure_logging(form: str) -> None:
     """Sends log lines to stderr.
 
     Args:
-        form: `text`, or `json` for one JSON object a line: time (s), level, logger, message, stack where there is one.
+        form: `text`, or `json` for one JSON object in each line, with the keys time (s), level, logger and message,
+            and `stack` if there is a stack trace.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if form == "json" else logging.Formatter("%(levelname)s %(message)s"))
@@ -164,8 +167,8 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-class _Slowed:
-    """Logs at most so many lines a second, and how many it left out."""
+class _RateLimitedLog:
+    """Logs a bounded number of lines in a second, and then how many it left out."""
 
     def __init__(self, per_s: int) -> None:
         self._per_s, self._second, self._said, self._left_out = per_s, 0, 0, 0

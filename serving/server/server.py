@@ -1,121 +1,58 @@
 """The embedded server: TensorFlow Serving's gRPC and REST APIs for one machine.
 
-Flags, semantics and error codes are tensorflow_model_server's, so a client
-moves to the stock binary without a change.
+Flags, semantics and error codes are those of tensorflow_model_server, so clients
+work with the stock server without a change.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from serving.protocol.status import StatusError
-from serving.server.admission import Line
+from serving.server.admission import AdmissionQueue
 from serving.server.catalog import Catalog
-from serving.server.config_files import Batching, ModelSettings, Tls, read_models
-from serving.server.grpc_methods import SPARE_THREADS, Methods
-from serving.server.grpc_native import FrontServer, is_built
-from serving.server.grpc_python import RpcServer
-from serving.server.loaded_model import Limits, LoadedModel
+from serving.server.config import SPARE_THREADS, ServerConfig
+from serving.server.config_files import ModelSettings, read_models
+from serving.server.grpc_methods import Methods
+from serving.server.grpc_native import NativeGrpcServer, is_built
+from serving.server.grpc_python import PythonGrpcServer
+from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
 from serving.server.rest import RestServer
 from serving.server.service import Api
-from tfpipe.errors import ServingError, UsageError
+from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
 
 
-FRONT_ENDS = ("auto", "native", "python")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """Settings of the embedded server; names are tensorflow_model_server's flags.
-
-    Attributes:
-        model_base_path: folder with one numeric sub-folder for each version; None with a `model_config_file`.
-        model_name: the model's name in requests.
-        model_config_file: text proto with several models, instead of name and folder.
-        model_config_file_poll_wait_seconds: time between two readings of that file, in s; 0 reads it once.
-        allow_version_labels_for_unavailable_models: a new label may name a version that is not loaded yet.
-        host: address to listen on; the default is reachable from this machine alone.
-        port: gRPC port; 0 picks a free one.
-        rest_api_port: REST port; 0 picks a free one, a negative number turns REST off.
-        rest_api_timeout_in_ms: longest wait of a REST request, in ms.
-        grpc_max_threads: threads that take requests; 0 is as many as may compute and wait, and some to refuse with.
-        grpc_front_end: `native` (compiled, for plain text), `python` (grpcio), or `auto`: native where it can be.
-        file_system_poll_wait_seconds: time between two looks for new versions, in s; 0 is one look only.
-        enable_model_warmup: run the model's warm-up requests before it serves.
-        batching: how requests are put together; None is not at all.
-        tls: certificates of the gRPC port; None is plain text.
-        metrics_path: path of the Prometheus page on the REST port, or None.
-        limits: what requests may ask for.
-
-    Raises:
-        UsageError: a port that cannot be, or not exactly one of folder and configuration file.
-    """
-
-    model_base_path: Path | None = None
-    model_name: str = "vae"
-    model_config_file: Path | None = None
-    model_config_file_poll_wait_seconds: float = 0.0
-    allow_version_labels_for_unavailable_models: bool = False
-    host: str = "127.0.0.1"
-    port: int = 8500
-    rest_api_port: int = 8501
-    rest_api_timeout_in_ms: int = 30_000
-    grpc_max_threads: int = 0
-    grpc_front_end: str = "auto"
-    file_system_poll_wait_seconds: float = 1.0
-    enable_model_warmup: bool = True
-    batching: Batching | None = field(default_factory=Batching)
-    tls: Tls | None = None
-    metrics_path: str | None = None
-    limits: Limits = field(default_factory=lambda: Limits(running=max(2, os.cpu_count() or 2)))
-
-    def __post_init__(self) -> None:
-        for name, least in (("port", 0), ("rest_api_port", -1)):
-            if not least <= getattr(self, name) <= 65_535:
-                raise UsageError(f"--{name} {getattr(self, name)} is no port; use {least} to 65535")
-        if (self.model_base_path is None) == (self.model_config_file is None):
-            raise UsageError("give --model_base_path or --model_config_file, one of the two")
-        if self.grpc_max_threads and self.grpc_max_threads <= SPARE_THREADS:
-            raise UsageError(f"--grpc_max_threads {self.grpc_max_threads} is too few; use {SPARE_THREADS + 1} or more")
-        if self.grpc_front_end not in FRONT_ENDS:
-            raise UsageError(f"--grpc_front_end {self.grpc_front_end} is none; use one of {', '.join(FRONT_ENDS)}")
-        if self.grpc_front_end == "native" and self.tls is not None:
-            raise UsageError("--grpc_front_end native has no TLS; leave it out or use python")
-
-
 class Server:
-    """The server as an object: it binds its ports when it is made and answers after `start`.
-
-    As a context manager it starts on entry, unless it has been started, and stops on exit.
+    """The server. It binds its ports when it is made, and answers after `start`.
 
     Attributes:
+        config: the settings.
+        catalog: the models that are served.
         port: the gRPC port.
         rest_port: the REST port, or None.
 
     Raises:
-        ServingError: the folder is missing, a configuration file is wrong, or a port is taken.
+        ServingError: the folder is missing, a configuration file is wrong, or a port cannot be bound.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._models = _models(config)
-        limits, turns = config.limits, Line(inside=config.limits.running, waiting=config.limits.in_hand)
+        limits = config.limits
+        queue = AdmissionQueue(capacity=limits.concurrent_runs, max_waiting=limits.open_requests)
         self.catalog = Catalog(
             lambda path, version: LoadedModel.load(
                 path,
                 version=version,
                 limits=limits,
-                turns=turns,
+                queue=queue,
                 batching=config.batching,
                 warmup=config.enable_model_warmup,
             ),
@@ -123,56 +60,43 @@ class Server:
             early_labels=config.allow_version_labels_for_unavailable_models,
         )
         api, monitor = Api(self.catalog, limits), Monitor(self.catalog.knows)
-        threads = config.grpc_max_threads or limits.in_hand + SPARE_THREADS
         self._draining = threading.Event()
-        self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, threads=threads)
-        self._rpc = _bind_rpc(api, self.methods, monitor, config, threads=threads)
-        self.port = self._rpc.port
+        self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, threads=config.threads)
+        self._grpc = _bind_grpc(api, self.methods, monitor, config)
+        self.port = self._grpc.port
         self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
         self.rest_port = self._rest.port if self._rest else None
-        self._started = False
-
-    def __enter__(self) -> Self:
-        if not self._started:
-            self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> str:
-        """`HOST:PORT` of the gRPC API, as a client takes it."""
-        return f"{self.config.host}:{self.port}"
 
     @property
     def versions(self) -> list[int]:
-        """Versions of the first model that answer now, newest first."""
+        """Versions of the first model that can answer now, newest first."""
         return self.catalog.versions().get(self._models[0].name, [])
 
     def start(self) -> None:
-        """Loads what is to be served, then answers. A `model_base_path` without versions is watched until one comes.
+        """Loads the models, then begins to answer.
+
+        A `model_base_path` without versions is no error: the server watches it until a version is there.
 
         Raises:
             ServingError: a model or label of the configuration file cannot be served.
         """
-        config, self._started = self.config, True
+        path = self.config.model_config_file
         try:
             self.catalog.replace(self._models)
         except StatusError as error:
-            if config.model_config_file:
+            if path:
                 self.catalog.stop()
-                raise ServingError(f"{config.model_config_file}: {error.message}") from error
-        if config.model_config_file and config.model_config_file_poll_wait_seconds > 0:
-            self.catalog.follow(config.model_config_file, poll_s=config.model_config_file_poll_wait_seconds)
-        self._rpc.start()
+                raise ServingError(f"{path}: {error.message}") from error
+        if path and self.config.model_config_file_poll_wait_seconds > 0:
+            self.catalog.follow(Path(path), poll_s=self.config.model_config_file_poll_wait_seconds)
+        self._grpc.start()
         if self._rest:
             self._rest.start()
 
     def stop(self, *, grace_s: float = 30.0) -> None:
-        """Takes no new requests and finishes those in flight, for up to `grace_s` seconds."""
+        """Takes no new requests and finishes those in progress, for up to `grace_s` seconds."""
         self._draining.set()
-        stopped = self._rpc.stop(grace_s)
+        stopped = self._grpc.stop(grace_s)
         if self._rest:
             self._rest.stop(grace_s=grace_s)
         stopped.wait()
@@ -184,14 +108,14 @@ class Server:
 
 
 def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then drains.
+    """Serves until SIGTERM or SIGINT, then finishes the requests in progress and returns.
 
     Args:
         config: the settings.
-        on_ready: called once when the server answers.
+        on_ready: called once, when the server answers.
 
     Raises:
-        ServingError: as `Server`.
+        ServingError: see `Server`.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -201,34 +125,34 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     if not ended.is_set():
         on_ready(server)
     ended.wait()
-    _LOG.info("draining")
+    _LOG.info("stopping: finishing the requests in progress")
     server.stop()
 
 
 def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
-    """Returns what to serve, from the flags or from the configuration file."""
+    """Returns the models to serve, from the flags or from the configuration file."""
     if config.model_config_file is not None:
-        models = read_models(config.model_config_file)
+        models = read_models(Path(config.model_config_file))
         if not models:
             raise ServingError(f"{config.model_config_file}: lists no model")
         return models
-    path = config.model_base_path
-    if path is None or not path.is_dir():
+    path = Path(config.model_base_path or "")
+    if not path.is_dir():
         raise ServingError(f"{path}: no such folder; give --model_base_path the --output of `tfpipe export`")
     return (ModelSettings(name=config.model_name, base_path=path),)
 
 
-def _bind_rpc(
-    api: Api, methods: Methods, monitor: Monitor, config: ServerConfig, *, threads: int
-) -> FrontServer | RpcServer:
+def _bind_grpc(
+    api: Api, methods: Methods, monitor: Monitor, config: ServerConfig
+) -> NativeGrpcServer | PythonGrpcServer:
     """Returns the gRPC server that the settings ask for.
 
     Raises:
-        ServingError: the port cannot be bound, or the native front end is not there.
+        ServingError: the port cannot be bound, or the native front end is not built.
     """
     native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and config.tls is None)
     if native and is_built():
-        return FrontServer(
+        return NativeGrpcServer(
             methods,
             api=api,
             monitor=monitor,
@@ -236,21 +160,24 @@ def _bind_rpc(
             batching=config.batching,
             host=config.host,
             port=config.port,
-            threads=threads,
+            threads=config.threads,
         )
     if config.grpc_front_end == "native":
         raise ServingError(
-            "the native front end is not built; install Rust (rustup.rs) and run scripts/setup again, "
+            "the native front end is not built; install Rust (rustup.rs) and install tfpipe again, "
             "or use --grpc_front_end python"
         )
     if native:
-        _LOG.info("gRPC is answered in Python; with Rust and scripts/setup it would be at over twice the rate")
-    return RpcServer(
+        _LOG.info(
+            "the native front end is not built, so gRPC is answered in Python, at less than half the rate; "
+            "to build it, install Rust and install tfpipe again"
+        )
+    return PythonGrpcServer(
         methods,
         message_bytes=config.limits.message_bytes,
         host=config.host,
         port=config.port,
-        threads=threads,
+        threads=config.threads,
         tls=config.tls,
     )
 
@@ -262,7 +189,7 @@ def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
             monitor=monitor,
             host=config.host,
             port=config.rest_api_port,
-            threads=config.limits.in_hand + SPARE_THREADS,
+            threads=config.limits.open_requests + SPARE_THREADS,
             timeout_s=config.rest_api_timeout_in_ms / 1000,
             metrics_path=config.metrics_path,
         )

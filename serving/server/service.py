@@ -1,6 +1,6 @@
-"""What the server answers, whatever the transport: predict, metadata, status, reload, and polite refusals.
+"""The service behind gRPC and REST: predict, metadata, status and reload; classify and regress are refused.
 
-Semantics and texts are TensorFlow Serving's; every refusal is a `StatusError`.
+Semantics and texts are TensorFlow Serving's. Every refusal is a `StatusError`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.protocol import protos
+from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
 from serving.protocol.wire import Buffer, Predict
 from serving.server.admission import Call
 from serving.server.catalog import Catalog
+from serving.server.config import Limits
 from serving.server.config_files import models_of
-from serving.server.loaded_model import DEFAULT_SIGNATURE, Limits, LoadedModel, Together
+from serving.server.loaded_model import BatchAnswer, LoadedModel
 
 
 class Api:
@@ -22,7 +24,7 @@ class Api:
 
     Args:
         catalog: the models being served.
-        limits: what requests may ask for.
+        limits: how large and how many requests may be.
     """
 
     def __init__(self, catalog: Catalog, limits: Limits) -> None:
@@ -30,18 +32,18 @@ class Api:
         self.limits = limits
 
     def predict(self, request: Predict, call: Call) -> list[Buffer]:
-        """Answers `PredictionService.Predict`, with the bytes of the response in parts."""
+        """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
         name, version = self._resolve(request.message)
         with self.catalog.use(name, version) as model:
             return model.predict(request, call)
 
-    def predict_together(
+    def predict_batch(
         self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
-    ) -> Together:
-        """Answers several `PredictionService.Predict` that differ in nothing but their rows; see `LoadedModel`."""
+    ) -> BatchAnswer:
+        """Answers several Predict requests that differ only in their rows; see `LoadedModel.predict_batch`."""
         name, version = self._resolve(request.message)
         with self.catalog.use(name, version) as model:
-            return model.predict_together(request, contents, rows=rows, call=call)
+            return model.predict_batch(request, contents, rows=rows, call=call)
 
     def metadata(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.GetModelMetadata`."""
@@ -75,9 +77,9 @@ class Api:
         return response
 
     def reload(self, request: Any, call: Call) -> Any:
-        """Answers `ModelService.HandleReloadConfigRequest`: the models listed replace all that are served."""
+        """Answers `ModelService.HandleReloadConfigRequest`: the listed models replace all that are served."""
         kind = request.config.WhichOneof("config")
-        if kind is not None:  # TensorFlow Serving takes no action for an empty configuration
+        if kind is not None:  # as in TensorFlow Serving, an empty configuration changes nothing
             self.catalog.replace(models_of(request.config))
         response = protos.ReloadConfigResponse()
         response.status.error_code = Code.OK
@@ -85,20 +87,20 @@ class Api:
 
     def classify(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.Classify`: the model has no such signature."""
-        raise self._no_example_signature(request, "classification", "tensorflow/serving/classify")
+        raise self._no_example_signature(request, "classification", CLASSIFY)
 
     def regress(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.Regress`: the model has no such signature."""
-        raise self._no_example_signature(request, "regression", "tensorflow/serving/regress")
+        raise self._no_example_signature(request, "regression", REGRESS)
 
     def multi_inference(self, request: Any, call: Call) -> Any:
         """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
         task = request.tasks[0]
-        if task.method_name == "tensorflow/serving/classify":
+        if task.method_name == CLASSIFY:
             raise self._no_example_signature(task, "classification", task.method_name)
-        if task.method_name == "tensorflow/serving/regress":
+        if task.method_name == REGRESS:
             raise self._no_example_signature(task, "regression", task.method_name)
         raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
 
@@ -124,7 +126,7 @@ class Api:
         )
 
     def _resolve(self, request: Any) -> tuple[str, int | None]:
-        """Returns the model name and version a request asks for (None: the newest)."""
+        """Returns the model name and version that a request asks for; None means the newest version."""
         if not request.HasField("model_spec"):
             raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         spec = request.model_spec

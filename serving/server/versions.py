@@ -1,4 +1,4 @@
-"""Versions of one model: following its folder, and holding a version while a request uses it."""
+"""Versions of one model: watching its folder, and keeping a version loaded while a request uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VersionStatus(NamedTuple):
     Attributes:
         version: its number.
         state: name of a GetModelStatus state, such as `AVAILABLE`.
-        error: why it ended, or None.
+        error: why it could not be loaded, or None.
     """
 
     version: int
@@ -32,18 +32,18 @@ class VersionStatus(NamedTuple):
 
 
 class ModelFolder:
-    """Serves the versions in a folder that its policy wants, and follows the folder as versions come and go.
+    """Serves the versions in a folder that a policy selects, and watches the folder for new ones.
 
-    New versions are loaded and warmed before old ones are dropped; requests
-    in flight finish on the version they began with; a version that does not
-    load is reported (state END), tried again once its files have changed, and
-    never takes the place of one that does.
+    A new version is loaded and warmed up before an old one is dropped. Requests in
+    progress finish on the version they began with. A version that does not load is
+    reported (state END), tried again when its files change, and never replaces one
+    that works.
 
     Args:
         name: the model's name in requests.
         base_path: folder with numeric sub-folders.
-        policy: which versions.
-        load: makes a model of (path, version), or raises StatusError.
+        policy: selects the versions.
+        load: loads a version from its folder and number, or raises StatusError.
     """
 
     def __init__(self, *, name: str, base_path: Path, policy: Policy, load: Callable[[Path, int], LoadedModel]) -> None:
@@ -52,10 +52,10 @@ class ModelFolder:
         self._load = load
         self._polling = threading.Lock()
         self._lock = threading.Lock()
-        self._loaded: dict[int, _Held] = {}
+        self._loaded: dict[int, _LoadedVersion] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, object] = {}
-        self._said = ""
+        self._logged = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -64,11 +64,11 @@ class ModelFolder:
         if poll_s >= 0:
             self.poll()
         if poll_s > 0:
-            self._thread = threading.Thread(target=self._follow, args=(poll_s,), name="versions", daemon=True)
+            self._thread = threading.Thread(target=self._watch, args=(poll_s,), name="versions", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Stops following the folder and drops every version once its last request is answered."""
+        """Stops watching the folder and drops every version; each is closed once its last request is answered."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=60)
@@ -77,7 +77,7 @@ class ModelFolder:
 
     @contextlib.contextmanager
     def use(self, version: int | None = None) -> Iterator[LoadedModel]:
-        """Holds a version, or the newest, for one request.
+        """Yields a version (by default the newest) and keeps it loaded for the block.
 
         Raises:
             StatusError: NOT_FOUND, in TensorFlow Serving's words.
@@ -93,13 +93,13 @@ class ModelFolder:
         finally:
             with self._lock:
                 held.users -= 1
-                ends = held.leaving and not held.users
-            if ends:
-                self._end(held)
+                is_last = held.dropped and not held.users
+            if is_last:
+                self._close(held)
 
     @property
     def versions(self) -> list[int]:
-        """Versions that answer now, newest first."""
+        """Versions that can answer now, newest first."""
         with self._lock:
             return sorted(self._loaded, reverse=True)
 
@@ -120,7 +120,7 @@ class ModelFolder:
         return [known[number] for number in sorted(known, reverse=True)]
 
     def poll(self) -> None:
-        """Looks at the folder once: loads what the policy wants, then drops what it does not."""
+        """Looks at the folder once: loads the versions that the policy selects, then drops the others."""
         with self._polling:
             if self._stop.is_set():
                 return
@@ -130,80 +130,80 @@ class ModelFolder:
             for version in sorted(wanted, reverse=True):
                 if policy.latest and not policy.specific and len(serves) == policy.latest:
                     break
-                if version in self._loaded or self._try(found[version], version):
+                if version in self._loaded or self._load_version(found[version], version):
                     serves.add(version)
             if serves:
                 self._drop(set(self._loaded) - serves)
 
-    def _try(self, path: Path, version: int) -> bool:
-        """Loads and warms a version; tells whether that worked."""
+    def _load_version(self, path: Path, version: int) -> bool:
+        """Loads and warms up a version; tells whether that worked."""
         files = _fingerprint(path)
         if files is not None and self._failed.get(version) == files:
             return False
-        self._set(version, "LOADING")
+        self._set_status(version, "LOADING")
         started = time.monotonic()
         try:
             model = self._load(path, version)
         except StatusError as error:
             _LOG.error("version %d of model %s does not load: %s", version, self.name, error.message)
             self._failed[version] = files
-            self._set(version, "END", error)
+            self._set_status(version, "END", error)
             return False
         self._failed.pop(version, None)
         with self._lock:
-            self._loaded[version] = _Held(model)
+            self._loaded[version] = _LoadedVersion(model)
             self._statuses[version] = VersionStatus(version, "AVAILABLE")
         _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
         return True
 
     def _drop(self, versions: set[int]) -> None:
-        """Takes versions out of use; each ends when its last request is answered."""
+        """Stops using versions; each is closed once its last request is answered."""
         with self._lock:
-            leaving = [self._loaded.pop(version) for version in versions]
-            for held in leaving:
-                held.leaving = True
+            dropped = [self._loaded.pop(version) for version in versions]
+            for held in dropped:
+                held.dropped = True
                 self._statuses[held.model.version] = VersionStatus(held.model.version, "UNLOADING")
-            idle = [held for held in leaving if not held.users]
+            idle = [held for held in dropped if not held.users]
         for held in idle:
-            self._end(held)
+            self._close(held)
 
-    def _end(self, held: _Held) -> None:
+    def _close(self, held: _LoadedVersion) -> None:
         held.model.close()
         version = held.model.version
-        _LOG.info("version %d of model %s has ended", version, self.name)
+        _LOG.info("version %d of model %s was unloaded", version, self.name)
         with self._lock:
             if version not in self._loaded and self._statuses[version].state == "UNLOADING":
                 self._statuses[version] = VersionStatus(version, "END")
 
-    def _set(self, version: int, state: str, error: StatusError | None = None) -> None:
+    def _set_status(self, version: int, state: str, error: StatusError | None = None) -> None:
         with self._lock:
             self._statuses[version] = VersionStatus(version, state, error)
 
     def _versions(self) -> dict[int, Path]:
-        """Returns the numeric sub-folders; what is wrong is logged once, not at every look."""
+        """Returns the numeric sub-folders; a problem is logged once, not at every look."""
         try:
             found = {int(p.name): p for p in self.base_path.iterdir() if _is_number(p.name) and p.is_dir()}
-            problem = "" if found else "no versions yet: waiting for a sub-folder whose name is a number"
+            problem = "" if found else "no versions yet; waiting for a sub-folder whose name is a number"
         except OSError as error:
-            found, problem = {}, f"cannot be read ({error.strerror}); the state stays as it is"
-        if problem and problem != self._said:
+            found, problem = {}, f"cannot be read ({error.strerror}); the loaded versions stay"
+        if problem and problem != self._logged:
             _LOG.warning("%s: %s", self.base_path, problem)
-        self._said = problem
+        self._logged = problem
         return found
 
-    def _follow(self, poll_s: float) -> None:
+    def _watch(self, poll_s: float) -> None:
         while not self._stop.wait(poll_s):
             try:
                 self.poll()
-            except Exception:  # the watcher must outlive any folder
+            except Exception:  # no folder may end the watching thread
                 _LOG.exception("%s: looking for versions failed", self.base_path)
 
 
-class _Held:
-    """A loaded version, the requests that use it, and whether it goes when the last of them is answered."""
+class _LoadedVersion:
+    """A loaded version, the number of requests that use it, and whether the last of them must close it."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self.model, self.users, self.leaving = model, 0, False
+        self.model, self.users, self.dropped = model, 0, False
 
 
 def not_found(name: str, version: int | None) -> StatusError:
@@ -217,7 +217,7 @@ def _is_number(name: str) -> bool:
 
 
 def _fingerprint(path: Path) -> object:
-    """Changes when a file is added to, or written in, a version's folder."""
+    """Returns a value that changes when a file in a version's folder is added or written."""
     try:
         files = [path, *path.iterdir(), *(path / "variables").glob("*")]
         return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))

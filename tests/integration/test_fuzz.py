@@ -17,10 +17,10 @@ import pytest
 from serving_tools import Caller, start_server
 
 from serving.protocol import protos, tensors
+from serving.protocol.names import PREDICT
 from serving.protocol.status import StatusError
 from serving.server import rest
-from serving.server.admission import Call, Line
-from serving.server.grpc_methods import PREDICT
+from serving.server.admission import AdmissionQueue, Call
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -172,8 +172,8 @@ def straight_to_the_application(server, count, seed):
     """HTTP requests, as waitress hands them over."""
     limits = server.config.limits
     monitor = Monitor(server.catalog.knows)
-    places = Line(inside=limits.in_hand, waiting=0)
-    application = rest._Application(Api(server.catalog, limits), monitor, places, timeout_s=60, metrics_path="/metrics")
+    slots = AdmissionQueue(capacity=limits.open_requests, max_waiting=0)
+    application = rest.Application(Api(server.catalog, limits), monitor, slots, timeout_s=60, metrics_path="/metrics")
     rng, codes = random.Random(seed), Counter()
     for _ in range(count):
         body = hostile_json(rng)

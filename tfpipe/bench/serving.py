@@ -27,7 +27,7 @@ import tensorflow as tf
 from serving.checks.smoke import server_process
 from serving.client.client import UNLIMITED
 from serving.protocol import protos, tensors
-from serving.server.grpc_methods import PREDICT
+from serving.protocol.names import PREDICT
 from tfpipe.bench.compare import Result, compared, rates
 from tfpipe.errors import ServingError, UsageError
 

@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
         UsageError: flags that do not go together.
         ServingError: a configuration file is wrong, or a port or folder cannot be used.
     """
+    from serving.server.config import ServerConfig
     from serving.server.config_files import read_metrics_path, read_tls
     from serving.server.metrics import configure_logging
-    from serving.server.server import ServerConfig, serve
+    from serving.server.server import serve
 
     configure_logging(args.log_format)
     names = (

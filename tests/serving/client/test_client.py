@@ -101,7 +101,8 @@ def test_waits_for_a_server_that_starts_late(exported):
 
     def start():
         time.sleep(1.0)
-        from serving.server.server import Server, ServerConfig
+        from serving.server.config import ServerConfig
+        from serving.server.server import Server
 
         config = ServerConfig(
             model_base_path=exported.path.parent, port=port, rest_api_port=-1, enable_model_warmup=False

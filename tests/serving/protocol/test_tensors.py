@@ -28,7 +28,7 @@ def test_an_answer_is_written_as_protobuf_writes_it():
     }
     expected = protos.PredictResponse()
     expected.model_spec.name = "vae"
-    ours = protos.PredictResponse.FromString(b"".join(tensors.serialised(expected, outputs)))
+    ours = protos.PredictResponse.FromString(b"".join(tensors.response_parts(expected, outputs)))
     for alias, array in outputs.items():
         tensors.write(expected.outputs[alias], array)
     assert ours == expected

@@ -11,7 +11,8 @@ from serving_tools import Caller, copy_version, eventually, start_server
 
 from serving.protocol import protos
 from serving.server import loaded_model
-from serving.server.server import Server, ServerConfig
+from serving.server.config import ServerConfig
+from serving.server.server import Server
 from tfpipe.errors import ServingError, UsageError
 
 INDEX = np.zeros(1, np.int32)

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from serving_tools import Caller, copy_version, eventually, export_toy, peak_mib, start_server
 
 from serving.protocol import protos, tensors
+from serving.protocol.names import METRICS_PATH, PREDICT
 from serving.protocol.status import StatusError
 from serving.server import grpc_native
 from serving.server.admission import Call
-from serving.server.config_files import METRICS_PATH, Batching
-from serving.server.grpc_methods import PREDICT
+from serving.server.config import Limits
+from serving.server.config_files import Batching
 from serving.server.grpc_native import is_built
-from serving.server.loaded_model import Limits
 from tfpipe.errors import ServingError, UsageError
 
 if is_built():
@@ -394,15 +394,15 @@ def test_connections_that_are_none_end_and_disturb_nobody(served, caller):
                 pass
     x = np.ones((1, 3), np.float32)
     np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
-    eventually(lambda: served._rpc.front.held() == (0, 0, 0))
+    eventually(lambda: served._grpc.native.held() == (0, 0, 0))
 
 
 @native
 @pytest.mark.parametrize("window", [0, (1 << 31) - 1], ids=["no window", "no reading"])
 def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
     """Whether a client allows not a byte, or allows all and reads nothing: its answers go, and their memory."""
-    monkeypatch.setattr(grpc_native, "_PATIENCE_S", 4.0)
-    limits = Limits(message_bytes=8 << 20, in_hand=64)
+    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 4.0)
+    limits = Limits(message_bytes=8 << 20, open_requests=64)
     server = start_server(exported.path.parent, limits=limits, grpc_front_end="native")
     z = np.zeros((64, 8), np.float32)
     try:
@@ -419,7 +419,7 @@ def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
                 raw.connect(("127.0.0.1", server.port))
                 stack.enter_context(raw)
                 raw.sendall(PREFACE + settings_ + wider + call)
-            eventually(lambda: server._rpc.front.held()[2] > 24 << 20)
+            eventually(lambda: server._grpc.native.held()[2] > 24 << 20)
             assert caller.refusal("decode", z=z)[0] == "UNAVAILABLE"
             request_ = protos.HealthCheckRequest()
             health = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
@@ -444,7 +444,7 @@ def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
 @native
 def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
     """Some clients send all but the end of large messages and fall silent; others get room once it is needed."""
-    monkeypatch.setattr(grpc_native, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, limits=Limits(message_bytes=1 << 20), grpc_front_end="native")
     x = np.ones((1, 3), np.float32)
     try:
@@ -453,7 +453,7 @@ def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
             parts = b"".join(frame(DATA, 0, 1, most[at : at + 16_000]) for at in range(0, len(most), 16_000))
             for _ in range(4):
                 stack.enter_context(connection(server.port, frame(HEADERS, 4, 1, header_block()) + parts))
-            eventually(lambda: server._rpc.front.held()[1] > 4_100_000)
+            eventually(lambda: server._grpc.native.held()[1] > 4_100_000)
             np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
             large = np.ones((20_000, 3), np.float32)
             assert caller.refusal("double", x=large)[0] == "UNAVAILABLE"
@@ -466,7 +466,7 @@ def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
 @native
 def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
     """Idle ones end, and so do those of clients that never read what they are told."""
-    monkeypatch.setattr(grpc_native, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, grpc_front_end="native")
     unknown = header_block(path="/" + "x" * 100)
     try:
@@ -481,7 +481,7 @@ def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
             for stream in range(1, 1981, 2):
                 deaf.sendall(frame(HEADERS, 4, stream, unknown) + frame(DATA, 1, stream, prefixed(b"")))
             silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(998)]
-            eventually(lambda: server._rpc.front.held()[0] == 0)
+            eventually(lambda: server._grpc.native.held()[0] == 0)
 
             def is_closed(raw):
                 raw.settimeout(0.5)
@@ -526,16 +526,16 @@ def test_requests_that_are_read_are_bounded_in_sum(toy):
                     with contextlib.suppress(OSError):
                         raw.sendall(frame(HEADERS, 4, stream, header_block()))
                         raw.sendall(b"".join(frame(DATA, 0, stream, part) for part in parts))
-            eventually(lambda: server._rpc.front.held()[0] == 4)
-            assert server._rpc.front.held()[1] <= 4 << 20
-        eventually(lambda: server._rpc.front.held() == (0, 0, 0))
+            eventually(lambda: server._grpc.native.held()[0] == 4)
+            assert server._grpc.native.held()[1] <= 4 << 20
+        eventually(lambda: server._grpc.native.held() == (0, 0, 0))
     finally:
         server.stop(grace_s=5)
 
 
 @native
 def test_what_it_refuses_is_counted(toy):
-    from test_monitor import page, samples
+    from test_metrics import page, samples
 
     batching = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
     server = start_server(toy, batching=batching, grpc_front_end="native", metrics_path=METRICS_PATH)
@@ -565,7 +565,7 @@ def test_stop_answers_what_is_in_hand_and_takes_no_more(toy):
     with Caller(server.port) as caller:
         caller.predict("slow", x=slow * 0)
         waiting = [caller.future("slow", x=slow) for _ in range(5)]
-        eventually(lambda: server._rpc.front.held()[0] == 5)
+        eventually(lambda: server._grpc.native.held()[0] == 5)
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert all(one.result() for one in waiting)
@@ -578,9 +578,9 @@ def test_stop_does_not_wait_longer_than_it_is_told(toy):
     server = start_server(toy, grpc_front_end="native")
     with Caller(server.port) as caller:
         waiting = caller.future("slow", x=np.full((1, 3), 100_000, np.float32))
-        eventually(lambda: server._rpc.front.held()[0] == 1)
+        eventually(lambda: server._grpc.native.held()[0] == 1)
         started = time.monotonic()
-        server._rpc.stop(0.2).wait()
+        server._grpc.stop(0.2).wait()
         assert time.monotonic() - started < 10
         assert waiting.code().name == "UNAVAILABLE"
     server.stop(grace_s=1)
@@ -601,7 +601,7 @@ def test_one_signature_has_one_queue_however_requests_are_written(toy):
                 raw(quick + writing, timeout=60)
             time.sleep(0.3)  # each is learnt just after its answer
             long = raw.future(caller.request("slow", x=slow).SerializeToString(), timeout=60)
-            eventually(lambda: server._rpc.front.held()[0] == 1)
+            eventually(lambda: server._grpc.native.held()[0] == 1)
             codes = Counter(one.code().name for one in [raw.future(quick + w, timeout=60) for w in writings])
             assert long.code().name == "OK"
             assert codes == {"OK": 2, "UNAVAILABLE": 8}, "one computes, two wait"
@@ -667,8 +667,8 @@ def test_a_model_that_answers_with_other_rows_is_never_cut_apart(tmp_path):
             assert len(list(pool.map(one, range(100)))) == 100
             with server.catalog.use("vae") as model:
                 signature = model.signatures["serving_default"]
-            with pytest.raises(StatusError, match="other rows"):
-                signature.run_together({"x": np.ones((2, 3), np.float32)}, call=Call())
+            with pytest.raises(StatusError, match="one row for each row"):
+                signature.run_rows({"x": np.ones((2, 3), np.float32)}, Call())
             assert not signature.rows_fit
     finally:
         server.stop(grace_s=5)
@@ -686,7 +686,8 @@ def test_a_taken_port_is_one_line(toy, front_end):
 
 
 def start_server_at(toy, **settings_):
-    from serving.server.server import Server, ServerConfig
+    from serving.server.config import ServerConfig
+    from serving.server.server import Server
 
     return Server(ServerConfig(model_base_path=toy, rest_api_port=-1, **settings_))
 
@@ -698,9 +699,9 @@ def test_front_ends_that_are_none(toy):
 
 def test_without_the_compiled_module_python_answers(toy, monkeypatch):
     from serving.server import server
-    from serving.server.grpc_python import RpcServer
+    from serving.server.grpc_python import PythonGrpcServer
 
     monkeypatch.setattr(server, "is_built", lambda: False)
-    assert isinstance(start_server_at(toy, port=0)._rpc, RpcServer)
+    assert isinstance(start_server_at(toy, port=0)._grpc, PythonGrpcServer)
     with pytest.raises(ServingError, match="install Rust"):
         start_server_at(toy, port=0, grpc_front_end="native")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from serving_tools import Caller, copy_version, eventually, export_toy, peak_mib, start_server
 
+from serving.server.config import Limits
 from serving.server.config_files import Batching
-from serving.server.loaded_model import Limits
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_signatures_are_batched_where_rows_fit_together(served, server):
 
     def batched(running):
         with running.catalog.use(running.config.model_name) as model:
-            return {name for name, signature in model.signatures.items() if signature._batched}
+            return {name for name, signature in model.signatures.items() if signature.is_batched}
 
     assert batched(served) == {"double", "negate", "finite", "slow", "ran", "version", "serving_default"}
     assert batched(server) == {
@@ -147,24 +147,24 @@ def full_house(toy, front_end):
     with serving(toy, **settings) as (server, caller):
         caller.predict("slow", x=steps(1))  # from now on, the front puts such requests together
         with server.catalog.use("vae") as model:
-            line = model.signatures["slow"]._line
+            queue = model.signatures["slow"]._batch_queue
         if front_end == "native":
             inside = [caller.future("slow", x=steps(LONG))]
             eventually(lambda: held(server) == 1)
         else:
             inside = [caller.future("slow", x=steps(LONG)) for _ in range(4)]
-            eventually(lambda: line._free == 0)
+            eventually(lambda: queue._free == 0)
         waiting = [caller.future("slow", x=steps(1)) for _ in range(2)]
 
         def are_waiting(count):
-            return held(server) == 1 + count if front_end == "native" else len(line._queue) == count
+            return held(server) == 1 + count if front_end == "native" else len(queue._queue) == count
 
         eventually(lambda: are_waiting(2))
         yield server, caller, inside, waiting, are_waiting
 
 
 def held(server):
-    return server._rpc.front.held()[0]
+    return server._grpc.native.held()[0]
 
 
 def test_a_full_queue_is_unavailable_at_once_and_recovers(toy, front_end):
@@ -205,7 +205,7 @@ def test_deadlines_are_honoured_and_abandoned_work_is_not_run(toy, front_end):
 
 
 def test_more_requests_than_there_are_threads_are_refused(toy, front_end):
-    limits = Limits(running=1, in_hand=4)
+    limits = Limits(concurrent_runs=1, open_requests=4)
     with serving(toy, limits=limits, batching=None, grpc_front_end=front_end) as (_, caller):
         answers = [caller.future("slow", x=steps(10_000)) for _ in range(60)]
         codes = Counter(one.code().name for one in answers)
@@ -258,7 +258,7 @@ def threading_count():
 
 def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end):
     """Small pieces of a message grow when it is read: twenty-fold in protobuf, thirty-fold in JSON."""
-    limits = Limits(message_bytes=4 << 20, json_bytes=2 << 20, in_hand=64)
+    limits = Limits(message_bytes=4 << 20, json_bytes=2 << 20, open_requests=64)
     with serving(toy, limits=limits, grpc_front_end=front_end) as (server, caller), ThreadPoolExecutor(32) as pool:
         name = b"\n\x03vae"
         dims = b"\x12\x00" * (1_900_000)  # empty dimensions of a shape
@@ -294,30 +294,30 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end)
 
 
 def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exported):
-    limits = Limits(message_bytes=8 << 20, in_hand=64)
+    limits = Limits(message_bytes=8 << 20, open_requests=64)
     z = np.zeros((64, 8), np.float32)
     settings = {"limits": limits, "grpc_front_end": "python"}
     with serving(exported.path.parent, **settings) as (server, caller), contextlib.ExitStack() as connections:
         answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
         message = caller.request("decode", z=z).SerializeToString()
-        outbox = server._rpc._outbox
-        eventually(lambda: outbox._used == 0)
+        unread = server._grpc._unread
+        eventually(lambda: unread._used == 0)
         before = peak_mib(reset=True)
         # 40 answers of 7 MB, of which the server may hold four: 32 MiB, four times its largest message.
         for _ in range(5):
             connections.enter_context(_clients_that_do_not_read(server.port, message, count=8))
-        eventually(lambda: outbox._used >= 4 * answer)
+        eventually(lambda: unread._used >= 4 * answer)
         assert caller.refusal("decode", z=z) == (
             "UNAVAILABLE",
             "Too many answers wait for clients that do not read them",
         )
         assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
         grown = peak_mib() - before
-        eventually(lambda: len(outbox._held) == 4)
-        outbox._limit = outbox._used
+        eventually(lambda: len(unread._unread) == 4)
+        unread._max_bytes = unread._used
         assert caller.refusal("decode", z=z[:1])[0] == "UNAVAILABLE"
         assert len(caller.predict("encode", mel=np.zeros((1, 128, 216), np.float32))) == 2, "tiny ones need no room"
-        outbox._patience_s = 0.1
+        unread._timeout_s = 0.1
 
         def answered():
             try:
@@ -328,7 +328,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exp
                 return False
 
         eventually(answered, timeout=20)
-        eventually(lambda: outbox._used == 0)
+        eventually(lambda: unread._used == 0)
     assert grown < 150, f"{grown} MiB"
 
 

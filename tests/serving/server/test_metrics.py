@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from serving_tools import Caller, start_server
 
+from serving.protocol.names import METRICS_PATH
 from serving.protocol.status import Code, StatusError
 from serving.server.admission import Call
-from serving.server.config_files import METRICS_PATH
 from serving.server.metrics import Monitor, configure_logging
 
 ROWS = np.ones((1, 3), np.float32)

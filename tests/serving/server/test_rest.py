@@ -1,6 +1,5 @@
 """The REST API: bodies and texts are TensorFlow Serving's."""
 
-import base64
 import http.client
 import json
 import math
@@ -11,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.protocol import protos
 from serving.server import rest
-from serving.server.loaded_model import Signature
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -154,34 +151,6 @@ def test_metadata_body(connection):
     decode = body["metadata"]["signature_def"]["signature_def"]["decode"]
     assert decode["inputs"]["z"]["dtype"] == "DT_FLOAT"
     assert [dim["size"] for dim in decode["inputs"]["z"]["tensor_shape"]["dim"]] == ["-1", "8"]
-
-
-def test_bytes_cross_as_base64():
-    """The model has no string input; the reader and writer of strings are tried on a signature that has."""
-    definition = protos.SignatureDef()
-    definition.inputs["blob"].dtype = 7
-    definition.inputs["blob"].tensor_shape.dim.add(size=-1)
-    signature = Signature(definition, lambda **inputs: inputs)
-    encoded = {"b64": base64.b64encode(b"\x00\xff").decode()}
-    for instances in ([encoded, "text"], [{"blob": encoded}, {"blob": "text"}]):
-        assert rest._rows(signature, instances)["blob"].tolist() == [b"\x00\xff", b"text"]
-    array = np.array([b"\x00\xff", b"text"], object)
-    assert json.loads(rest._as_rows({"blob_bytes": array})) == [encoded, {"b64": base64.b64encode(b"text").decode()}]
-    assert json.loads(rest._as_columns({"text": array[1:]})) == ["text"]
-    with pytest.raises(rest.StatusError, match="base64"):
-        rest._rows(signature, [{"b64": "?"}])
-
-
-def test_answers_are_the_json_of_their_values():
-    table, column = np.array([[1.5, np.inf], [-2, 0.1]], np.float32), np.array([b"a", b"b"], object)
-    outputs = {"table": table, "texts": column, "flags": np.array([True, False])}
-    lists = {"table": table.tolist(), "texts": ["a", "b"], "flags": [True, False]}
-    rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-    assert rest._as_columns(outputs).decode() == json.dumps(lists)
-    assert rest._as_rows(outputs).decode() == json.dumps(rows)
-    assert rest._as_rows({"table": table}).decode() == json.dumps(table.tolist())
-    for alone in (np.array(3, np.int32), np.zeros((0, 2), np.float32), np.zeros((2, 0), np.float32)):
-        assert rest._as_columns({"alone": alone}).decode() == json.dumps(alone.tolist())
 
 
 def test_oversize_and_hostile_connections_leave_the_server_standing(server, connection):

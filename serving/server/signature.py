@@ -1,0 +1,333 @@
+"""One signature of a loaded model: checks a request's inputs and runs them, alone or in a batch with others."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.protocol import protos, tensors
+from serving.protocol.status import Code, StatusError, from_runtime
+from serving.server.admission import AdmissionQueue, Call
+from serving.server.config import Limits
+from serving.server.config_files import Batching
+
+_LOG = logging.getLogger(__name__)
+# Types of the graph operations that call a function.
+CALL_OPS = ("StatefulPartitionedCall", "PartitionedCall")
+
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+
+
+class Signature:
+    """One signature of a loaded model.
+
+    Args:
+        definition: the SignatureDef (a message of `protos`).
+        run: runs the model on the inputs of one request.
+        limits: how large requests may be.
+        queue: admits requests that are not batched; all signatures of a server share it.
+        run_batched: runs the model on one request in a batch with others; None if the signature cannot be batched.
+        batching: sizes of batches, and how many rows may wait.
+
+    Attributes:
+        definition: the SignatureDef.
+        has_rows: every input and output has the batch as dimension 0.
+        row_bytes: size of one row of the largest output in bytes; dimensions of unknown size count as 1.
+        rows_fit: rows of different requests may be computed in one call and the answer cut apart.
+    """
+
+    def __init__(
+        self,
+        definition: Any,
+        run: Run,
+        *,
+        limits: Limits,
+        queue: AdmissionQueue,
+        run_batched: Run | None = None,
+        batching: Batching | None = None,
+    ) -> None:
+        self.definition = definition
+        self._run, self._run_batched = run, run_batched
+        self._limits, self._queue = limits, queue
+        self.has_rows = _has_rows(definition)
+        self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
+        numeric = all(info.dtype != tensors.STRING for info in definition.outputs.values())
+        self.rows_fit = run_batched is not None and numeric
+        batching = batching or Batching()
+        self._batch_rows, self._batch_sizes = batching.max_batch_size, batching.allowed_batch_sizes
+        # TensorFlow's batch op cannot drop a request whose client has disconnected. So the op gets the batches that
+        # compute and one more; all other requests wait in this queue.
+        self._batch_queue = AdmissionQueue(
+            capacity=(batching.num_batch_threads + 1) * batching.max_batch_size,
+            max_waiting=batching.max_enqueued_batches * batching.max_batch_size,
+        )
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether requests for this signature may share batches."""
+        return self._run_batched is not None
+
+    def run(self, inputs: Arrays, call: Call) -> Arrays:
+        """Runs the model on a request's inputs, in a batch with other requests if the signature allows it.
+
+        Args:
+            inputs: by alias.
+            call: the request that is answered.
+
+        Raises:
+            StatusError: the inputs do not fit, a queue is full, the client has disconnected, or the model failed.
+        """
+        self._check_types(inputs)
+        if self.has_rows:
+            self.check_rows(max((len(array) for array in inputs.values()), default=0))
+        sizes = {len(array) for array in inputs.values()} if self.has_rows else {1}
+        if len(sizes) != 1:
+            raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(sizes)}")
+        [rows] = sizes
+        if self._run_batched is not None and 0 < rows < self._batch_rows and not call.alone:
+            return self._run_in_batch(self._run_batched, inputs, rows=rows, call=call)
+        step = self._limits.step_rows
+        if rows <= step:
+            return self._run_alone(inputs, call)
+        parts = [
+            self._run_alone({alias: array[start : start + step] for alias, array in inputs.items()}, call)
+            for start in range(0, rows, step)
+        ]
+        return {alias: np.concatenate([part[alias] for part in parts]) for alias in parts[0]}
+
+    def run_rows(self, inputs: Arrays, call: Call) -> Arrays:
+        """Runs the model on the rows of several requests at once, at most `max_batch_size` rows.
+
+        Args:
+            inputs: by alias, with the rows of all requests one after another.
+            call: `runtime_s` of it is increased by the model's time.
+
+        Raises:
+            StatusError: the inputs do not fit, or the model failed. If the model does not return one row for each
+                row it gets, `rows_fit` becomes False: cutting the answer apart would mix up the clients.
+        """
+        if not self.rows_fit:
+            raise StatusError(Code.FAILED_PRECONDITION, "requests for this signature cannot share a batch")
+        self._check_types(inputs)
+        rows = len(next(iter(inputs.values())))
+        size = next((size for size in self._batch_sizes if size >= rows), rows)
+        if size > rows:  # pad with copies of the last row
+            inputs = {alias: np.concatenate([a, np.repeat(a[-1:], size - rows, axis=0)]) for alias, a in inputs.items()}
+        with call.timed():
+            outputs = _run_model(self._run, inputs)
+        if any(array.shape[:1] != (size,) for array in outputs.values()):
+            self.rows_fit = False
+            raise StatusError(Code.FAILED_PRECONDITION, "the model did not return one row for each row of the batch")
+        return {alias: array[:rows] for alias, array in outputs.items()} if size > rows else outputs
+
+    def warm_up(self, inputs: Arrays) -> None:
+        """Runs the model unbatched, so that the first request that takes this path is not slow."""
+        _run_model(self._run, inputs)
+
+    def check_rows(self, rows: int) -> None:
+        """Refuses more rows than a request may have.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT.
+        """
+        most = min(self._limits.rows, self._limits.message_bytes // max(1, self.row_bytes))
+        if rows > most:
+            raise StatusError(
+                Code.INVALID_ARGUMENT, f"a batch of {rows} rows is larger than this server's {most}; split it"
+            )
+
+    def _run_alone(self, inputs: Arrays, call: Call) -> Arrays:
+        with self._queue.slot(call), call.timed():
+            return _run_model(self._run, inputs)
+
+    def _run_in_batch(self, run_batched: Run, inputs: Arrays, *, rows: int, call: Call) -> Arrays:
+        try:
+            with self._batch_queue.slot(call, rows), call.timed():
+                outputs = _run_model(run_batched, inputs)
+            call.fits_others = self.rows_fit
+            return outputs
+        except StatusError as error:
+            if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
+                raise
+        # One bad row fails its whole batch. Each request is run again alone, so that only the bad one fails.
+        return self._run_alone(inputs, call)
+
+    def _check_types(self, inputs: Arrays) -> None:
+        for alias, array in inputs.items():
+            info = self.definition.inputs[alias]
+            wanted = tensors.dtype_of(info.dtype)
+            if array.dtype != wanted:
+                raise StatusError(
+                    Code.INVALID_ARGUMENT,
+                    f"Expects {alias} to be {_type_word(wanted)} but {_type_word(array.dtype)} is provided",
+                )
+            sizes = None if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
+            if sizes is not None and not _fits(array.shape, sizes):
+                raise StatusError(
+                    Code.INVALID_ARGUMENT,
+                    f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
+                )
+
+
+def make_signature(
+    session: Any,
+    definition: Any,
+    *,
+    limits: Limits,
+    queue: AdmissionQueue,
+    batching: Batching | None,
+    batch_queue_name: str,
+) -> Signature:
+    """Returns a signature of a TensorFlow session, with a batch op around it if its requests can share batches.
+
+    Args:
+        session: holds the model's graph.
+        definition: the SignatureDef (a message of TensorFlow's own).
+        limits: how large requests may be.
+        queue: admits requests that are not batched.
+        batching: sizes and times of batches; None turns batching off.
+        batch_queue_name: unique name for the batch op's queue; see `_add_batch_op`.
+    """
+    graph = session.graph
+    feeds = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.inputs.items()}
+    fetches = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()}
+    ours = protos.SignatureDef.FromString(definition.SerializeToString())
+    run_batched = None
+    if batching is not None and _is_batchable(ours):
+        outputs = _add_batch_op(feeds, fetches, batching=batching, name=batch_queue_name)
+        run_batched = _runner(session, feeds, outputs) if outputs is not None else None
+    run = _runner(session, feeds, fetches)
+    return Signature(ours, run, limits=limits, queue=queue, run_batched=run_batched, batching=batching)
+
+
+def _add_batch_op(
+    feeds: Mapping[str, Any], fetches: Mapping[str, Any], *, batching: Batching, name: str
+) -> dict[str, Any] | None:
+    """Adds TensorFlow's batch op around the function that a signature calls.
+
+    Args:
+        feeds: inputs by alias.
+        fetches: outputs by alias.
+        batching: sizes and times.
+        name: of the op's queue. Ops with the same queue name would run each other's function, so the name must
+            be unique for the model, version and signature.
+
+    Returns:
+        The outputs by alias, or None if the signature is not one call of a function (as in TensorFlow 1 models).
+    """
+    import tensorflow as tf
+
+    calls = {tensor.op.name: tensor.op for tensor in fetches.values()}
+    [function] = calls.values() if len(calls) == 1 else [None]
+    if function is None or function.type not in CALL_OPS:
+        return None
+    fed = {tensor.name for tensor in feeds.values()}
+    arguments = [tensor for tensor in function.inputs if tensor.name in fed]
+    if [tensor.name for tensor in function.inputs[: len(arguments)]] != [tensor.name for tensor in arguments]:
+        return None
+    outputs = tf.raw_ops.BatchFunction(
+        in_tensors=arguments,
+        captured_tensors=list(function.inputs[len(arguments) :]),
+        f=function.get_attr("f"),
+        Tout=[tensor.dtype for tensor in function.outputs],
+        num_batch_threads=batching.num_batch_threads,
+        max_batch_size=batching.max_batch_size,
+        batch_timeout_micros=batching.batch_timeout_micros,
+        allowed_batch_sizes=list(batching.allowed_batch_sizes),
+        # The op's own queue never fills up, because `Signature` admits fewer rows than this.
+        max_enqueued_batches=(batching.num_batch_threads + 1) * batching.max_batch_size,
+        shared_name=name,
+        enable_large_batch_splitting=True,
+    )
+    return {alias: outputs[tensor.value_index] for alias, tensor in fetches.items()}
+
+
+def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Run:
+    from tensorflow.core.protobuf import config_pb2
+
+    aliases, names = list(feeds), list(fetches)
+    options = config_pb2.CallableOptions(
+        feed=[tensor.name for tensor in feeds.values()], fetch=[tensor.name for tensor in fetches.values()]
+    )
+    # The public `make_callable` looks up feeds and fetches in the graph at every call, under a lock. That took a
+    # third of all the time for which a busy server held the interpreter.
+    run = session._make_callable_from_options(options)
+    return lambda inputs: dict(zip(names, run(*(inputs[alias] for alias in aliases)), strict=True))
+
+
+def _run_model(run: Run, inputs: Arrays) -> Arrays:
+    try:
+        return run(inputs)
+    except Exception as error:  # no error of a graph may end the server
+        if not hasattr(error, "error_code"):
+            _LOG.exception("the model failed")
+        raise from_runtime(error) from error
+
+
+def check_aliases(wanted: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
+    """Refuses a request whose inputs are not those of the signature.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT with both sets of names.
+    """
+    if set(wanted) == set(sent):
+        return
+    ours, theirs = sorted(wanted), sorted(sent)
+    raise StatusError(
+        Code.INVALID_ARGUMENT,
+        f"input size does not match signature: {len(theirs)}!={len(ours)} "
+        f"len({{{','.join(theirs)}}}) != len({{{','.join(ours)}}}). "
+        f"Sent extra: {{{','.join(sorted(set(theirs) - set(ours)))}}}. "
+        f"Missing but required: {{{','.join(sorted(set(ours) - set(theirs)))}}}.",
+    )
+
+
+def select_outputs(outputs: Mapping[str, Any], output_filter: Sequence[str]) -> list[str]:
+    """Returns the aliases that a request's `output_filter` asks for; an empty filter means all, sorted.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT for an unknown alias, or one that is named twice.
+    """
+    selected: list[str] = []
+    for alias in output_filter:
+        if alias not in outputs:
+            raise StatusError(
+                Code.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {{{','.join(sorted(outputs))}}}.",
+            )
+        if alias in selected:
+            raise StatusError(Code.INVALID_ARGUMENT, f"duplicate output tensor alias: {alias}")
+        selected.append(alias)
+    return selected or sorted(outputs)
+
+
+def _has_rows(definition: Any) -> bool:
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    return all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
+
+
+def _row_bytes(info: Any) -> int:
+    sizes: list[int] = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
+    return math.prod(sizes) * int(tensors.dtype_of(info.dtype).itemsize)
+
+
+def _is_batchable(definition: Any) -> bool:
+    """Tells whether rows of different requests always have the same shape: only the number of rows is open."""
+    dims = [dim for info in definition.inputs.values() for dim in info.tensor_shape.dim[1:]]
+    return bool(definition.inputs) and _has_rows(definition) and all(dim.size >= 0 for dim in dims)
+
+
+def _fits(shape: tuple[int, ...], sizes: list[int]) -> bool:
+    return len(shape) == len(sizes) and all(b in (-1, a) for a, b in zip(shape, sizes, strict=True))
+
+
+def _type_word(dtype: np.dtype[Any]) -> str:
+    words = {"float32": "float", "float64": "double", "object": "string"}
+    return words.get(dtype.name, dtype.name)
