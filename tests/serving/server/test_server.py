@@ -424,7 +424,7 @@ def test_serve_command_reports_ports_and_drains_on_sigterm(exported):
 
 @pytest.mark.parametrize("ports", [{"port": 99_999}, {"port": -1}, {"rest_api_port": 70_000}, {"rest_api_port": -2}])
 def test_a_port_that_cannot_be_is_wrong_usage(tmp_path, ports):
-    with pytest.raises(UsageError, match="port=.* is out of range"):
+    with pytest.raises(UsageError, match=r"port=.* is out of range"):
         ServerConfig(model_base_path=tmp_path, **ports)
 
 
