@@ -12,15 +12,11 @@ import grpc
 import numpy as np
 
 from serving.protocol import protos, tensors
-<<<<<<< HEAD
-from serving.server.server import Server, ServerConfig
-from tfpipe.cli.arguments import normalised
-=======
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
 from serving.server.server import Server
 from serving.server.signature import Signature
->>>>>>> 675968a (The server in smaller rooms: one signature, JSON tensors, settings and admission have modules of their own; names say what things are)
+from tfpipe.cli.arguments import normalised
 
 
 def start_server(folder: Path, **settings) -> Server:
