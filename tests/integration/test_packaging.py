@@ -84,7 +84,7 @@ def test_wheel_content(wheel, repo):
     for package in ("tfpipe", "beam_jobs", "serving"):
         here = {str(path.relative_to(repo)) for path in (repo / package).rglob("*.py")}
         assert here == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")}
-    messages = {str(path.relative_to(repo)) for path in (repo / "serving").glob("*.pb")}
+    messages = {str(path.relative_to(repo)) for path in (repo / "serving").rglob("*.pb")}
     assert messages == {name for name in names if name.endswith(".pb")}
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name]
@@ -143,7 +143,9 @@ def test_help_is_quick_and_light(installed, tmp_path):
         assert done.returncode == 0, done.stderr
     assert "preprocess" in done.stdout
     assert min(seconds) < 1.5  # under 0.5 on an idle machine
-    code = f"import sys; from tfpipe.cli import main; main(['--help']); print([*sys.modules.keys() & {set(_HEAVY)}])"
+    code = (
+        f"import sys; from tfpipe.cli.main import main; main(['--help']); print([*sys.modules.keys() & {set(_HEAVY)}])"
+    )
     loaded = _run([installed / "bin" / "python", "-c", code], cwd=tmp_path)
     assert loaded.stdout.splitlines()[-1] == "[]", loaded.stderr
 

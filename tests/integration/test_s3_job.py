@@ -191,7 +191,7 @@ def test_verify_and_inspect_read_buckets(store, job_corpus, job_dataset, capsys)
 @pytest.mark.slow
 def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypatch, capsys):
     recordings = store.put_folder(job_corpus, "in")
-    code = "import sys; from tfpipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from tfpipe.cli.main import main; sys.exit(main(sys.argv[1:]))"
     spec = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
     command = ["preprocess", recordings, "--output", store.url("out"), "--shard-mib", "0.0625", *spec]
     job = subprocess.Popen([sys.executable, "-c", code, *command], env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -327,7 +327,7 @@ def test_what_is_not_installed_is_named(job_corpus, tmp_path):
     }
     commands = [["preprocess", url, "--output", str(tmp_path / "out")] for url in fixes]
     commands += [["preprocess", str(job_corpus), "--output", url] for url in fixes] + [["verify", url] for url in fixes]
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from tfpipe.cli import main\n"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from tfpipe.cli.main import main\n"
     code += f"print({{main(command) for command in {commands}}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "{1}\n"

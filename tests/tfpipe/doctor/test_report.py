@@ -52,12 +52,12 @@ def test_says_which_parts_of_tensorflow_io_load(real_run):
 
 
 def test_text_for_a_person(real_run):
-    report = json.loads(real_run[0].stdout.splitlines()[-1])
-    text = report.render({**report, "problems": []})
+    found = json.loads(real_run[0].stdout.splitlines()[-1])
+    text = report.render({**found, "problems": []})
     assert text.endswith("no problems found")
-    assert re.search(rf"^lane +{report['lane']['name'] or 'neither'}", text, re.MULTILINE)
+    assert re.search(rf"^lane +{found['lane']['name'] or 'neither'}", text, re.MULTILINE)
     assert re.search(r"^tensorflow-io masks +works", text, re.MULTILINE)
-    broken = report.render({**report, "problems": [{"what": "beam is ill", "fix": "cure it", "broken": True}]})
+    broken = report.render({**found, "problems": [{"what": "beam is ill", "fix": "cure it", "broken": True}]})
     assert broken.endswith("problems:\n  - beam is ill: cure it")
 
 

@@ -193,7 +193,7 @@ def test_two_workers_give_the_loss_curve_of_one(dataset: Path, finished: Path, t
 def train_on_devices(count: int, dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Trains in one process whose processor counts as several devices."""
     code = (
-        "import sys, tensorflow as tf; from tfpipe.cli import main\n"
+        "import sys, tensorflow as tf; from tfpipe.cli.main import main\n"
         "(cpu,) = tf.config.list_physical_devices('CPU')\n"
         f"tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})\n"
         "sys.exit(main(sys.argv[1:]))\n"
