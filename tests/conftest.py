@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
-pytest_plugins = ["job_fixtures", "serving_fixtures", "training_fixtures"]
+pytest_plugins = ["job_fixtures", "run_fixtures", "serving_fixtures", "training_fixtures"]
 
 # A shell starts background jobs deaf to SIGINT, and all that they start; tests send it to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

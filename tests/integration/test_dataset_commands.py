@@ -28,7 +28,7 @@ def test_preprocess_prints_the_summary_and_takes_every_option(job_corpus, job_da
     ("option", "code", "words"),
     [
         ("--chords=blues", 2, "unknown chord 'blues'"),
-        ("--engine=magic", 2, "spectral or waveform"),
+        ("--engine=magic", 2, "invalid choice: 'magic'"),
         ("--semitones=-30", 1, "--engine waveform"),
         ("--stretch=9", 2, "0.25 to 4"),
         ("--gains=3", 2, "could clip"),

@@ -192,4 +192,4 @@ def test_every_import_is_declared(wheel, repo):
     # TensorBoard shows what tf.summary writes; setuptools is there for it.
     names = {provided_by.get(name, canonicalize_name(name)) for name in third_party}
     assert names == declared - {"tensorboard", "setuptools"}
-    assert set(report._PACKAGES) == declared - {"packaging", "setuptools"}
+    assert set(report.PACKAGES) == declared - {"packaging", "setuptools"}

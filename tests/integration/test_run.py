@@ -1,4 +1,4 @@
-"""`tfpipe run` as a person uses it: the whole chain, killed in every stage, changed, and given bad input."""
+"""`tfpipe run` from recordings to a served model: what it makes, a second run, kills in every stage, a full disk."""
 
 from __future__ import annotations
 
@@ -10,24 +10,125 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from helpers import environment, last_json
-from helpers import tfpipe as command
+from helpers import environment, last_json, tfpipe
 
-import tfpipe as tp
 from tfpipe.cli.main import main
 
 STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check"]
+# The same settings as those of the fixture `finished_run`.
 QUICK = ("--preset", "tiny", "--epochs", "2", "--semitones", "0,7", "--chords", "")
+Run = tuple[Path, dict[str, Any]]
 
 
-def run(corpus: Path, workdir: Path, *more: object) -> dict:
-    return last_json(command("run", corpus, "--workdir", workdir, *QUICK, *more, "--json"))
+def run(corpus: Path, workdir: Path, *more: object) -> dict[str, Any]:
+    return last_json(tfpipe("run", corpus, "--workdir", workdir, *QUICK, *more, "--json"))
+
+
+def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, dataset: Path) -> None:
+    workdir, report = finished_run
+    assert report["preprocess"]["fingerprint"] == json.loads((dataset / "dataset.json").read_text())["fingerprint"]
+    assert report["train"]["epochs"] == 2
+    assert report["changed"] == STAGES
+    assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
+    assert json.loads((workdir / "report.json").read_text()) == report
+
+
+def test_report_has_all_that_scripts_rely_on(finished_run: Run) -> None:
+    workdir, report = finished_run
+    assert set(report["preprocess"]) >= {"examples", "tracks", "splits", "variants", "skipped", "fingerprint"}
+    judged = report["evaluate"]
+    assert set(judged) >= {"split", "windows", "mse", "kl", "active_units", "latent", "baselines"}
+    assert judged["split"] == "test"
+    assert 0.0 < judged["mse"] < judged["baselines"]["mean"]["mse"]
+    assert (Path(report["export"]["path"]) / "saved_model.pb").exists()
+    assert report["serve"].split(" --model_base_path ")[0].endswith("tfpipe serve")
+    for picture in ("reconstructions.png", "samples.png"):
+        assert (workdir / "figures" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_served_answers_are_sound(finished_run: Run) -> None:
+    check = finished_run[1]["serve_check"]
+    assert {Path(name).parent.name for name in check["sounds"]} == {"", "decoded", "reconstructed", "generated"}
+    assert len(check["pictures"]) == 3
+    for name in check["sounds"]:
+        audio, rate = soundfile.read(Path(check["folder"]) / name)
+        assert rate == 22_050
+        assert len(audio) == 110_250
+        assert np.isfinite(audio).all()
+        assert 1e-3 < np.sqrt(np.mean(np.square(audio))) < 0.7
+        assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
+
+
+def test_a_second_run_says_that_all_is_up_to_date_and_changes_nothing(
+    finished_run: Run, small_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir, report = finished_run
+
+    def files() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for path in workdir.rglob("*")
+            if path.is_file() and path.name not in (".lock", "report.json")
+        }
+
+    before = files()
+    arguments = ["run", str(small_corpus), "--workdir", str(workdir), *QUICK]
+    assert main([*arguments, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["changed"] == []
+    assert {**again, "changed": None} == {**report, "changed": None}
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "nothing was changed" in said.out
+    assert f"Serve it:\n  {report['serve']}" in said.out
+    assert files() == before
+
+
+def test_bad_input_gets_one_line_with_what_where_and_the_fix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(corpus: Path, workdir: Path, *options: str, code: int = 1) -> str:
+        assert main(["run", str(corpus), "--workdir", str(workdir), *options]) == code
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("tfpipe: ")
+        return line
+
+    assert "no such file or folder; check the path" in refused(tmp_path / "none", tmp_path / "w1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("hello")
+    assert "no audio files" in refused(empty, tmp_path / "w2")
+    (tmp_path / "file").write_text("")
+    assert "part of the path is a file" in refused(empty, tmp_path / "file" / "w")
+    assert "latent=0" in refused(empty, tmp_path / "w3", "--latent", "0", code=2)
+    assert "fmax" in refused(empty, tmp_path / "w4", "--fmax", "20000", code=2)
+    assert main(["run", str(empty), "--workdir", str(tmp_path / "w5"), "--preset", "huge"]) == 2
+    assert "huge" in capsys.readouterr().err
+    assert main(["run"]) == 2
+
+
+def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(small_corpus: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfpipe", "run", str(small_corpus), "--workdir", str(tmp_path / "work"), *QUICK],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    message = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert "run the same command again" in message
+    assert "Traceback" not in message
 
 
 def kill_in_stage(corpus: Path, workdir: Path, stage: int) -> None:
@@ -59,89 +160,37 @@ def commandline(path: Path) -> str:
         return ""
 
 
-@pytest.fixture(scope="module")
-def finished(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """The work folder of a run and its report."""
-    workdir = tmp_path_factory.mktemp("run") / "work"
-    return workdir, run(small_corpus, workdir)
-
-
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(
-    finished: tuple[Path, dict], small_corpus: Path, tmp_path: Path
+    finished_run: Run, small_corpus: Path, tmp_path: Path
 ) -> None:
-    workdir = tmp_path / "work"
+    workdir, undisturbed = tmp_path / "work", finished_run[1]
     for stage in range(1, 7):
         kill_in_stage(small_corpus, workdir, stage)
         state = workdir / "stages.json"
         done = list(json.loads(state.read_text())) if state.exists() else []
         assert len(done) >= stage - 1
         assert not (workdir / "report.json").exists()
-    report, expected = run(small_corpus, workdir), finished[1]
-    assert report["preprocess"]["fingerprint"] == expected["preprocess"]["fingerprint"]
-    assert report["train"]["epochs"] == 2
-    assert report["train"]["weights"] == expected["train"]["weights"]
+    report = run(small_corpus, workdir)
+    assert report["preprocess"] == undisturbed["preprocess"]
+    assert report["train"]["weights"] == undisturbed["train"]["weights"]
     assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
-    assert tp.verify(workdir / "data") == []
-
-
-def test_report_has_all_that_scripts_rely_on(finished: tuple[Path, dict]) -> None:
-    workdir, report = finished
-    assert set(report["preprocess"]) >= {"examples", "tracks", "splits", "variants", "skipped", "fingerprint"}
-    judged = report["evaluate"]
-    assert set(judged) >= {"split", "windows", "mse", "kl", "active_units", "latent", "baselines"}
-    assert judged["split"] == "test"
-    assert 0.0 < judged["mse"] < judged["baselines"]["mean"]["mse"]
-    assert (Path(report["export"]["path"]) / "saved_model.pb").exists()
-    assert report["serve"].split(" --model_base_path ")[0].endswith("tfpipe serve")
-    for picture in ("reconstructions.png", "samples.png"):
-        assert (workdir / "figures" / picture).read_bytes().startswith(b"\x89PNG")
-
-
-def test_served_answers_are_sound(finished: tuple[Path, dict]) -> None:
-    check = finished[1]["serve_check"]
-    assert {Path(name).parent.name for name in check["sounds"]} == {"", "decoded", "reconstructed", "generated"}
-    assert len(check["pictures"]) == 3
-    for name in check["sounds"]:
-        audio, rate = soundfile.read(Path(check["folder"]) / name)
-        assert rate == 22_050
-        assert len(audio) == 110_250
-        assert np.isfinite(audio).all()
-        assert 1e-3 < np.sqrt(np.mean(np.square(audio))) < 0.7
-        assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
-
-
-def test_again_says_so_and_changes_nothing(
-    finished: tuple[Path, dict], small_corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    workdir, report = finished
-
-    def files() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
-
-    before = {path: stamp for path, stamp in files().items() if path.name != "report.json"}
-    again = tp.run(small_corpus, workdir, preset="tiny", epochs=2, semitones=(0, 7), chords=())
-    assert again["changed"] == []
-    assert {name: again[name] for name in report if name not in ("changed", "serve")} == {
-        name: report[name] for name in report if name not in ("changed", "serve")
-    }
-    assert {path: stamp for path, stamp in files().items() if path.name != "report.json"} == before
-    assert main(["run", str(small_corpus), "--workdir", str(workdir), *QUICK]) == 0
-    assert "nothing was changed" in capsys.readouterr().out
+    assert tfpipe("verify", workdir / "data").returncode == 0
 
 
 @pytest.mark.slow
 def test_changed_settings_and_input_rebuild_what_depends_on_them(
-    finished: tuple[Path, dict], small_corpus: Path
+    finished_run: Run, small_corpus: Path, tmp_path: Path
 ) -> None:
-    workdir, report = finished
+    report = finished_run[1]
+    workdir = shutil.copytree(finished_run[0], tmp_path / "work")
     more_epochs = run(small_corpus, workdir, "--epochs", "1")
     assert more_epochs["changed"] == ["train", "evaluate", "export", "serve check"]
     assert more_epochs["preprocess"] == report["preprocess"]
     assert more_epochs["export"]["version"] == report["export"]["version"] + 1
     assert (workdir / "previous" / "run" / "DONE").exists()
 
-    corpus = workdir.parent / "corpus"
+    corpus = tmp_path / "corpus"
     shutil.copytree(small_corpus, corpus)
     next(corpus.rglob("*.wav")).unlink()
     fewer = run(corpus, workdir, "--epochs", "1")
@@ -161,90 +210,20 @@ def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path
     assert report["evaluate"]["split"] == "train"
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A function that calls a command which must fail with one line, and returns the line."""
-
-    def call(*arguments: object, code: int = 1) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == code
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert lines[-1].startswith("tfpipe: ")
-        return lines[-1]
-
-    return call
-
-
-def test_bad_input_gets_one_line_with_what_where_and_the_fix(
-    refused: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert "no such file or folder; check the path" in refused("run", tmp_path / "none", "--workdir", tmp_path / "w1")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "notes.txt").write_text("hello")
-    assert "no audio files" in refused("run", empty, "--workdir", tmp_path / "w2")
-    short = tmp_path / "short"
-    short.mkdir()
-    soundfile.write(short / "a.wav", 0.1 * np.ones(1000), 22_050)
-    assert "shorter than" in refused("run", short, "--workdir", tmp_path / "w3")
-    (tmp_path / "file").write_text("")
-    assert "part of the path is a file" in refused("run", short, "--workdir", tmp_path / "file" / "w")
-    assert main(["run", str(short), "--workdir", str(tmp_path / "w4"), "--preset", "huge"]) == 2
-    assert "preset" in capsys.readouterr().err
-    assert "latent=0" in refused("run", short, "--workdir", tmp_path / "w5", "--latent", 0, code=2)
-    assert "fmax" in refused("run", short, "--workdir", tmp_path / "w6", "--fmax", 20_000, code=2)
-    assert main(["run"]) == 2
-
-
-def test_a_folder_that_is_not_ours_is_left_alone(
-    refused: Callable[..., str], small_corpus: Path, tmp_path: Path
-) -> None:
-    mine = tmp_path / "project" / "check" / "mine.wav"
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(b"precious")
-    assert "would be replaced" in refused("run", small_corpus, "--workdir", tmp_path / "project")
-    assert mine.read_bytes() == b"precious"
-    assert "work folder's name is empty" in refused("run", small_corpus, "--workdir", "", code=2)
-    assert "is an input folder" in refused("run", small_corpus, "--workdir", small_corpus, code=2)
-
-
-@pytest.mark.slow
-def test_second_run_in_the_same_folder_is_refused(
-    refused: Callable[..., str], small_corpus: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "work"
-    first = subprocess.Popen(
-        [sys.executable, "-m", "tfpipe", "run", str(small_corpus), "--workdir", str(workdir), *QUICK],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert first.stderr is not None
-    first.stderr.readline()
-    assert "another tfpipe run" in refused("run", small_corpus, "--workdir", workdir, *QUICK)
-    first.send_signal(signal.SIGINT)
-    message = first.stderr.read()
-    first.stderr.close()
-    assert first.wait() == 130
-    assert "run the same command again" in message
-    assert "Traceback" not in message
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(
-    refused: Callable[..., str], small_corpus: Path, tmp_path: Path
-) -> None:
+def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(small_corpus: Path, tmp_path: Path) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(mount)], check=False)
     if done.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        # Room for the dataset, none for a checkpoint.
-        assert "disk full; free some space" in refused("run", small_corpus, "--workdir", mount / "w", *QUICK)
-        assert tp.verify(mount / "w" / "data") == []
+        # There is room for the dataset but not for a checkpoint.
+        done = tfpipe("run", small_corpus, "--workdir", mount / "w", *QUICK)
+        assert done.returncode == 1
+        assert "disk full; free some space" in done.stderr.strip().splitlines()[-1]
+        assert tfpipe("verify", mount / "w" / "data").returncode == 0
         subprocess.run(["mount", "-o", "remount,size=200m", str(mount)], check=True)
         report = run(small_corpus, mount / "w")
         assert "verify" not in report["changed"]

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-HELP = "show versions, devices and which features load; name what is wrong and the fix"
+HELP = "show what is installed, what works, what is wrong and how to fix it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report; 1 when something needed is broken, else 0."""
+    """Prints the report. Returns 1 if something that tfpipe needs is broken, else 0."""
     from tfpipe.doctor import report
 
     print("tfpipe doctor: trying out the libraries, up to a minute ...", file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ def use_file_system(folder: Folder, *, shard: str) -> None:
     if scheme not in tf.io.gfile.get_registered_schemes():
         raise TfpipeError(
             f"{url}: TensorFlow {tf.__version__} as installed here does not read {scheme}://; use --cache DIR, or the "
-            f"default lane (constraints/default.txt: TensorFlow {lanes.LANES['default']['tensorflow']} with "
+            f"default lane (TensorFlow {lanes.LANES['default']['tensorflow']} with "
             f"tensorflow-io {lanes.LANES['default']['tensorflow-io']})"
         )
     if scheme == "s3":

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfpipe.audio.reader import TrackReader
 from tfpipe.errors import AudioError, UsageError
 from tfpipe.files.remote import require_local
-from tfpipe.lanes import installed_version, tensorflow_io_loads
+from tfpipe.lanes import LANES, installed_version, tensorflow_io_loads
 from tfpipe.spec import FeatureSpec
 
 DECODERS = ("auto", "library", "tensorflow-io")
@@ -144,7 +144,7 @@ def _tensorflow_io(paths: Sequence[str]) -> ModuleType:
     if not tensorflow_io_loads(version):
         raise UsageError(
             f"tensorflow-io cannot decode audio with TensorFlow {version}; use --decoder library, or the versions of "
-            "the default lane, where it can (`pip install -c constraints/default.txt tfpipe`)"
+            f"the default lane, where it can (`pip install tfpipe tensorflow=={LANES['default']['tensorflow']}`)"
         )
     for path in paths:
         require_local(path, what="a file that tensorflow-io decodes")

@@ -1,8 +1,8 @@
-"""Small real uses of the libraries, each answering with a line or raising.
+"""Probes: each uses a library for real and returns what it found, or raises.
 
-`tfpipe.doctor.report` runs this module in a child process: a library that aborts takes
-only the child down. Every probe prints one JSON line when it starts and one when
-it ends, so the parent knows which one was running.
+`tfpipe.doctor.outcomes` runs this module in a child process, so that a library that aborts ends only the
+child. Every probe prints one JSON line when it starts and one when it ends, so that the parent knows which
+one was running.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def s3() -> str:
         return _read("s3://bucket/object")
 
 
-# In the order they run: light ones first, and s3 last since it may abort at exit.
+# In the order in which they run: the quick ones first, and s3 last because it may abort when the process exits.
 PROBES: dict[str, Callable[[], Any]] = {
     probe.__name__: probe
     for probe in (
@@ -188,11 +188,11 @@ def _say(**line: Any) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Returns the error's type and the line of its message that says most."""
+    """Returns the error's type and the most informative line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     telling = [line for line in lines if re.search(r"undefined symbol|unable to|not implemented|No such", line)]
     text = (telling or lines)[-1]
-    text = re.sub(r"^\{\{.*?\}\} ", "", text)  # the op TensorFlow was in
+    text = re.sub(r"^\{\{.*?\}\} ", "", text)  # the name of the TensorFlow op, such as {{function_node ...}}
     return f"{type(error).__name__}: {text}"[:240]
 
 
@@ -230,7 +230,7 @@ def _read(url: str) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers every path with `_OBJECT`, whole or in ranges."""
+    """Answers every path with `_OBJECT`, or with the range of it that is asked for."""
 
     def do_GET(self) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextlib.contextmanager

@@ -42,8 +42,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return _join(cluster)
     if name == "multiworker":
         raise UsageError(
-            "strategy multiworker finds no cluster: start it with scripts/launch_local, scripts/launch_slurm or "
-            "scripts/launch_kubernetes.yaml, or set TF_CONFIG as in docs/DISTRIBUTED.md"
+            "strategy multiworker finds no cluster: start the workers as tasks of a Slurm job or as a Kubernetes "
+            "Indexed Job, or set TF_CONFIG for each of them"
         )
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 
 import pytest
 from dataset_tools import require_same_batches
-from helpers import environment
+from helpers import environment, tfpipe
 
 from tfpipe.cli.main import main
 from tfpipe.data import service_processes
 from tfpipe.data.augmentation import AugmentConfig
-from tfpipe.data.data_service import watched
+from tfpipe.data.data_service import addresses, watched
 from tfpipe.data.manifest import load_manifest
 from tfpipe.data.pipeline import make_dataset
 from tfpipe.data.position import Part, Position
@@ -39,10 +38,12 @@ def free_ports():
 def service():
     """Two processes; also the port of the first."""
     port = free_ports()
+    started = tfpipe("data-service", "start", "--workers", 2, "--port", port)
+    assert started.returncode == 0, started.stderr
     try:
-        yield tuple(service_processes.start(workers=2, port=port)), port
+        yield addresses(started.stdout.strip()), port
     finally:
-        service_processes.stop(port=port)
+        assert main(["data-service", "stop", "--port", str(port)]) == 0
 
 
 def batches(folder, service=(), **settings):
@@ -119,7 +120,7 @@ def test_a_killed_process_ends_training_with_one_line(dataset, service):
     found, port = service
     code = (
         "import dataclasses, os, sys\n"
-        "from tfpipe.data.data_service import watched; from tfpipe.errors import TfpipeError\n"
+        "from tfpipe.data.data_service import addresses, watched; from tfpipe.errors import TfpipeError\n"
         "from tfpipe.process.exit_status import leave\n"
         "from tfpipe.data.pipeline import make_dataset; from tfpipe.data.manifest import load_manifest\n"
         "folder, pid, *service = sys.argv[1:]; service = tuple(service); manifest = load_manifest(folder)\n"
@@ -137,4 +138,4 @@ def test_a_killed_process_ends_training_with_one_line(dataset, service):
     assert done.returncode == 7, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{found[1]}: no data service answers")
-    assert not os.path.exists(f"/proc/{pid}")
+    assert port + 1 not in service_processes.process_ids(port)

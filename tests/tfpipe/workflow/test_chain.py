@@ -1,0 +1,64 @@
+"""What the chain refuses before any work is done; tests/integration/test_run.py runs it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tfpipe.errors import TfpipeError, UsageError
+from tfpipe.files.storage import folder_lock
+from tfpipe.workflow import chain
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder with one recording that is shorter than any window may be."""
+    folder = tmp_path / "short"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", 0.1 * np.ones(1000), 22_050)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"latent": 0}, "latent=0"),
+        ({"preset": "huge"}, "preset"),
+        ({"fmax": 20_000}, "fmax"),
+        ({"model_name": "a/b"}, "model name 'a/b'"),
+        ({"no_such": 1}, "no_such: no such setting"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_made(corpus, tmp_path, settings, words):
+    with pytest.raises(TfpipeError, match=words):
+        chain.run([corpus], tmp_path / "work", **settings)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_with_files_of_somebody_else_is_left_alone(corpus, tmp_path):
+    mine = tmp_path / "project" / "check" / "mine.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"precious")
+    with pytest.raises(TfpipeError, match="would be replaced; use another work folder"):
+        chain.run(corpus, tmp_path / "project")
+    assert mine.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("workdir", "words"), [("", "name is empty"), ("short", "an input folder"), ("s3://b/w", "local")]
+)
+def test_a_work_folder_that_cannot_be_one_is_refused(corpus, tmp_path, monkeypatch, workdir, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        chain.run(corpus, workdir)
+
+
+def test_recordings_without_a_window_give_one_sentence(corpus, tmp_path):
+    with pytest.raises(TfpipeError, match="shorter than"):
+        chain.run(corpus, tmp_path / "work", quiet=True)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
+    with folder_lock(tmp_path / "work", what="tfpipe run"), pytest.raises(TfpipeError, match="another tfpipe run"):
+        chain.run(corpus, tmp_path / "work")
