@@ -119,6 +119,11 @@ def server_process(arguments: list[str], *, module: str = "tfpipe") -> Iterator[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for reader in readers:
+            reader.join(timeout=5)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def _client(*arguments: str) -> None:

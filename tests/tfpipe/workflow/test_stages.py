@@ -52,9 +52,7 @@ def test_a_second_run_only_asks_the_stage_that_finds_out_by_itself(work, tmp_pat
     assert work.said[-1] == "[3/3] third: up to date"
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"), [("third", ["first", "third"]), ("first", ["first", "second"])]
-)
+@pytest.mark.parametrize(("changed", "expected"), [("third", ["first", "third"]), ("first", ["first", "second"])])
 def test_a_change_runs_what_depends_on_it_until_an_output_is_as_before(work, tmp_path, changed, expected):
     work.run(tmp_path)
     work.settings[changed] = 2
