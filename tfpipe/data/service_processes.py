@@ -7,6 +7,7 @@ folder for temporary files, one folder for each port. Loads no TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -26,12 +27,12 @@ _MOST_WORKERS = 999
 
 
 def start(*, workers: int = 2, port: int = 5050, host: str = "localhost") -> list[str]:
-    """Starts the processes and waits until each has said that it is ready.
+    """Starts the processes and waits until each is ready.
 
     Args:
         workers: number of processes.
         port: port of the first dispatcher; the others take the ports after it.
-        host: this machine's name as training knows it.
+        host: name of this machine, as the training process knows it.
 
     Returns:
         The addresses, `grpc://HOST:PORT`.
@@ -46,7 +47,7 @@ def start(*, workers: int = 2, port: int = 5050, host: str = "localhost") -> lis
     if port + workers - 1 > 65_535:
         raise UsageError(f"port={port} leaves no room for {workers} ports; use a lower one")
     if not re.fullmatch(r"[A-Za-z0-9.-]+", host):
-        raise UsageError(f"host={host!r} is no machine name; use letters, digits, dots and dashes")
+        raise UsageError(f"host={host!r} is not a machine name; use letters, digits, dots and dashes")
     folder = _folder(port)
     if any(_is_ours(file) for file in folder.glob("*.pid")):
         raise TfpipeError(
@@ -72,7 +73,7 @@ def stop(*, port: int = 5050) -> None:
     _require_port(port)
     for file in _folder(port).glob("*.pid"):
         if _is_ours(file):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            _kill(int(file.read_text()))
         file.unlink()
         file.with_suffix(".address").unlink(missing_ok=True)
 
@@ -94,12 +95,19 @@ def _launch(folder: Path, port: int, host: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def _kill(process_id: int) -> None:
+    os.kill(process_id, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # raised unless this process started it
+        os.waitpid(process_id, 0)
+
+
 def _address(folder: Path, port: int, process: subprocess.Popen[bytes]) -> str:
     """Waits until a process has written its address."""
     log = folder / f"{port}.log"
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if (address := (folder / f"{port}.address").read_text()).endswith("\n"):
+            process.returncode = 0  # so that Popen does not warn: the process is meant to outlive this one
             return address.strip()
         if process.poll() is not None:
             telling = [line for line in log.read_text().splitlines() if re.search("Error|in use|[Ff]ailed", line)]
@@ -110,7 +118,7 @@ def _address(folder: Path, port: int, process: subprocess.Popen[bytes]) -> str:
 
 
 def _folder(port: int) -> Path:
-    """Returns this user's folder for one port; refuses one that somebody else has made."""
+    """Returns this user's folder for one port; refuses one that another user has made."""
     top = Path(tempfile.gettempdir()) / f"tfpipe-data-service-{os.getuid()}"
     top.mkdir(mode=0o700, exist_ok=True)
     if top.is_symlink() or top.stat().st_uid != os.getuid():
@@ -121,7 +129,7 @@ def _folder(port: int) -> Path:
 
 
 def _is_ours(file: Path) -> bool:
-    """Tells whether the recorded process still runs; by now its number may belong to another program."""
+    """Tells whether the recorded process still runs. Its id may meanwhile belong to another program."""
     try:
         return _MODULE.encode() in Path(f"/proc/{int(file.read_text())}/cmdline").read_bytes()
     except (OSError, ValueError):

@@ -86,7 +86,7 @@ def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, smal
     np.testing.assert_allclose(windows["ref_db"], [examples[row].ref_db for row in rows], atol=2e-3)
     whole = evaluate(dataset, run, split="test", quiet=True)
     assert (summary["windows"], summary["latent"]) == (whole["windows"], whole["latent"])
-    assert summary["mse"] == pytest.approx(whole["mse"], abs=2e-6)
+    assert summary["mse"] == pytest.approx(whole["mse"], abs=5e-6)
     assert summary["kl"] == pytest.approx(whole["kl"], rel=1e-3)
 
     # On the very mels, without codes in between, nothing but rounding is left.
