@@ -1,4 +1,4 @@
-"""Augmentation in the input pipeline: what each does, that it is stateless per example."""
+"""Augmentation in the input pipeline: what each setting does, and that draws depend on the example alone."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_masks_have_the_distribution_of_tensorflow_io(name: str, axis: int) -> N
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_tensorflow_io_masks_by_the_stateful_generator() -> None:
-    """Why its functions are not called: should this fail, look again."""
+    """This is why its functions are not used here. If this test fails, they may have become usable."""
     tfio = pytest.importorskip("tensorflow_io")
     for function in (tfio.audio.freq_mask, tfio.audio.time_mask):
         graph = (

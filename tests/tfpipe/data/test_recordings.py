@@ -23,7 +23,7 @@ needs_tfio = pytest.mark.skipif(not TFIO_LOADS, reason="tensorflow-io decodes on
 
 
 def windows_of(raw: RecordingWindows) -> dict[int, dict[float, np.ndarray]]:
-    """By track and start, in the order they came."""
+    """Returns the windows by track and start, in the order in which they came."""
     found: dict[int, dict[float, np.ndarray]] = defaultdict(dict)
     for batch in raw.batches(3).as_numpy_iterator():
         assert batch["audio"].dtype == np.float32

@@ -1,4 +1,4 @@
-"""Held-out figures: dead dimensions by name, another run on the same windows, words for people."""
+"""Figures on a held-out split: dead dimensions, another run on the same windows, the table for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfpipe.model import networks
 
 @pytest.fixture(scope="module")
 def half_dead(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose dimensions 1 and 3 of 4 are the prior whatever comes in."""
+    """A run with four dimensions, of which 1 and 3 equal the prior for any input."""
     models = networks.build("tiny", load_manifest(dataset).spec, latent=4)
     kernel = models.encoder.get_layer("linear").kernel.numpy()
     kernel[:, 1::2] = 0.0
@@ -30,7 +30,7 @@ def half_dead(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the notebook preset that has collapsed: no latent, everywhere a half."""
+    """A run of the notebook preset that has collapsed: the latent carries nothing, and every pixel decodes to 0.5."""
     models = networks.build("notebook", load_manifest(dataset).spec, latent=4)
     for weight in [*models.encoder.weights, *models.decoder.weights]:
         weight.assign(np.zeros(weight.shape))
@@ -38,7 +38,7 @@ def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half_dead: Path, notebook: Path) -> None:
-    result = evaluate(dataset, half_dead, split="validation", against=notebook, quiet=True)
+    result = evaluate(str(dataset), str(half_dead), split="validation", against=str(notebook), quiet=True)
     assert (result["active_units"], result["dead"]) == (2, [1, 3])
     assert [value > 0.01 for value in result["kl_per_dimension"]] == [True, False, True, False]
     other = evaluate(dataset, notebook, split="validation", quiet=True)

@@ -46,7 +46,7 @@ def mixed(tmp_path: Path) -> Path:
     half = good.copy()
     half[: 6 * 22_050] = 0.0
     write_sf(folder / "Tones" / "half silent.wav", half, 22_050, "WAV", "PCM_16")
-    # The NaN comes in the third window, after two good ones have gone their way.
+    # The NaN is in the third window, so two good windows have been scored before it is met.
     broken = good.astype(np.float32)
     broken[-100] = np.nan
     soundfile.write(folder / "Tones" / "broken.wav", broken, 22_050, subtype="FLOAT")
