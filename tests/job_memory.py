@@ -1,4 +1,4 @@
-"""Running the command line in a process of its own, watching the memory of all that it starts."""
+"""Runs the command line in a process of its own and measures the memory of all processes that it starts."""
 
 import os
 import re
@@ -8,19 +8,15 @@ import time
 import uuid
 from pathlib import Path
 
-from job_tools import SMALL
+from job_tools import spec_options  # noqa: F401 - tests of memory need both
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def spec_options(**changes):
-    return [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL.to_dict(), **changes}.items()]
 
 
 def run_watched(arguments, *, seconds):
     """Runs `tfpipe ARGUMENTS`; returns exit code, stdout, stderr and the peak memory of each of its processes, bytes.
 
-    Memory is the high-water mark that the kernel keeps, read until the process has gone.
+    The memory is the kernel's high-water mark of each process, read until the process has ended.
     """
     marker = f"TFPIPE_TEST={uuid.uuid4().hex}"
     name, _, value = marker.partition("=")

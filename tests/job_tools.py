@@ -1,4 +1,4 @@
-"""Small real corpora and jobs for the Beam job's tests."""
+"""Small corpora of synthesised notes, and jobs that run in the test's own process."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from tfpipe.data.manifest import MANIFEST, load_manifest
 from tfpipe.files.remote import exists, join
 from tfpipe.spec import FeatureSpec
 
-# A window costs little, and everything else is as in the default.
+# Short windows are cheap; everything else is like the default.
 SMALL = FeatureSpec(sample_rate=16_000, window_s=0.5, n_fft=1024, hop=256, n_mels=40, fmin=100.0)
 
 
 def note(hz, seconds, rate, *, seed=0, level=0.3):
-    """A plucked string: harmonics that die away, and a little noise."""
+    """Returns the sound of a plucked string: decaying harmonics and a little noise."""
     time = np.arange(round(seconds * rate)) / rate
     partials = [np.sin(2 * np.pi * hz * k * time) / k for k in range(1, 9) if hz * k < rate / 2]
     noise = 0.01 * np.random.default_rng(seed).standard_normal(len(time))
@@ -36,6 +36,18 @@ def write_corpus(folder, *, tracks=6, seconds=2.2, rate=16_000):
     return folder
 
 
+def write_wav(path):
+    """Writes one second of sound and returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, note(220, 1, 8000), 8000, format="WAV")
+    return path
+
+
+def spec_options(**changes):
+    """Returns the command-line options that give the features of `SMALL`."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL.to_dict(), **changes}.items()]
+
+
 def config_for(corpus, output, **changes):
     inputs = (str(corpus),) if isinstance(corpus, str | Path) else tuple(map(str, corpus))
     values = {"spec": SMALL, "shard_bytes": 2**16, **changes}
@@ -43,13 +55,13 @@ def config_for(corpus, output, **changes):
 
 
 def run_here(config):
-    """Runs the real pipeline in this process, which spares a start of Beam."""
+    """Runs the pipeline in this process and returns the manifest; skips the checks of `preprocess`."""
     count_here(config)
     return load_manifest(config.output)
 
 
 def count_here(config):
-    """Like `run_here`, but returns what the job counted."""
+    """Like `run_here`, but returns the job's counts."""
     corpus = discover(config.inputs, groups=config.groups, splits_from=config.splits_from)
     job = Job(config=config, corpus=corpus)
     salvage(job)

@@ -26,7 +26,7 @@ VARIED = {
 
 @pytest.fixture(scope="module", params=["spectral", "waveform"])
 def varied(request, tmp_path_factory):
-    """A dataset with every kind of variant, of recordings at another rate than the features'; and the recordings."""
+    """A dataset with every kind of variant, and its recordings, whose sample rate is not that of the features."""
     folder = tmp_path_factory.mktemp("varied")
     corpus = write_corpus(folder / "corpus", tracks=2, rate=22_050)
     run_here(config_for(corpus, folder / "data", engine=request.param, **VARIED))
@@ -34,7 +34,7 @@ def varied(request, tmp_path_factory):
 
 
 def damaged(folder, copy, change):
-    """Changes one training example and makes every checksum fit again: only the recordings can tell."""
+    """Copies a dataset with one changed training example and right checksums, so that only the recordings show it."""
     shutil.copytree(folder, copy)
     manifest = load_manifest(copy)
     shard = next(shard for shard in manifest.shards if shard.split == "train")
@@ -54,7 +54,7 @@ def damaged(folder, copy, change):
     return path, examples[3].key
 
 
-def test_every_variant_is_made_again_from_its_record(varied):
+def test_every_variant_can_be_computed_again_from_its_record(varied):
     folder, _ = varied
     total = sum(shard.examples for shard in load_manifest(folder).shards)
     seen = []
@@ -72,7 +72,7 @@ def test_every_variant_is_made_again_from_its_record(varied):
     ],
     ids=["codes", "level"],
 )
-def test_an_example_that_is_not_its_recordings_is_named(varied, change, tmp_path, capsys):
+def test_an_example_that_its_recording_does_not_give_is_named(varied, change, tmp_path, capsys):
     path, key = damaged(varied[0], tmp_path / "copy", change)
     check = verify_deep(tmp_path / "copy", count=10**6)
     (problem,) = check.problems
@@ -82,7 +82,7 @@ def test_an_example_that_is_not_its_recordings_is_named(varied, change, tmp_path
     assert json.loads(capsys.readouterr().out)["deep"]["problems"] == [problem]
 
 
-def test_missing_and_changed_recordings_are_said_and_no_failure(tmp_path, capsys):
+def test_missing_and_changed_recordings_are_reported_without_failure(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus", tracks=2)
     run_here(config_for(corpus, tmp_path / "data"))
     gone, changed, *_ = (Path(corpus / track.path) for track in load_tracks(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""A job that follows another computes only what is new, and ends with what a clean run gives."""
+"""A job reuses the work of an earlier one and still ends with the dataset of a clean run."""
 
 import dataclasses
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from job_tools import config_for, count_here, note, run_here, shard_bytes
 
 from beam_jobs.corpus import discover
@@ -23,7 +21,7 @@ from tfpipe.data.verify import verify
 
 
 def files_of(folder):
-    """All that a clean run and an incremental one have to agree on."""
+    """Returns the files that must be the same after a clean run and after one that reuses work."""
     return {**shard_bytes(folder), **{name: (Path(folder) / name).read_bytes() for name in (TRACKS, SKIPPED)}}
 
 
@@ -45,17 +43,9 @@ def write(path, hz, seconds=2.2):
     soundfile.write(path, note(hz, seconds, 16_000, seed=round(hz)), 16_000)
 
 
-@pytest.fixture
-def made(job_corpus, tmp_path):
-    """A corpus of one's own and its dataset."""
-    source = shutil.copytree(job_corpus, tmp_path / "in")
-    run_here(config_for(source, tmp_path / "out"))
-    return source, tmp_path / "out"
-
-
 def test_added_removed_renamed_and_changed_files(made):
     source, output = made
-    write(source / "Cello" / "new.wav", 97.0)  # its label comes first: all others get another number
+    write(source / "Cello" / "new.wav", 97.0)  # its label sorts first, so all other labels get another number
     (source / "Piano" / "0.wav").unlink()
     (source / "Piano" / "1.wav").rename(source / "Piano" / "renamed.wav")
     (source / "Human" / "2.wav").rename(source / "Cello" / "2.wav")
@@ -68,17 +58,16 @@ def test_added_removed_renamed_and_changed_files(made):
     new = {discovered.path for discovered in load_tracks(output) if discovered.path in ("Cello/new.wav", "Human/3.wav")}
     ours = sum(track.windows * track.variants for track in load_tracks(output) if track.path in new)
     assert len(new) == 2
-    # A track that a filled split takes in or gives up may need variants that it did not have.
+    # A track that moved to fill a split may need variants that it did not have.
     assert ours <= computed(counts) <= ours + 4 * 5 * 2
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**16))
-def test_any_change_of_the_corpus(seed, job_corpus, tmp_path):
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
+def test_after_any_change_of_the_corpus_the_dataset_is_that_of_a_clean_run(seed, job_corpus, tmp_path):
     draw = random.Random(seed)
-    source, output = tmp_path / f"in{seed}", tmp_path / f"out{seed}"
+    source, output = tmp_path / "in", tmp_path / "out"
     everything = sorted(job_corpus.rglob("*.wav"))
-    for _ in range(3):
+    for _ in range(2):
         shutil.rmtree(source, ignore_errors=True)
         for path in draw.sample(everything, draw.randint(4, len(everything))):
             target = source / draw.choice([path.parent.name, "Other"]) / path.name
@@ -99,7 +88,7 @@ def test_more_variants_cost_only_themselves(made):
 
 
 @pytest.mark.parametrize("other", [{"engine": "waveform"}, {"spec": {"fmax": 6_000.0}}])
-def test_other_features_take_nothing_over(made, other):
+def test_nothing_is_reused_for_other_features(made, other):
     source, output = made
     if "spec" in other:
         other = {"spec": dataclasses.replace(config_for(source, output).spec, **other["spec"])}
@@ -107,7 +96,7 @@ def test_other_features_take_nothing_over(made, other):
     assert computed(counts) == counts["examples"] > 0
 
 
-def test_damage_in_the_old_dataset_is_not_taken_over(made):
+def test_damaged_shards_of_the_old_dataset_are_not_reused(made):
     source, output = made
     path = next(output.glob("train-*"))
     data = bytearray(path.read_bytes())
@@ -124,7 +113,7 @@ def test_a_half_written_shard_of_a_killed_job_is_used(made, tmp_path):
     job = Job(config=config_for(source, tmp_path / "other"), corpus=discover([str(source)]))
     whole = max(output.glob("train-*"), key=lambda path: path.stat().st_size)
     Path(job.work).mkdir(parents=True)
-    for share in (4, 2, 3):  # of several tries for one shard the longest is kept
+    for share in (4, 2, 3):  # of several attempts at one shard the longest is kept
         part = whole.read_bytes()[: whole.stat().st_size // share]
         (Path(job.work) / f"name.tfrecord.tmp-{share}").write_bytes(part)
     counts = count_here(job.config)
@@ -133,18 +122,18 @@ def test_a_half_written_shard_of_a_killed_job_is_used(made, tmp_path):
     assert files_of(tmp_path / "other") == files_of(output)
 
 
-def test_scans_of_a_killed_job_are_used_but_for_a_line_cut_short(made, tmp_path):
+def test_scans_of_a_killed_job_are_used_except_an_incomplete_line(made, tmp_path):
     source, _ = made
     job = Job(config=config_for(source, tmp_path / "other"), corpus=discover([str(source)]))
     text = "".join(scan_line(scan_track(file, job.config)) for file in job.corpus.files)
     Path(job.work).mkdir(parents=True)
     (Path(job.scratch) / f"scans-{job.scan_digest}-1.jsonl").write_text(text[:-40])
-    (Path(job.scratch) / "scans-0123456789abcdef-1.jsonl").write_text("of other settings")
+    (Path(job.scratch) / "scans-0123456789abcdef-1.jsonl").write_text("scans of other settings")
     assert count_here(job.config)["decoded"] == 1
     assert_as_clean(source, tmp_path / "other")
 
 
-def test_a_skipped_file_is_remembered_under_its_name_alone(tmp_path):
+def test_a_skipped_file_is_scanned_again_only_after_it_is_renamed(tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
     write(source / "Piano" / "good.wav", 330.0)
     soundfile.write(source / "Piano" / "silence.wav", np.zeros(32_000), 16_000)
@@ -158,7 +147,7 @@ def test_a_skipped_file_is_remembered_under_its_name_alone(tmp_path):
     assert "quiet.wav" in row.message
 
 
-def test_content_that_changed_behind_its_time_stamp_is_noticed(made):
+def test_changed_content_with_the_old_time_stamp_is_noticed(made, in_process):
     source, output = made
     victim = source / "Piano" / "4.wav"
     before = victim.stat()
@@ -171,7 +160,7 @@ def test_content_that_changed_behind_its_time_stamp_is_noticed(made):
     assert_as_clean(source, output)
 
 
-def test_a_lost_track_list_is_made_again(made, capsys):
+def test_a_lost_track_list_is_made_again(made, in_process, capsys):
     source, output = made
     before = files_of(output)
     (output / TRACKS).unlink()
@@ -180,7 +169,7 @@ def test_a_lost_track_list_is_made_again(made, capsys):
     assert "12 files (0 decoded now, none skipped)" in capsys.readouterr().err
 
 
-def test_scan_lines_keep_everything(made):
+def test_a_scan_survives_its_json_line(made):
     source, output = made
     (scan, *_) = [scan_track(file, config_for(source, output)) for file in discover([str(source)]).files]
     (again,) = read_scans([scan_line(scan)])

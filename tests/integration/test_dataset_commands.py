@@ -1,4 +1,4 @@
-"""The dataset commands, as the command line calls them."""
+"""The dataset commands, called through `main` as the command line does."""
 
 import json
 import shutil
@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from job_tools import SMALL, note, shard_bytes
+from job_tools import note, shard_bytes, spec_options
 
 from tfpipe.cli.main import main
 from tfpipe.data.manifest import load_manifest, load_tracks, read_examples
 from tfpipe.data.statistics import inspect
 
-SPEC_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
 
-
-def test_preprocess_prints_the_summary_and_takes_every_option(job_corpus, job_dataset, tmp_path, capsys):
-    shaped = ["--semitones", "0,4,7,8,12", "--chords", "major", "--shard-mib", "0.0625", *SPEC_OPTIONS]
+def test_preprocess_makes_the_dataset_and_prints_its_summary(job_corpus, job_dataset, in_process, tmp_path, capsys):
+    shaped = ["--semitones", "0,4,7,8,12", "--chords", "major", "--shard-mib", "0.0625", *spec_options()]
     assert main(["preprocess", str(job_corpus), "--output", str(tmp_path / "out"), "--json", *shaped]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary == inspect(job_dataset)
@@ -43,7 +41,7 @@ def test_bad_options_get_one_line_before_any_work(option, code, words, job_corpu
     assert not (tmp_path / "out").exists()
 
 
-def test_verify_tells_whole_from_damaged(job_dataset, tmp_path, capsys):
+def test_verify_accepts_a_complete_dataset_and_names_a_missing_shard(job_dataset, tmp_path, capsys):
     assert main(["verify", str(job_dataset)]) == 0
     assert load_manifest(job_dataset).fingerprint in capsys.readouterr().out
     copy = shutil.copytree(job_dataset, tmp_path / "copy")
@@ -56,7 +54,7 @@ def test_verify_tells_whole_from_damaged(job_dataset, tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 1
 
 
-def test_inspect_shows_what_is_there(job_dataset, capsys):
+def test_inspect_prints_counts_and_levels(job_dataset, capsys):
     assert main(["inspect", str(job_dataset)]) == 0
     table = capsys.readouterr().out
     for words in ("12 (26.4 s)", "48 of 0.5 s", "Human 24, Piano 24 windows", "shift+12", "skipped       nothing"):
@@ -76,7 +74,7 @@ def test_inspect_shows_what_is_there(job_dataset, capsys):
         )
         mean = sum(label["mel_mean"] * label["examples"] for label in labels.values()) / len(rows)
         assert mean == pytest.approx(np.mean([row.mel for row in rows]) / 255, abs=1e-3)
-        # Human notes are an octave under the Piano's, with as many harmonics.
+        # The Human notes are about an octave below the Piano notes and have as many harmonics.
         assert 100 < labels["Human"]["centroid_hz"] < labels["Piano"]["centroid_hz"] < 8_000
         assert 0 <= labels["Human"]["floor_share"] < 0.5
 
@@ -94,7 +92,7 @@ def test_inspect_draws_a_sheet_of_labels_and_variants(job_dataset, tmp_path, cap
 
 
 def levels_at(path, *frequencies):
-    """Level of the loudest partial within 2 % of each frequency, against the loudest of all."""
+    """Returns the level of the loudest partial within 2 % of each frequency, relative to the loudest of all."""
     audio, rate = soundfile.read(path)
     assert 0.05 < np.abs(audio).max() <= 1
     spectrum, hz = np.abs(np.fft.rfft(audio)), np.fft.rfftfreq(len(audio), 1 / rate)
@@ -119,7 +117,7 @@ def test_augment_writes_sounds_and_a_picture(tmp_path, capsys):
     assert pixels.std() > 0.1
 
 
-def test_augment_refuses_what_it_cannot_shift(tmp_path, capsys):
+def test_augment_refuses_silent_short_and_missing_files(tmp_path, capsys):
     soundfile.write(tmp_path / "silence.wav", np.zeros(44_100), 22_050)
     soundfile.write(tmp_path / "short.wav", np.ones(100), 22_050)
     for name, words in (("silence.wav", "is silent"), ("short.wav", "too short"), ("gone.wav", "no such file")):
@@ -128,11 +126,11 @@ def test_augment_refuses_what_it_cannot_shift(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_list_and_groups_shape_the_dataset(job_corpus, tmp_path, capsys):
+def test_a_list_gives_the_labels_and_groups_stay_in_one_split(job_corpus, in_process, tmp_path, capsys):
     names = sorted(path.relative_to(job_corpus) for path in job_corpus.rglob("*.wav"))
     lines = [f"{job_corpus / name},{'low' if index % 2 else 'high'}" for index, name in enumerate(names)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, "gone.wav,low", ""]))
-    base = ["preprocess", str(tmp_path / "list.csv"), f"--output={tmp_path / 'out'}", "--json", *SPEC_OPTIONS]
+    base = ["preprocess", str(tmp_path / "list.csv"), f"--output={tmp_path / 'out'}", "--json", *spec_options()]
     assert main(base) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(summary["labels"]) == {"high", "low"}

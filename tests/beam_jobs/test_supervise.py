@@ -1,0 +1,158 @@
+"""The child process of a job: it gives the bytes of a job in this process, and it never outlives its parent."""
+
+import contextlib
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from helpers import environment
+from job_tools import config_for, run_here, shard_bytes, write_corpus
+
+from beam_jobs.job import preprocess
+from beam_jobs.supervise import _explain_death
+from tfpipe.data.manifest import load_manifest
+from tfpipe.data.verify import verify
+from tfpipe.errors import TfpipeError
+
+
+@pytest.fixture(scope="session")
+def long_corpus(tmp_path_factory):
+    """A corpus with enough work that a test can interrupt a job before its end."""
+    return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=20.0)
+
+
+@pytest.fixture
+def marker(monkeypatch):
+    """A text in the environment of every process that the test starts, by which `descendants` finds them."""
+    value = uuid.uuid4().hex
+    monkeypatch.setenv("TFPIPE_TEST", value)
+    return value
+
+
+def descendants(marker):
+    """Returns the command lines of the living processes with `marker`, by process number."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"TFPIPE_TEST={marker}".encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def wait_for(condition, *, seconds=150.0):
+    """Returns the first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+@contextlib.contextmanager
+def once_writing(output, act):
+    """Calls `act` in a thread as soon as the job in the block writes a shard."""
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(0.02):
+            if list(output.glob(".work/*/*.tmp-*")):
+                act()
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_two_workers_and_any_order_give_the_same_bytes_without_tensorflow(
+    job_corpus, job_dataset, tmp_path, monkeypatch
+):
+    trap = tmp_path / "trap" / "tensorflow"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.setenv("PYTHONPATH", str(trap.parent))
+    shuffled = [job_corpus / "Piano", *sorted((job_corpus / "Human").iterdir(), reverse=True)]
+    manifest = preprocess(config_for(shuffled, tmp_path / "out", workers=2), quiet=True)
+    assert manifest.fingerprint == load_manifest(job_dataset).fingerprint
+    assert shard_bytes(tmp_path / "out") == shard_bytes(job_dataset)
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
+    long_corpus, tmp_path, marker, in_process, capsys
+):
+    output = tmp_path / "out"
+    code = "import pickle, sys; from beam_jobs.job import preprocess; preprocess(pickle.load(sys.stdin.buffer))"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment()) as command:
+        command.stdin.write(pickle.dumps(config_for(long_corpus, output)))
+        command.stdin.close()
+        finished = wait_for(lambda: list(output.glob(".work/*/*.tfrecord.json")))[0].with_suffix("")
+        kept = finished.stat()
+        command.kill()
+    wait_for(lambda: not descendants(marker), seconds=30)
+    with pytest.raises(TfpipeError, match="no complete dataset"):
+        load_manifest(output)
+
+    (finished.parent / "half.tfrecord.tmp-1").write_bytes(b"half")
+    resumed = preprocess(config_for(long_corpus, output))
+    profile = re.search(r"\((\d+) decoded now.* (\d+) examples \((\d+) computed now\)", capsys.readouterr().err)
+    decoded, total, computed = map(int, profile.groups())
+    assert decoded == 0
+    assert computed < total == sum(shard.examples for shard in resumed.shards)
+    assert kept.st_ino in {path.stat().st_ino for path in output.glob("*.tfrecord")}
+    assert verify(output) == []
+    assert sorted(path.name for path in output.iterdir() if path.suffix != ".tfrecord") == [
+        ".lock",
+        ".scans.jsonl",
+        "dataset.json",
+        "skipped.jsonl",
+        "tracks.jsonl",
+    ]
+    clean = run_here(config_for(long_corpus, tmp_path / "clean"))
+    assert resumed.fingerprint == clean.fingerprint
+
+
+def test_an_interrupt_ends_every_process(long_corpus, tmp_path, marker):
+    output, interrupted = tmp_path / "out", []
+
+    def interrupt():
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with once_writing(output, interrupt), pytest.raises(KeyboardInterrupt):
+        preprocess(config_for(long_corpus, output, engine="waveform"), quiet=True)
+    assert time.monotonic() - interrupted[0] < 10  # about 1 s on an idle machine; the work left would take longer
+    wait_for(lambda: not descendants(marker), seconds=30)
+    assert not (output / "dataset.json").exists()
+
+
+def test_a_worker_that_dies_ends_the_job_with_the_cause(long_corpus, tmp_path, marker):
+    output, workers = tmp_path / "out", []
+
+    def kill_a_worker():
+        workers.extend(number for number, line in descendants(marker).items() if "sdk_worker_main" in line)
+        os.kill(workers[0], signal.SIGKILL)
+
+    died = r"a worker process died \(killed, probably for lack of memory\)"
+    with once_writing(output, kill_a_worker), pytest.raises(TfpipeError, match=died):
+        preprocess(config_for(long_corpus, output, engine="waveform", workers=2), quiet=True)
+    assert len(workers) == 2
+    wait_for(lambda: not descendants(marker), seconds=30)
+
+
+def test_a_child_that_ends_without_a_report_is_explained():
+    assert "lack of memory" in _explain_death(-signal.SIGKILL, "")
+    assert "status 3 (no space)" in _explain_death(3, "first\nno space\n\n")
+    assert "(no message)" in _explain_death(1, "")
