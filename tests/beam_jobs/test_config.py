@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import pytest
 
 from beam_jobs.config import PreprocessConfig
 from tfpipe.errors import UsageError
 from tfpipe.spec import FeatureSpec
+
+DIGESTS = [
+    ("2ec2047e990c2c43", "ffe645ab135bf0e3", "2cd368d9d7854d8f"),
+    ("24b04dcddd16bd80", "ffe645ab135bf0e3", "a773ce68321dc333"),
+]
 
 
 def config(**values):
@@ -48,6 +55,36 @@ def test_variants_of_each_split():
 def test_impossible_values_are_refused(name, value):
     with pytest.raises(UsageError, match=r"use|known are"):
         config(**{name: value})
+
+
+def test_a_single_value_or_a_path_is_accepted_where_a_list_or_text_is_meant():
+    given = PreprocessConfig(inputs=Path("in"), output=Path("out"), semitones=[0, 4], chords="minor")
+    plain = PreprocessConfig(inputs=("in",), output="out", semitones=(0, 4), chords=("minor",))
+    assert given == plain == PreprocessConfig(inputs="in", output="out", semitones=(0, 4), chords=["minor"])
+    assert given.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("semitones", "4"), ("semitones", (True,)), ("inputs", 3), ("workers", 1.5), ("hop_s", "1"), ("spec", {})],
+)
+def test_a_wrong_type_is_refused_by_name(name, value):
+    with pytest.raises(UsageError, match=f"^{name}=.* wrong type"):
+        PreprocessConfig(**{"inputs": "in", "output": "out", name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("inputs", ()), ("output", "")])
+def test_inputs_and_output_must_not_be_empty(name, value):
+    with pytest.raises(UsageError, match=f"^{name}="):
+        PreprocessConfig(**{"inputs": "in", "output": "out", name: value})
+
+
+def test_digests_of_equal_settings_never_change():
+    """Datasets on disk keep these digests, so other values would make every dataset again."""
+    varied = config(
+        hop_s=2.5, min_fill=1, stretch=(0.9,), gains=(-6,), noise_snr=(20,), also=("chord:minor+stretch*0.9",)
+    )
+    assert [(item.digest, item.example_digest, item.scan_digest) for item in (config(), varied)] == DIGESTS
 
 
 def test_digest_follows_content_alone():
