@@ -1,4 +1,4 @@
-"""Measures the two augmentation engines against each other; prints the tables of docs/AUGMENTATION.md.
+"""Compares the two engines that make variants, and prints the tables of docs/AUGMENTATION.md.
 
 python scripts/compare_engines.py FOLDER
 """
@@ -54,7 +54,7 @@ def _compare_engines(tracks: list[NDArray[np.floating]]) -> None:
 
 
 def _compare_margins(tracks: list[NDArray[np.floating]]) -> None:
-    """Windows inside a track only: at its ends there is nothing to take a margin from."""
+    """Uses windows inside a track only, because a window at its end has no margin on one side."""
     print("| margin, s | mean difference, dB | in the 5 frames at each edge, dB |")
     print("| --- | --- | --- |")
     found: dict[float, list[tuple[float, float]]] = {margin: [] for margin in MARGINS_S}
@@ -90,7 +90,7 @@ def _windows(tracks: list[NDArray[np.floating]]) -> Iterator[Window]:
 
 
 def _levels(features: LogMel) -> NDArray[np.floating]:
-    """In dB under the window's own maximum."""
+    """Returns the mel in dB relative to the window's maximum."""
     return (features.mel - 1.0) * SPEC.top_db
 
 

@@ -1,4 +1,4 @@
-"""The same job on Apache Flink, inside a job server and on a cluster: the same bytes, the same errors, no leftovers."""
+"""A job on Apache Flink, inside a job server and on a cluster, gives the same bytes and errors as a local one."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def flink(*arguments):
 
 
 def free_ports(count):
-    """Returns the first of some neighbouring ports that nobody listens on."""
+    """Returns the first of `count` consecutive free ports."""
     for first in range(21_000 + os.getpid() % 10_000, 60_000, count):
         try:
             for port in range(first, first + count):
@@ -48,7 +48,7 @@ def free_ports(count):
 
 @pytest.fixture(scope="module")
 def job_server():
-    """The options for a job server of one's own, fetched once."""
+    """Options for a job server that Beam starts; its jar is downloaded once."""
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}")
@@ -66,7 +66,7 @@ def job_server():
 
 @pytest.fixture(scope="module")
 def cluster(job_server):
-    """What scripts/flink starts: the port and the options for it."""
+    """A cluster that scripts/flink starts: its port and the options for it."""
     port = free_ports(4)
     started = flink("start", "--port", port)
     assert started.returncode == 0, started.stderr
@@ -80,7 +80,7 @@ def cluster(job_server):
 
 @pytest.fixture(scope="module")
 def local(clips, tmp_path_factory):
-    """The dataset of the clips as the in-process runner makes it."""
+    """The dataset of the clips, made by the local runner."""
     output = tmp_path_factory.mktemp("local")
     run_here(config(clips, output))
     return output

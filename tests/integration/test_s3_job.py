@@ -1,4 +1,4 @@
-"""The job in and out of buckets, against a real S3 server on loopback; gs:// as far as it goes without Google."""
+"""The job reads from and writes to buckets of a local S3 server; gs:// is tested as far as it works without Google."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import requests
 import soundfile
 from botocore.config import Config
-from job_tools import SMALL, config_for, count_here, note, run_here, write_corpus
+from job_tools import config_for, count_here, note, run_here, spec_options, write_corpus
 
 from beam_jobs import files
 from beam_jobs.corpus import discover
@@ -46,13 +46,15 @@ def local_files(folder):
 
 
 def parted(found):
-    """A dataset's files without its manifest and memory, and the manifest without the places it names."""
+    """Returns a dataset's files without manifest and scans, and the manifest without the paths in it."""
     manifest = json.loads(found.pop("dataset.json"))
     found.pop(".scans.jsonl")
     return found, {**manifest, "config": {**manifest["config"], "inputs": "", "output": "", "base": ""}}
 
 
-def test_bucket_to_bucket_is_folder_to_folder(store, small_corpus, tmp_path, capsys):
+def test_a_job_between_buckets_gives_the_dataset_of_a_job_between_folders(
+    store, small_corpus, in_process, tmp_path, capsys
+):
     recordings = store.put_folder(small_corpus, "takes/recordings")
     store.put("takes/recordings/Piano/broken.wav", b"RIFF no audio")
     assert main(["preprocess", recordings, "--output", store.url("data"), "--json", *FAST]) == 0
@@ -86,8 +88,7 @@ def test_beam_options_reach_every_process(endpoint, store, job_corpus, job_datas
         monkeypatch.delenv(name)
     s3._connection.cache_clear()
     options = [f"--s3_endpoint_url={endpoint}", "--s3_access_key_id=us", "--s3_secret_access_key=secret"]
-    spec = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
-    arguments = [recordings, "--output", store.url("out"), "--shard-mib", "0.0625", "--workers", "2", *spec]
+    arguments = [recordings, "--output", store.url("out"), "--shard-mib", "0.0625", "--workers", "2", *spec_options()]
     assert main(["preprocess", *arguments, "--", *options]) == 0, capsys.readouterr().err
     ours, theirs = parted(store.get("out"))[0], parted(local_files(job_dataset))[0]
     assert ours == theirs
@@ -95,7 +96,7 @@ def test_beam_options_reach_every_process(endpoint, store, job_corpus, job_datas
     assert b"secret" not in store.get("out")["dataset.json"]
 
 
-def test_what_counts_as_a_recording(store, tmp_path):
+def test_audio_suffixes_decide_in_buckets(store, tmp_path):
     for name in (
         *("in/A/one.wav", "in/A/two.FLAC", "in/B/deep/three.mp3", "in/A/notes.txt", "in/A/noname", "in/.hidden/x.wav"),
         *("in/A/.x.wav", "in/work/stages.json", "in/work/check/made.wav", "in/[1] é?*/four.wav", "in-other/x.wav"),
@@ -122,7 +123,7 @@ def test_what_counts_as_a_recording(store, tmp_path):
     assert names(mixed) == [(str(tmp_path / "here.wav"), tmp_path.name), (store.url("in/B/deep/three.mp3"), "deep")]
 
 
-def test_globs_are_those_of_folders(store, job_corpus):
+def test_globs_match_in_buckets_what_they_match_in_folders(store, job_corpus):
     store.put_folder(job_corpus, "in")
     for pattern in ("*", "*/", "*/*.wav", "**", "**/*.wav", "[!P]*", "?uman/[0-2].wav", "H*/0*"):
         there, here = discover([f"{store.url('in')}/{pattern}"]), discover([f"{job_corpus}/{pattern}"])
@@ -132,7 +133,7 @@ def test_globs_are_those_of_folders(store, job_corpus):
         assert [file.label for file in there.files] == [file.label for file in here.files]
 
 
-def test_lists_and_groups_anywhere(store, tmp_path):
+def test_lists_and_groups_may_be_in_buckets(store, tmp_path):
     for name in ("a.wav", "more/b.wav", "c"):
         store.put(f"in/{name}", b"x")
     store.put("in/list.csv", f"path,label\na.wav,A\n../in/more/b.wav,B\n{store.url('in/c')},C\ngone.wav,A\n".encode())
@@ -192,8 +193,7 @@ def test_verify_and_inspect_read_buckets(store, job_corpus, job_dataset, capsys)
 def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypatch, capsys):
     recordings = store.put_folder(job_corpus, "in")
     code = "import sys; from tfpipe.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    spec = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.to_dict().items()]
-    command = ["preprocess", recordings, "--output", store.url("out"), "--shard-mib", "0.0625", *spec]
+    command = ["preprocess", recordings, "--output", store.url("out"), "--shard-mib", "0.0625", *spec_options()]
     job = subprocess.Popen([sys.executable, "-c", code, *command], env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         end = time.monotonic() + 120
@@ -244,7 +244,7 @@ def test_two_jobs_do_not_share_a_folder(store, monkeypatch):
             files.held(url, what="job").__enter__()
         assert len(store.names("out/")) == 1
     assert store.names("out/") == []
-    # A job that lives says so again and again; one that does not is dead. The store's clock counts seconds.
+    # A running job renews its lock; a lock that is not renewed is old. The store's clock counts whole seconds.
     monkeypatch.setattr(files, "_BEAT_S", 0.1)
     monkeypatch.setattr(files, "_LAPSE_S", 1.5)
     store.put("other/.lock-dead", b"{}")
@@ -256,8 +256,8 @@ def test_two_jobs_do_not_share_a_folder(store, monkeypatch):
         assert ".lock-dead" not in store.names("other/")
 
 
-def test_only_what_is_needed_is_read(store):
-    """A window of a long recording costs its own bytes, not Beam's 16 MiB."""
+def test_a_window_is_read_without_fetching_the_whole_object(store):
+    """Reading a window of a long recording fetches little more than its bytes, not Beam's 16 MiB."""
     store.put("big", bytes(range(256)) * 2**16)
     with remote.open_read(store.url("big")) as file:
         file.seek(10_000_000)
@@ -265,18 +265,18 @@ def test_only_what_is_needed_is_read(store):
         assert file.raw.tell() - 10_000_000 < 2**20
 
 
-def test_names_that_no_request_can_carry_are_errors_of_that_file(store):
+def test_a_name_that_s3_cannot_have_is_an_error_of_that_file(store):
     with pytest.raises(OSError, match="S3 path"):
         remote.open_read(store.url("a\nb.wav"))
 
 
 def test_no_connection_is_made_twice(store):
-    """boto3 takes 0.1 s of CPU to make a client, and Beam makes one for every request."""
+    """Making a boto3 client takes 0.1 s of CPU, and Beam would make one for every request."""
     made = s3._connection.cache_info
     for _ in range(3):
         assert not remote.exists(store.url("nothing"))
         files.write(store.url("a"), b"a")
-    assert made().misses == made().currsize == 2  # the first request's, and all others'
+    assert made().misses == made().currsize == 2  # one for the first request, one for all others
 
 
 def test_missing_bucket_and_wrong_credentials(endpoint, store, job_corpus, tmp_path, capsys):
@@ -288,7 +288,7 @@ def test_missing_bucket_and_wrong_credentials(endpoint, store, job_corpus, tmp_p
     for command in ("verify", "inspect"):
         assert main([command, store.url("data")]) == 1
         assert "no complete dataset here" in last_line(capsys)
-    # From now on the server checks who asks, and knows nobody.
+    # From now on the server checks credentials, and no user exists.
     requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()
     try:
         s3._answered.clear()
@@ -307,7 +307,7 @@ def test_no_credentials(no_store, capsys):
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:{}", "nonsense"])
 def test_an_endpoint_that_does_not_answer(address, keys, monkeypatch, capsys):
     monkeypatch.setattr(s3, "_QUICK", s3._QUICK.merge(Config(read_timeout=0.2)))
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         address = address.format(silent.getsockname()[1])
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         started = time.monotonic()
@@ -318,7 +318,7 @@ def test_an_endpoint_that_does_not_answer(address, keys, monkeypatch, capsys):
     assert "AWS_ENDPOINT_URL" in line
 
 
-def test_what_is_not_installed_is_named(job_corpus, tmp_path):
+def test_a_missing_package_is_named_with_its_fix(job_corpus, tmp_path):
     absent = ("boto3", "botocore", "apache_beam.io.gcp.gcsio")
     fixes = {
         "s3://bucket/data": "pip install 'tfpipe[aws]'",
@@ -338,13 +338,13 @@ def test_what_is_not_installed_is_named(job_corpus, tmp_path):
         assert line.endswith(f"is not installed; {fix}")
 
 
-def test_beam_options_that_cannot_be_are_wrong_usage(job_corpus, tmp_path, capsys):
+def test_invalid_beam_options_are_wrong_usage(job_corpus, tmp_path, capsys):
     assert main(["preprocess", str(job_corpus), "--output", str(tmp_path / "out"), "--", "--s3_endpoint_url"]) == 2
     assert last_line(capsys) == "tfpipe: options for Beam: argument --s3_endpoint_url: expected one argument"
 
 
 def test_a_store_that_is_gone_ends_the_job_instead_of_skipping_its_files(store, job_corpus, monkeypatch):
-    """Beam asks again for minutes before it gives up; here it gives up at once."""
+    """Beam would retry for minutes before it fails; here the first attempt fails."""
     url = store.put_folder(job_corpus, "in")
     files_there = discover([url]).files
 

@@ -1,8 +1,8 @@
-"""`tfpipe bench preprocess`: the job against the notebook's loop, and Beam against a plain one, in one run.
+"""`tfpipe bench preprocess`: compares the job with the notebook's loop, and Beam with a plain loop, in one run.
 
-Every ratio is of two timings taken next to each other, and the median over
-the rounds; the rounds go through all candidates in turn, so that a machine
-that slows down slows them all.
+Each round times all candidates one after the other, so a machine that slows
+down slows them all. Each ratio is the median over the rounds of two
+neighbouring timings.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress
 from tfpipe.spec import FeatureSpec
 
-# The original and eleven shifts; chords, which cost the notebook one shift a note, would flatter the ratio.
+# The original and eleven shifts. Chords are left out: they cost the notebook one shift for each note, so they would
+# make the ratio look better.
 SEMITONES = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 _WINDOWS = 3
-# The spectral engine is through with them too soon to be timed.
+# Repetitions for the spectral engine, which would otherwise be too fast to time.
 _REPEATS = 20
-# Enough work for the Beam job that its rate does not hang on its start, which is taken off.
+# Work for the Beam job, in s of the spectral engine: enough that its rate does not depend on its start.
 _JOB_S = 12.0
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _SIZES = (1, 4, 16)
-# Of the recordings that are multiplied; more would only take longer.
+# Seconds of recordings that are copied for the larger corpora; more would only take longer.
 _BASE_S = 200.0
 
 
@@ -55,13 +56,13 @@ def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2
     """Measures the job on recordings.
 
     Args:
-        inputs: as for the job; a few minutes of audio are enough.
+        inputs: recordings, given as for the job; a few minutes of audio are enough.
         rounds: how often everything is timed.
-        workers: processes to compare with one.
+        workers: number of processes to compare with one process.
 
     Raises:
-        UsageError: no rounds, fewer than two workers.
-        TfpipeError: no usable audio.
+        UsageError: `rounds` is below 1, or `workers` below 2.
+        TfpipeError: there is no usable audio.
     """
     if rounds < 1 or workers < 2:
         raise UsageError(f"rounds={rounds}, workers={workers} cannot be measured; use at least 1 and 2")
@@ -80,9 +81,9 @@ def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2
 
 
 def notebook_loop(path: str, starts: Sequence[int], variants: Sequence[Variant], spec: FeatureSpec) -> None:
-    """The notebook's In [7] and [8]: librosa for each window and variant, in float32 as librosa loads audio.
+    """Does what the notebook does (In [7] and [8]): calls librosa for each window and variant.
 
-    Reading the file and writing examples, which the job does in the same time, are left out.
+    The audio is float32, as librosa loads it. The loop writes no examples, while the job's time includes that.
     """
     for start in starts:
         audio = read_window(path, start_s=start / spec.sample_rate, spec=spec).astype(np.float32)
@@ -106,7 +107,7 @@ def notebook_loop(path: str, starts: Sequence[int], variants: Sequence[Variant],
 
 
 def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], float]:
-    """Times both engines, decoding and writing included, against the notebook's loop; also the spectral rate."""
+    """Compares both engines, decoding and writing included, with the notebook's loop; adds the spectral rate."""
     plan = _few_windows(config)
 
     def notebook() -> None:
@@ -134,10 +135,10 @@ def _engines(config: PreprocessConfig, *, rounds: int) -> tuple[list[Result], fl
 
 
 def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -> list[Result]:
-    """Times the job with one process and with several against a plain loop over the same functions.
+    """Compares the job, with one process and with several, with a plain loop over the same functions.
 
-    A job takes seconds to start, whatever it does then. It runs once on all files and once on
-    the first alone; what the one takes longer than the other is the work.
+    A job takes seconds to start. To leave the start out, the job runs once on all files and once on the first
+    file; the difference of the two times is the work.
     """
     files = discover(config.inputs).files
     whole = dataclasses.replace(config, hop_s=_hop_for(config, examples=_JOB_S * rate))
@@ -165,9 +166,9 @@ def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -
 
 
 def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path) -> list[Result]:
-    """Times the job, and watches its memory, on a corpus, on four times and on sixteen times as much.
+    """Measures time and memory of the job on a corpus, on 4 copies of it and on 16 copies.
 
-    Growth is linear where the second step, from 4 to 16, has the rate of the first, from 1 to 4.
+    The time grows linearly if the step from 4 to 16 copies has the same rate as the step from 1 to 4.
     """
     corpora = [(size, _multiplied(config, size, folder=folder)) for size in _SIZES]
     one = dataclasses.replace(config, inputs=(corpora[0][1],))
@@ -200,7 +201,7 @@ def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path)
 
 
 def _multiplied(config: PreprocessConfig, size: int, *, folder: Path) -> str:
-    """Writes a corpus of `size` copies of the first minutes, each copy a few samples later than the one before."""
+    """Writes a corpus of `size` copies of the first minutes; each copy starts one sample later than the one before."""
     base, seconds = discover(config.inputs).base, 0.0
     for number, track in enumerate(_plan(config).tracks):
         if seconds > _BASE_S:
@@ -217,7 +218,7 @@ def _multiplied(config: PreprocessConfig, size: int, *, folder: Path) -> str:
 
 
 class _Peak:
-    """Watches the largest resident size that any process started in the block reaches (`bytes`)."""
+    """Measures the peak memory of any single process that is started in the `with` block, in `bytes`."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -236,7 +237,7 @@ class _Peak:
         while not self._done.wait(0.05):
             for number in _descendants(os.getpid()):
                 with contextlib.suppress(OSError):
-                    # The kernel keeps each process' own peak.
+                    # The kernel records the peak of each process.
                     found = _PEAK.search(Path(f"/proc/{number}/status").read_text())
                     self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
 
@@ -270,13 +271,13 @@ def _plan(config: PreprocessConfig) -> Plan:
 
 
 def _hop_for(config: PreprocessConfig, *, examples: float) -> float:
-    """Returns a hop between windows that makes about so many examples of the corpus."""
+    """Returns the hop between windows, s, with which the corpus gives about `examples` examples."""
     free = sum(max(0.0, track.seconds - config.spec.window_s) for track in _plan(config).tracks)
     return min(config.spec.window_s, max(0.01, free * len(SEMITONES) / examples))
 
 
 def _repeated(plan: ShardPlan) -> ShardPlan:
-    """The same windows a few times over: more than the moment that a shard takes to open and close."""
+    """Repeats the windows, so that opening and closing the shard takes a small part of the time."""
     tracks = tuple(dataclasses.replace(track, starts=track.starts * _REPEATS) for track in plan.tracks)
     return dataclasses.replace(plan, tracks=tracks)
 
