@@ -36,7 +36,9 @@ def add_settings(
     parser: argparse._ActionsContainer,
     config: type,
     *,
+    only: Collection[str] | None = None,
     leave_out: Collection[str] = (),
+    required: bool = True,
     show_defaults: bool = True,
     server_style: bool = False,
 ) -> None:
@@ -45,17 +47,20 @@ def add_settings(
     Args:
         parser: the parser or option group that gets the options.
         config: a dataclass; fields without `help` in their metadata are left out.
-        leave_out: names of further fields that get no option here.
+        only: names of the fields that get an option; all when None.
+        leave_out: names of fields that get no option here.
+        required: whether a setting without a default must be given.
         show_defaults: add the default to the help text.
         server_style: write the options as `tensorflow_model_server` does: underscores in the names, and
             `--flag`, `--flag=true` or `--flag=false` for a truth value.
     """
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        if "help" in field.metadata and field.name not in leave_out:
+        if "help" in field.metadata and field.name not in leave_out and (only is None or field.name in only):
             name = f"--{field.name if server_style else field.name.replace('_', '-')}"
             default = _shown(field) if show_defaults else None
             arguments = _arguments(field, hints[field.name], default=default, server_style=server_style)
+            arguments["required"] &= required
             parser.add_argument(name, dest=field.name, **arguments)
 
 
@@ -95,7 +100,7 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, *, default: str | None,
     kind, is_list = _kind(hint)
     if kind is bool:
         if not server_style:
-            return {**arguments, "action": "store_false" if field.default is True else "store_true"}
+            return {**arguments, "action": argparse.BooleanOptionalAction if field.default else "store_true"}
         return {**arguments, "type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
     arguments |= {"type": _reader(metadata["parse"], kind, is_list=is_list)}
     if metadata["choices"] and not is_list:
@@ -107,8 +112,10 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, *, default: str | None,
 def _shown(field: dataclasses.Field[Any]) -> str | None:
     """Returns the default as a person would type it; None where there is nothing worth showing."""
     value = field.default
-    if value in (dataclasses.MISSING, None, "", ()) or isinstance(value, bool):
+    if value in (dataclasses.MISSING, None, "", ()) or value is False:
         return None
+    if value is True:
+        return "true"
     if isinstance(value, tuple):
         return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`tfpipe augment`: the notebook's pitch shift and stacked harmony for one file (In [7] to [9])."""
+"""`tfpipe augment`: pitch-shifts one file and stacks a chord of it, as the notebook does (In [7] to [9])."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 
-HELP = "shift and stack one file: wav files and their spectrograms side by side"
+HELP = "pitch-shift one file and stack a chord of it: wav files, and their spectrograms in one picture"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("file", metavar="FILE", help="audio file")
-    parser.add_argument("--semitones", type=float, default=8.0, help="pitch shift (8, the notebook's)")
-    parser.add_argument("--chord", default="major", help="stacked harmony: major, minor, notebook (0,3,5), ... (major)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="use at most so much of the file (60)")
+    parser.add_argument(
+        "--semitones", type=float, default=8.0, metavar="N", help="pitch shift, in semitones (8, as in the notebook)"
+    )
+    parser.add_argument(
+        "--chord", default="major", metavar="NAME", help="chord: major, minor, notebook (0,3,5), ... (major)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S", help="use at most this much of the file, in s (60)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the wav files and the PNG")
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
 
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             raise TfpipeError(f"{args.file}: {count / rate:.3g} s is too short; give at least {shortest:.2g} s")
         original = reader.read(0, count, rate=rate)
     if is_silent(original, spec):
-        raise TfpipeError(f"{args.file}: is silent (under {spec.silence_dbfs:g} dBFS); nothing to shift")
+        raise TfpipeError(f"{args.file}: is silent (under {spec.silence_dbfs:g} dBFS); choose a file with sound")
     vocoder = Vocoder(original, rate)
     sounds = {
         variant.name: stack_audio([vocoder.copy(semitones=step) for step in variant.semitones], variant.weights)

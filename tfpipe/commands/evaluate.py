@@ -1,4 +1,4 @@
-"""`tfpipe evaluate`: held-out reconstruction error beside its baselines."""
+"""`tfpipe evaluate`: measures a run on held-out tracks, beside baselines."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfpipe.commands.train import add_cache_argument
+from tfpipe.cli.options import add_settings
 
-HELP = "measure a run on held-out tracks beside the mean, PCA and, if asked, another run"
+HELP = "measure a run on held-out tracks, beside the mean spectrogram, PCA and, if asked, another run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
+    from tfpipe.training.config import TrainConfig
+
     parser.add_argument("--data", required=True, metavar="DIR", help="dataset folder, local or s3://, gs://, http://")
-    add_cache_argument(parser)
+    add_settings(parser, TrainConfig, only=("cache",))
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument(
-        "--against", metavar="DIR", help="another run to compare with on the same windows, say of the notebook preset"
+        "--against", metavar="DIR", help="another run, measured on the same windows, such as one of the preset notebook"
     )
-    parser.add_argument("--plots", metavar="DIR", help="write reconstructions.png and samples.png there")
+    parser.add_argument("--plots", metavar="DIR", help="folder for reconstructions.png and samples.png")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -43,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as a few lines for people."""
+    """Returns an evaluation as text for people."""
 
     def row(name: str, baseline: Mapping[str, Any]) -> str:
-        share = f"{result['mse'] / baseline['mse']:.2f} of it" if baseline["mse"] else "nothing is left"
+        share = f"{result['mse'] / baseline['mse']:.2f} of it" if baseline["mse"] else "which is 0"
         return f"  {name:<24}  {baseline['mse']:.5f}  ({share})"
 
     baselines = dict(result["baselines"])

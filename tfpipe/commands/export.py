@@ -1,4 +1,4 @@
-"""`tfpipe export`: a run as a versioned SavedModel."""
+"""`tfpipe export`: writes a run as a versioned SavedModel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, metavar="MODEL_DIR", help="model folder: --model_base_path of a server"
     )
     parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
-    parser.add_argument("--model_name", default="vae", help="name in warm-up requests and model card (default vae)")
     parser.add_argument(
-        "--latent-keep", type=int, metavar="N", help="keep the N latent dimensions that carry most; needs --data"
+        "--model-name", default="vae", metavar="NAME", help="name in warm-up requests and model card (vae)"
+    )
+    parser.add_argument(
+        "--latent-keep",
+        type=int,
+        metavar="N",
+        help="keep the N dimensions of z that carry most information; needs --data",
     )
     parser.add_argument("--data", metavar="DIR", help="the run's dataset folder, for --latent-keep")
     parser.add_argument("--tflite", action="store_true", help="also write encode.tflite and decode.tflite")
-    parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports and reports where the version is."""
+    """Exports the run, and prints where the version is and how to serve it."""
     from serving.export.saved_model import export
 
     done = export(

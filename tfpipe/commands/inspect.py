@@ -1,4 +1,4 @@
-"""`tfpipe inspect`: what is in a dataset folder."""
+"""`tfpipe inspect`: shows what a dataset folder holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.data.records import Example
 
-# A sheet that is still a picture.
+# The largest contact sheet that is still readable.
 _MOST_ROWS, _MOST_COLUMNS = 12, 16
 HELP = "show what is in a dataset folder"
 
@@ -26,12 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from tfpipe.data.augmentation import AugmentConfig
 
     parser.add_argument("data", metavar="DIR", help="dataset folder, also s3:// or gs://")
-    parser.add_argument("--counts", action="store_true", help="counts alone, without reading the examples")
-    parser.add_argument("--plots", metavar="OUT", help="folder for a contact sheet of spectrograms, label by variant")
+    parser.add_argument("--counts", action="store_true", help="show the counts only, without reading the examples")
     parser.add_argument(
-        "--augmented", action="store_true", help="with --plots: also a sheet of windows as training would see them"
+        "--plots",
+        metavar="OUT",
+        help="folder for a picture of spectrograms, one row per label and one column per variant",
     )
-    group = parser.add_argument_group("augmentation, for --augmented (all off: some of each kind is shown)")
+    parser.add_argument(
+        "--augmented", action="store_true", help="with --plots: also a picture of windows as training sees them"
+    )
+    group = parser.add_argument_group("augmentation, for --augmented (if all are off, an example of each is shown)")
     add_settings(group, AugmentConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -40,20 +44,20 @@ def run(args: argparse.Namespace) -> int:
     """Prints the summary, and draws the contact sheets.
 
     Raises:
-        UsageError: pictures without reading examples, or augmentation without its picture.
-        DatasetError: pictures of a dataset without examples.
+        UsageError: options that do not go together.
+        DatasetError: there are no examples to draw.
     """
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.data.statistics import inspect, levels
     from tfpipe.process.progress import Progress
 
     if args.counts and args.plots:
-        raise UsageError("--plots needs the examples, which --counts leaves unread; give one of them")
+        raise UsageError("--plots needs the examples, which --counts does not read; give one of the two")
     if args.augmented and not args.plots:
         raise UsageError("--augmented draws a picture; give it a folder with --plots OUT")
     augment = AugmentConfig(**given(args, AugmentConfig))
     if augment.on and not args.augmented:
-        raise UsageError(f"{', '.join(augment.on)}: shown by --augmented alone; add it, with --plots OUT")
+        raise UsageError(f"{', '.join(augment.on)}: shown only with --augmented; add --augmented and --plots OUT")
     folder = args.data
     summary = inspect(folder)
     if not args.counts:
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pick(example: Example, picked: dict[tuple[int, str], Example]) -> None:
-    """Keeps one example per label and variant: the one whose track and time hash lowest, whatever the variant."""
+    """Keeps one example per label and variant: that with the lowest hash of track and time, in all variants alike."""
     place = example.label, example.variant
     if place not in picked or _rank(example) < _rank(picked[place]):
         picked[place] = example
@@ -108,9 +112,9 @@ def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder:
 
 
 def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str, augment: AugmentConfig) -> str:
-    """Draws a row per window: as stored, with each augmentation alone, with all of them.
+    """Draws a row per window: as stored, with each augmentation alone, and with all of them.
 
-    Two variants of a label's window show that they are augmented apart.
+    Two variants of one window are drawn for each label, because each of them is augmented on its own.
     """
     import dataclasses
 
@@ -157,7 +161,7 @@ def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folde
 
 
 def table(folder: str, summary: Mapping[str, Any]) -> str:
-    """Lays out `tfpipe.data.statistics.inspect`'s summary for people."""
+    """Lays out `tfpipe.data.statistics.inspect`'s summary as a table for people."""
     skipped, spec = summary["skipped"], summary["spec"]
     rows = [
         ("dataset", f"{folder} (fingerprint {summary['fingerprint']})"),

@@ -1,4 +1,4 @@
-"""`tfpipe preprocess`: folders of audio in, a dataset folder of augmented log-mel TFRecords out."""
+"""`tfpipe preprocess`: turns folders of audio into a dataset of augmented log-mel TFRecords."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="dataset folder to make, also s3:// or gs://")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset made with other settings")
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
-    parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
-    parser.epilog = (
-        "Options after -- go to Apache Beam: --runner=FlinkRunner, ...; docs/RUNNERS.md has what clusters need."
-    )
+    parser.add_argument("--json", action="store_true", help="print what the dataset holds as one JSON object")
+    parser.epilog = "Options after -- go to Apache Beam: --runner=FlinkRunner, ..."
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:

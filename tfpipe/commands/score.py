@@ -1,4 +1,4 @@
-"""`tfpipe score`: recordings through a trained model, without a dataset folder."""
+"""`tfpipe score`: measures a run on recordings, without a dataset folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tfpipe.errors import UsageError
 
-HELP = "reconstruction error, KL and latents of recordings, without a dataset folder"
+HELP = "measure a run on recordings, without a dataset folder: error, KL and latents"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores, writes the latents where asked to, and prints the figures."""
+    """Measures the recordings, writes the latents if asked to, and prints the figures."""
     from beam_jobs.corpus import discover
     from tfpipe.files.remote import require_local
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if latents is not None:
         require_local(args.latents, what="the latents' file")
         if latents.is_dir() or latents.suffix != ".npz":
-            raise UsageError(f"{latents}: latents go into a file; name one that ends in .npz")
+            raise UsageError(f"{latents}: is no name for the file of latents; use one that ends in .npz")
     corpus = discover(args.inputs)
     from tfpipe.evaluation.latents import write_latents
     from tfpipe.evaluation.score import score
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """Returns scores as lines for people, a track a line."""
+    """Returns scores as text for people, one line for each track."""
     rows = [f"{'mse':>9} {'KL':>8} {'windows':>8} {'silent':>7}  track"]
     for row in (*summary["tracks"], {**summary, "path": f"all {len(summary['tracks'])} tracks"}):
         rows.append(f"{row['mse']:9.5f} {row['kl']:8.2f} {row['windows']:8} {row['silent']:7}  {row['path']}")
-    return "\n".join(rows).encode(errors="backslashreplace").decode()  # names may be no text
+    return "\n".join(rows).encode(errors="backslashreplace").decode()  # file names need not be valid text

@@ -1,4 +1,4 @@
-"""`tfpipe synth`: a small piano-and-voice corpus made from nothing."""
+"""`tfpipe synth`: synthesises a small corpus of piano and voice."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "make a small piano-and-voice corpus from nothing, for demos and tests"
+HELP = "synthesise a small corpus of piano and voice, for demos and tests"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write Piano/ and Voice/ into")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder that gets Piano/ and Voice/")
     parser.add_argument("--tracks", type=int, default=6, metavar="N", help="tracks of each label (default 6)")
     parser.add_argument("--seconds", type=float, default=14.0, metavar="S", help="length of a track in s (default 14)")
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="another seed, another corpus (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="K", help="a different seed gives a different corpus (default 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
 
 

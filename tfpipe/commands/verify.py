@@ -1,4 +1,4 @@
-"""`tfpipe verify`: every byte of a dataset against its manifest, and examples against their recordings."""
+"""`tfpipe verify`: checks a dataset against its manifest and, if asked, examples against their recordings."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=20,
         default=0,
         metavar="N",
-        help="also make N examples again from the recordings and compare them (20)",
+        help="also compute N examples again from the recordings and compare them (20)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists the problems of a dataset.
+    """Prints the problems of a dataset.
 
     Raises:
-        DatasetError: there are some.
-        UsageError: a sample of less than nothing.
+        DatasetError: there is a problem.
+        UsageError: the number of examples is negative.
     """
     from tfpipe.data.manifest import load_manifest
     from tfpipe.data.verify import verify
     from tfpipe.process.progress import Progress
 
     if args.deep < 0:
-        raise UsageError(f"--deep {args.deep}: give the number of examples to make again, such as 20")
+        raise UsageError(f"--deep {args.deep}: use the number of examples to compute again, such as 20")
     folder = args.data
     manifest = load_manifest(folder)
     with Progress("verify", total=len(manifest.shards), unit="shard") as bar:
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     elif problems:
         print("\n".join(problems))
     else:
-        print(f"{folder}: {len(manifest.shards)} shards as the manifest says (fingerprint {manifest.fingerprint})")
+        print(f"{folder}: {len(manifest.shards)} shards are as the manifest says (fingerprint {manifest.fingerprint})")
         if args.deep:
-            print(f"{folder}: {deep['checked']} examples as the recordings give them")
+            print(f"{folder}: {deep['checked']} examples are as the recordings give them")
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DatasetError(f"{count}: {problems[0]}; delete the files that are named and run `tfpipe preprocess` again")
