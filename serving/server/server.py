@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from serving.protocol.status import StatusError
 from serving.server.admission import AdmissionQueue
@@ -30,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Server:
-    """The server. It binds its ports when it is made, and answers after `start`.
+    """The server. It binds its ports when it is made, and answers after `start`. A `with` block stops it at its end.
 
     Attributes:
         config: the settings.
@@ -66,6 +67,17 @@ class Server:
         self.port = self._grpc.port
         self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
         self.rest_port = self._rest.port if self._rest else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT` of the gRPC API, as `serving.client.client.Client` takes it."""
+        return f"{self.config.host}:{self.port}"
 
     @property
     def versions(self) -> list[int]:
