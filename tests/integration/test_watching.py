@@ -173,7 +173,7 @@ def test_an_interrupted_run_with_an_average_goes_on_exactly(small: Path, plain: 
     # As after a kill: the folder alone is left.
     resumed = Trainer(part, load_manifest(small), make_strategy("single"))
     resumed.restore()
-    assert (resumed.epoch, resumed.step) == (0, 2)
+    assert (resumed.state.epoch, resumed.state.step) == (0, 2)
     resumed.run(threading.Event(), quiet=True)
     saved = arrays(plain.path)
     assert same(saved, arrays(tmp_path / "part"))

@@ -84,14 +84,14 @@ def new_trainer(data: Path, manifest: Manifest, **settings: Any) -> Trainer:
         data=str(data), run=str(data / "run"), strategy="single", epochs=1000, checkpoint_every_s=1e9, **settings
     )
     trainer = Trainer(config, manifest, make_strategy("single"))
-    trainer.stepper.start(trainer.feed.sample())
+    trainer.stepper.start(trainer.batches.sample())
     return trainer
 
 
 def bare_steps(trainer: Trainer, *, steps: int) -> Callable[[], int]:
     """Returns a function that takes steps on one batch on the device, and returns how many examples that were."""
-    size, train = trainer.feed.batch_size, trainer.stepper.train
-    mel = tf.identity(next(trainer.feed.training(Position()))["mel"])
+    size, train = trainer.batches.batch_size, trainer.stepper.train
+    mel = tf.identity(next(trainer.batches.training(Position()))["mel"])
 
     def run() -> int:
         for step in range(steps):
@@ -122,8 +122,9 @@ class Loop:
     def run(self) -> tuple[int, float]:
         """Takes the last steps of an epoch, opened before the clock starts; returns examples and s."""
         trainer = self.trainer
-        trainer.epoch, trainer.step = trainer.epoch + 1, trainer.feed.steps - self._steps
-        batches = trainer.feed.training(Position(epoch=trainer.epoch, step=trainer.step))
+        state = trainer.state
+        state.epoch, state.step = state.epoch + 1, trainer.batches.steps - self._steps
+        batches = trainer.batches.training(Position(epoch=state.epoch, step=state.step))
         first = next(batches)
         started, self._inside = time.perf_counter(), 0.0
         with Progress("train", quiet=True) as bar:
@@ -131,7 +132,7 @@ class Loop:
         seconds = time.perf_counter() - started
         self.added.append(100.0 * (seconds - waited - self._inside) / seconds)
         self.waited.append(100.0 * waited / seconds)
-        return self._steps * trainer.feed.batch_size, seconds
+        return self._steps * trainer.batches.batch_size, seconds
 
     def _clocked(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

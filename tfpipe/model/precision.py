@@ -1,4 +1,4 @@
-"""How this machine should compute: mixed-precision policy, XLA (needs TensorFlow)."""
+"""How a machine computes: the mixed-precision policy, and whether XLA compiles (needs TensorFlow)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tfpipe.model.presets import PRECISIONS
 
 
 def resolve(precision: str) -> str:
-    """Returns the Keras policy name for `precision`, deciding `auto` from the hardware.
+    """Returns the name of the Keras policy for `precision`.
 
-    GPU of compute capability 8.0 up and CPU with AVX-512 BF16: mixed_bfloat16;
-    GPU 7.x: mixed_float16 (with loss scaling); everything else: float32.
+    `auto` depends on the hardware: mixed_bfloat16 for a GPU of compute capability 8.0 or more and for a CPU
+    with AVX-512 BF16, mixed_float16 (with loss scaling) for a GPU of 7.x, and float32 otherwise.
 
     Raises:
         UsageError: unknown name.
@@ -33,13 +33,13 @@ def resolve(precision: str) -> str:
 
 
 def compiled(jit_compile: str, *, replicas: int) -> bool:
-    """Tells whether XLA should compile the step; `auto` is where it was measured to pay: nowhere yet.
+    """Tells whether XLA compiles the step. `auto` means no, because no measurement has shown a gain yet.
 
     Raises:
-        UsageError: asked for with several replicas, whose exchange of gradients XLA does not compile.
+        UsageError: `on` with several replicas; XLA cannot compile their exchange of gradients.
     """
     if jit_compile == "on" and replicas > 1:
-        raise UsageError(f"--jit-compile on works on one device, these are {replicas}; use auto or off")
+        raise UsageError(f"--jit-compile on works on one device, and here are {replicas}; use auto or off")
     return jit_compile == "on"
 
 

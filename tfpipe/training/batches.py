@@ -1,4 +1,4 @@
-"""What a training run reads: its part of each batch, windows to start from and to show (needs TensorFlow)."""
+"""The examples of a training run: its batches, and windows for PCA and for TensorBoard (needs TensorFlow)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tfpipe.features.log_mel import dequantise
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.strategy import worker
 
-# Enough for 16 stable components; 113 MB.
+# Windows for PCA: enough for 16 stable components; they take 113 MB.
 _PCA_EXAMPLES = 1024
 
 
-class Feed:
-    """The examples of one run.
+class Batches:
+    """The examples of one run, in batches.
 
     Attributes:
-        manifest: the dataset's, less what is damaged and left out.
-        lost: a sentence for each shard that is left out in part.
+        manifest: the dataset's, without the examples that are left out because they are damaged.
+        lost: one sentence for each shard of which examples are left out.
         part: this worker's part of each global batch.
         batch_size: examples in a global batch.
         steps: global batches in an epoch of training.
@@ -59,7 +59,7 @@ class Feed:
 
     @property
     def uneven(self) -> str:
-        """A sentence where the replicas cannot share every batch of training evenly, else empty."""
+        """A sentence if the replicas cannot share each training batch evenly, else an empty text."""
         size, replicas = self.batch_size, self.part.total
         rest = size % replicas
         if not rest:
@@ -75,18 +75,19 @@ class Feed:
         return self.manifest.examples("validation") > 0
 
     def count(self, step: int) -> int:
-        """Returns the examples in the global batch of a step of training."""
+        """Returns the number of examples in the global batch of a training step."""
         count = min(self.batch_size, self.manifest.examples("train") - step * self.batch_size)
         return count - count % self.part.total
 
     def training(self, position: Position) -> Iterator[Any]:
-        """Yields an epoch's batches from `position` on, augmented, one element per replica in each."""
+        """Yields the augmented batches of an epoch from `position` on, each with one element per replica."""
         return self._batches("train", position, seed=self._config.seed)
 
     def validation(self) -> Iterator[tuple[Any, int]]:
-        """Yields the validation split's batches in key order, one element per replica in each, and their examples.
+        """Yields the batches of the validation split in key order, and the number of examples in each.
 
-        Where the replicas cannot share a batch evenly, they have more rows than it has examples: its last one, again.
+        A batch has one element per replica. If the replicas cannot share a batch evenly, its last example is
+        repeated, so that the elements have more rows than the batch has examples.
         """
         left = self.manifest.examples("validation")
         for batch in self._batches("validation", Position(), seed=None):
@@ -94,14 +95,14 @@ class Feed:
             left -= self.batch_size
 
     def translate_input_errors(self, split: str) -> AbstractContextManager[None]:
-        """Turns errors of reading in the block into sentences; see `tfpipe.data.damage.translate_input_errors`."""
+        """Translates read errors in the block; see `tfpipe.data.damage.translate_input_errors`."""
         return translate_input_errors(self._folder, self.manifest, split=split, fingerprint=self._fingerprint)
 
     def require_unchanged(self) -> None:
-        """Notices that the dataset was made anew under the run.
+        """Checks that the dataset was not replaced since the run was started.
 
         Raises:
-            DatasetError: it was.
+            DatasetError: it was replaced.
         """
         require_unchanged(self._folder, self._fingerprint)
 
@@ -115,7 +116,7 @@ class Feed:
     def shown(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns up to `count` held-out windows, the same for all runs: mel `[k, n_mels, frames]` and ref_db `[k]`."""
         split = "validation" if self.validates else "train"
-        # Shuffled, so that they are not all of one track.
+        # Shuffled, because in key order all of them would be of one track.
         with self.translate_input_errors(split):
             batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
         return dequantise(batch["mel"][..., 0]), batch["ref_db"]
@@ -138,7 +139,7 @@ class Feed:
                 service=self._service,
                 shard_by=self._config.shard_by if training else "record",
             ),
-            # Nothing to fetch to on CPUs, where the iterator that would do it may take minutes to be dropped.
+            # On CPUs there is no device to fetch to, and deleting the iterator that fetches can take minutes.
             tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),
         )
         return watched(batches, self._service)

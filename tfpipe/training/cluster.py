@@ -1,4 +1,4 @@
-"""Who trains together: the workers' addresses and this process's number among them, from the environment."""
+"""The cluster: the addresses of the workers and the number of this one, read from environment variables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfpipe.process import children
 
 _ADDRESS = re.compile(r"(\[[^\]]+\]|[^\s:/\[\]]+):([1-9]\d{0,4})")
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-# Under the ports that Linux gives to outgoing connections (32768 and up), so that these never stand in the way.
+# Below the ports that Linux gives to outgoing connections (32768 and up), which could otherwise be in use.
 _SLURM_PORTS = range(10_000, 30_000)
 _KUBERNETES_PORT = 2222
 _ANSWER_S, _TELL_EVERY_S = 5.0, 10.0
@@ -25,14 +25,15 @@ _ANSWER_S, _TELL_EVERY_S = 5.0, 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers of a training.
+    """The workers that train together.
 
     Attributes:
-        workers: HOST:PORT of each, in the same order for all; the first is the chief, which alone writes.
-        index: this process's place among them.
+        workers: HOST:PORT of each, in the same order on all workers. The first is the chief, the only one
+            that writes the run folder.
+        index: number of this process in `workers`.
 
     Raises:
-        UsageError: no workers, an address that is none or stands there twice, or an index outside.
+        UsageError: there are no workers, an address is not HOST:PORT or is listed twice, or the index is too large.
     """
 
     workers: tuple[str, ...]
@@ -40,11 +41,12 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < len(self.workers):
-            raise UsageError(f"worker {self.index} is none of the cluster's {len(self.workers)}; they count from 0")
+            count = len(self.workers)
+            raise UsageError(f"there is no worker {self.index}: the cluster has {count}, numbered from 0")
         for address in self.workers:
             match = _ADDRESS.fullmatch(address)
             if match is None or int(match[2]) > 65_535 or self.workers.count(address) > 1:
-                raise UsageError(f"worker address {address!r}: use HOST:PORT, another one for each worker")
+                raise UsageError(f"worker address {address!r}: use HOST:PORT, a different one for each worker")
 
     @property
     def others(self) -> dict[int, str]:
@@ -53,26 +55,26 @@ class Cluster:
 
 
 def from_environment(variables: Mapping[str, str]) -> Cluster | None:
-    """Returns the cluster that TF_CONFIG, Slurm (`srun`) or Kubernetes (Indexed Job) tells of, in this order.
+    """Reads the cluster from the variables of TF_CONFIG, Slurm (`srun`) or Kubernetes (Indexed Job), in this order.
 
     Args:
         variables: the environment.
 
     Returns:
-        None where none of them does.
+        The cluster, or None if none of them is set.
 
     Raises:
-        UsageError: what they say cannot be used.
+        UsageError: the variables cannot be used.
         TfpipeError: Slurm's `scontrol` does not work.
     """
     return from_tf_config(variables) or _from_slurm(variables) or _from_kubernetes(variables)
 
 
 def from_tf_config(variables: Mapping[str, str]) -> Cluster | None:
-    """Returns the cluster in TF_CONFIG, None when it is not set.
+    """Reads the cluster from TF_CONFIG; returns None if it is not set.
 
     Raises:
-        UsageError: TF_CONFIG is not what TensorFlow documents, or has jobs other than workers.
+        UsageError: TF_CONFIG does not have the format that TensorFlow documents, or has jobs other than workers.
     """
     text = variables.get("TF_CONFIG", "")
     if not text.strip():
@@ -91,7 +93,7 @@ def from_tf_config(variables: Mapping[str, str]) -> Cluster | None:
 
 
 def _from_slurm(variables: Mapping[str, str]) -> Cluster | None:
-    """Reads what `srun` sets for each task; tasks must stand in blocks, `srun --distribution=block`."""
+    """Reads the variables that `srun` sets for each task; it must be called with `--distribution=block`."""
     names = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_JOB_ID")
     if any(name not in variables for name in names):
         return None
@@ -100,7 +102,7 @@ def _from_slurm(variables: Mapping[str, str]) -> Cluster | None:
     counts = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks) for _ in range(int(times or 1))]
     if len(counts) != len(hosts):
         raise UsageError(f"SLURM_STEP_TASKS_PER_NODE={tasks} does not fit the {len(hosts)} nodes of {nodes}")
-    # Jobs that share a node get ports of their own.
+    # The ports follow from the job's number, so that jobs on the same node have different ones.
     first = _SLURM_PORTS.start + int(job) * 64 % len(_SLURM_PORTS)
     workers = tuple(
         f"{host}:{first + task}" for host, count in zip(hosts, counts, strict=True) for task in range(count)
@@ -109,7 +111,7 @@ def _from_slurm(variables: Mapping[str, str]) -> Cluster | None:
 
 
 def _hostnames(nodes: str) -> list[str]:
-    """Returns the nodes of a list such as `gpu[01-03,07]`, as Slurm itself reads it."""
+    """Lets Slurm expand a list of nodes such as `gpu[01-03,07]`."""
     command = ["scontrol", "show", "hostnames", nodes]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -119,20 +121,20 @@ def _hostnames(nodes: str) -> list[str]:
 
 
 def _from_kubernetes(variables: Mapping[str, str]) -> Cluster | None:
-    """Reads what an Indexed Job sets, with the job's name and size that `scripts/launch_kubernetes.yaml` adds."""
+    """Reads the index that an Indexed Job sets, and the job's name and size that `launch_kubernetes.yaml` sets."""
     names = ("JOB_COMPLETION_INDEX", "TFPIPE_JOB", "TFPIPE_WORKERS")
     if any(name not in variables for name in names):
         return None
     index, job, count = (variables[name] for name in names)
     if not (index.isdecimal() and count.isdecimal()):
         raise UsageError(f"JOB_COMPLETION_INDEX={index} and TFPIPE_WORKERS={count} must be whole numbers")
-    # A pod's host name is JOB-INDEX, and the headless Service has the job's name.
+    # The host name of a pod is JOB-INDEX, and the headless Service has the name of the job.
     workers = tuple(f"{job}-{number}.{job}:{_KUBERNETES_PORT}" for number in range(int(count)))
     return Cluster(workers=workers, index=int(index))
 
 
 def silent(cluster: Cluster) -> list[str]:
-    """Returns number and address of the other workers at whose address nobody listens."""
+    """Returns number and address of the other workers that cannot be connected to."""
     found = []
     for index, address in cluster.others.items():
         host, _, port = address.rpartition(":")
@@ -145,9 +147,9 @@ def silent(cluster: Cluster) -> list[str]:
 
 @contextlib.contextmanager
 def telling_who_lacks(cluster: Cluster) -> Iterator[None]:
-    """Names the workers that are waited for in the block, every 10 s on stderr.
+    """Prints every 10 s on stderr which workers the block is still waiting for.
 
-    In a process of its own: TensorFlow lets no thread of this one run while it waits.
+    A separate process prints, because TensorFlow lets no thread of this process run while it waits.
     """
     command = ["-m", "tfpipe.training.cluster", str(cluster.index), *cluster.workers]
     teller = subprocess.Popen(children.python(command), env=children.environment(), stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What a run's figures say about its health, in words."""
+"""Checks the latent of a run by the figures of its epochs, and says in words what is wrong."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-# A dimension that carries less than this many nats on average is dead.
+# A dimension with a mean KL below this is dead: it carries no information.
 ACTIVE_NATS = 0.01
-# Any model starts with an empty latent: it has this many epochs before a word is said.
+# Every model starts with an empty latent, so nothing is reported before this many epochs.
 _EPOCHS = 3
-# Fewer active dimensions than this share of the latent are worth a word.
+# A smaller share of active dimensions than this is reported.
 _FEW = 0.25
 
 
-def active_units(kl: np.ndarray) -> int:
-    """Counts the dimensions of mean KL `[latent]` that carry information."""
+def active_units(kl: NDArray[np.float64]) -> int:
+    """Counts the dimensions that carry information, by the mean KL per dimension `[latent]` (nats)."""
     return int((kl > ACTIVE_NATS).sum())
 
 
 def warnings(history: Sequence[Mapping[str, Any]], *, preset: str, latent: int) -> dict[str, str]:
-    """Says what is wrong with the latent and what to change.
+    """Returns the problems of the latent, each with the fix.
 
     Args:
-        history: rows of `metrics.jsonl`; held-out figures count where there are any.
+        history: rows of `metrics.jsonl`; figures of validation are used if there are any.
         preset: the run's preset.
         latent: dimensions of z.
 
     Returns:
-        A sentence by cause: `collapsed` or `few`. Empty while all is well, or too early to say.
+        A sentence by cause: `collapsed` or `few`. Empty if there is no problem, or too few epochs to tell.
     """
     if len(history) < _EPOCHS:
         return {}
@@ -47,13 +48,13 @@ def warnings(history: Sequence[Mapping[str, Any]], *, preset: str, latent: int) 
         fix = "--preset standard" if preset == "notebook" else "more epochs, or more varied recordings"
         return {
             "few": f"only {active[-1]} of {latent} latent dimensions are active {after} (KL {kl[-1]:.2f} nats), "
-            f"the others carry nothing; a smaller --latent does the same, {fix} may use more"
+            f"the others carry no information; a smaller --latent would do the same, and {fix} may use more of them"
         }
     return {}
 
 
 def _figures(row: Mapping[str, Any]) -> tuple[int, float]:
-    """Active dimensions and KL of an epoch."""
+    """Returns active dimensions and KL of an epoch."""
     prefix = "" if row.get("val_kl") is None else "val_"
-    # Rounding can leave a KL of nothing below zero.
+    # Rounding can make a KL of zero negative.
     return int(row[f"{prefix}active_units"]), max(0.0, float(row[f"{prefix}kl"]))

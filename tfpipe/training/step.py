@@ -1,8 +1,7 @@
 """One step of training or validation, for every strategy and precision (needs TensorFlow).
 
-Keras `fit` fails under MultiWorkerMirroredStrategy, so a step is
-`tf.function` + `strategy.run` + all-reduced gradients + `optimizer.apply`.
-Noise is a function of (seed, step).
+Keras `fit` fails under MultiWorkerMirroredStrategy, so a step consists of `tf.function`, `strategy.run`,
+all-reduced gradients and `optimizer.apply`. The noise is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tfpipe.data.position import Part
 from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.model import measure, networks, pca, precision
-from tfpipe.model.presets import preset
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.config import TrainConfig
 
@@ -26,20 +25,21 @@ class Stepper:
     """A VAE in training: models, optimizer and the compiled steps.
 
     Attributes:
-        models: what is trained.
-        judged: what is validated, saved as the model and exported: the moving
-            average of `models` with `average`, else `models` themselves.
-        variables: what the optimizer moves.
-        optimizer: Adam, which skips steps of infinite gradients under mixed_float16.
-        policy: the Keras dtype policy that `precision` came to.
+        models: the models that are trained.
+        judged: the models that are validated, saved and exported: the moving average of `models` if the
+            setting `average` is on, else `models` themselves.
+        variables: the variables that the optimizer changes.
+        optimizer: Adam. Under mixed_float16 it skips steps whose gradients are infinite.
+        policy: the Keras dtype policy that the setting `precision` was resolved to.
         jit: whether XLA compiles the step.
+        pixels: values in a window's log-mel.
     """
 
     def __init__(
         self, config: TrainConfig, spec: FeatureSpec, *, strategy: tf.distribute.Strategy, part: Part, total_steps: int
     ) -> None:
         self.config, self.strategy, self.part = config, strategy, part
-        self.objective, self.pixels = preset(config.preset).objective, math.prod(spec.mel_shape)
+        self.objective, self.pixels = config.chosen.objective, math.prod(spec.mel_shape)
         self.policy = precision.resolve(config.precision)
         self.jit = precision.compiled(config.jit_compile, replicas=part.total)
         keras.utils.set_random_seed(config.seed)
@@ -55,47 +55,53 @@ class Stepper:
         self._evaluate = tf.function(self._distributed_evaluation, reduce_retracing=True)
 
     def train(self, mel: Any, *, count: int, stop: bool, step: int) -> tf.Tensor:
-        """Starts one step; the device may still be at it when this returns.
+        """Starts one step; the device may still be computing it when this returns.
 
         Args:
             mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica.
             count: examples in the global batch.
-            stop: whether this process was asked to stop; all learn of it.
-            step: the number of the step, which the noise follows from.
+            stop: whether this process was asked to stop; the result tells all workers.
+            step: number of the step in the run; the noise is a function of it.
 
         Returns:
-            `[2 + latent]`: mse and KL per dimension, means over the global
-            batch before the step, and how many were asked to stop.
+            `[2 + latent]`: mse and KL per dimension, as means over the global batch before the step, and
+            the number of processes that were asked to stop.
         """
         scalars = (tf.constant(float(count)), tf.constant(float(stop)), tf.constant(step, tf.int32))
         return self._train(mel, *scalars)
 
-    def read(self, means: tf.Tensor) -> np.ndarray:
-        """Waits for a step and returns its figures, float64."""
+    def read(self, means: tf.Tensor) -> NDArray[np.float64]:
+        """Waits for a step and returns its figures."""
         return np.asarray(means, np.float64)
 
     def evaluate(self, mel: Any, *, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Measures `judged`, with z at the posterior mean.
+        """Measures `judged` with z at the posterior mean.
 
         Args:
-            mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica, all of as many rows.
-            count: examples in the global batch; rows beyond them are not counted.
+            mel: 8-bit codes `[batch, n_mels, frames, 1]`, one tensor per replica, all with the same number of rows.
+            count: examples in the global batch; further rows are padding and are not counted.
 
         Returns:
-            `[2 + latent]`: count, mse and KL per dimension, sums over all
-            replicas; and this process's z_mean `[rows, latent]`.
+            `[2 + latent]`: count, mse and KL per dimension, as sums over all replicas; and this process's
+            z_mean `[rows, latent]`.
         """
-        return self._evaluate(mel, tf.constant(count))
+        sums, z_mean = self._evaluate(mel, tf.constant(count))
+        return sums, z_mean
 
-    def start(self, mels: np.ndarray) -> None:
-        """Starts the linear path from PCA of `mels` `[n, n_mels, frames]`."""
+    def loss(self, means: NDArray[np.float64]) -> float:
+        """Returns the objective for mean mse and mean KL per dimension, `[1 + latent]`."""
+        mse, kl = float(means[0]), float(means[1:].sum())
+        return float(measure.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
+
+    def start(self, mels: NDArray[np.float32]) -> None:
+        """Starts the linear path of the models from PCA of `mels` `[n, n_mels, frames]`."""
         pca.start_from_pca(self.models, mels)
         if self.judged is not self.models:
             for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
                 average.assign(weight)
 
     def parts(self) -> dict[str, list[Any]]:
-        """Returns all state by name; `encoder` and `decoder` are those to use."""
+        """Returns all variables by part. `encoder` and `decoder` are the parts that a user of the model needs."""
         parts = {
             "encoder": self.judged.encoder.weights,
             "decoder": self.judged.decoder.weights,
@@ -104,8 +110,6 @@ class Stepper:
         if self.judged is not self.models:
             parts |= {"trained_encoder": self.models.encoder.weights, "trained_decoder": self.models.decoder.weights}
         return parts
-
-    # One step ----------------------------------------------------------------
 
     def _distributed_step(self, mel: Any, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         means = self.strategy.run(self._replica, args=(mel, count, stop, step))
@@ -130,13 +134,13 @@ class Stepper:
             loss = mse * measure.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.variables)
-        # Keras' optimizer sums over the replicas too, after clipping: reducing first lets it clip the whole
-        # gradient as a single worker would, the mean keeps its sum right.
+        # Keras' optimizer clips the gradients of a replica and then sums them over the replicas. Given the mean over
+        # all replicas, it clips the whole gradient, as a single worker does, and the sum of the means is the gradient.
         self.optimizer.apply(context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients), self.variables)
         return means
 
     def _noise(self, like: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """This replica's rows of the global batch's noise: the same for one worker or many."""
+        """Returns this replica's rows of the noise of the global batch, which is the same for any number of workers."""
         rows = tf.shape(like)[0]
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
         shape = [rows * self.part.total, self.config.latent]
@@ -144,7 +148,7 @@ class Stepper:
         return noise[replica * rows : (replica + 1) * rows]
 
     def _move_average(self, step: tf.Tensor) -> None:
-        """Moves `judged` towards `models`, faster while there is little to average."""
+        """Moves `judged` towards `models`, by larger shares in the first steps."""
         done = tf.cast(step, tf.float32)
         share = 1.0 - tf.minimum(self.config.average, (1.0 + done) / (10.0 + done))
         for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
@@ -168,8 +172,6 @@ class Stepper:
         sums = tf.concat([[tf.reduce_sum(counted), tf.reduce_sum(terms.mse * counted)], kl], 0)
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, sums), z_mean
 
-    # What it is made of ------------------------------------------------------
-
     def _build(self, spec: FeatureSpec) -> networks.Models:
         return networks.build(self.config.preset, spec, latent=self.config.latent, policy=self.policy)
 
@@ -182,7 +184,7 @@ class Stepper:
             rate = keras.optimizers.schedules.CosineDecay(
                 rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
             )
-            clip = 1.0 / self.part.total  # of the mean over replicas, see _replica_step
+            clip = 1.0 / self.part.total  # the limit for a mean over replicas, see _replica_step
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
 

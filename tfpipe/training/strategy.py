@@ -1,4 +1,7 @@
-"""Which devices train together, and what their processes tell each other (needs TensorFlow)."""
+"""The tf.distribute strategy: which devices train together, and how their processes exchange values.
+
+Needs TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ from tfpipe.process import exit_status
 from tfpipe.training.cluster import Cluster, from_environment, from_tf_config, silent, telling_who_lacks
 from tfpipe.training.config import STRATEGIES
 
-# What TensorFlow raises for a worker that died or hangs, and for the step that it took with it.
+# TensorFlow's errors for a worker that died or hangs, and for a step that failed because of it.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the tf.distribute strategy for `name`; with several workers, once all of them are there.
+    """Returns the tf.distribute strategy for `name`. With several workers it waits until all have connected.
 
-    `auto`: multiworker when TF_CONFIG names a cluster, mirrored when this
-    machine has several GPUs, else single. `multiworker` also finds its cluster
-    in what Slurm or Kubernetes say, see `tfpipe.training.cluster`.
+    `auto` means multiworker if TF_CONFIG names a cluster, mirrored if this machine has several GPUs, else
+    single. `multiworker` also reads the cluster from the variables of Slurm or Kubernetes, see
+    `tfpipe.training.cluster`.
 
     Raises:
         UsageError: unknown name, or multiworker without a usable cluster.
@@ -62,12 +65,12 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 def from_chief(
     strategy: tf.distribute.Strategy, value: Any, arrays: Sequence[NDArray[Any]] = ()
 ) -> tuple[Any, list[NDArray[Any]]]:
-    """Returns what the chief gave, on every worker.
+    """Returns the chief's value and arrays on every worker. All workers must call it.
 
     Args:
-        strategy: joins the workers, all of which must call this.
+        strategy: connects the workers.
         value: plain JSON.
-        arrays: numbers; the others' have the chief's shapes and types.
+        arrays: numbers; shapes and types must be the same on all workers.
     """
     index, count = worker(strategy)
     if count == 1:
@@ -79,10 +82,14 @@ def from_chief(
 
 
 def require_equal(strategy: tf.distribute.Strategy, settings: Mapping[str, Any]) -> None:
-    """Refuses to go on with workers that were started otherwise: their steps would not fit together.
+    """Checks that this worker has the settings of the chief, because they could not train together otherwise.
+
+    Args:
+        strategy: connects the workers.
+        settings: plain JSON values by name.
 
     Raises:
-        TfpipeError: the chief has other settings, plain JSON values by name, than this worker.
+        TfpipeError: the chief has other settings.
     """
     chief, _ = from_chief(strategy, settings)
     names = [name for name in settings if settings[name] != chief[name]]
@@ -93,7 +100,7 @@ def require_equal(strategy: tf.distribute.Strategy, settings: Mapping[str, Any])
 
 @contextmanager
 def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns the loss of another worker, which ends what all do together, into one line.
+    """Translates the errors that the loss of another worker causes in the block into one line.
 
     Raises:
         TfpipeError: another worker died, hangs or cannot be reached.
@@ -105,10 +112,10 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        exit_status.at_once()  # TensorFlow would wait for the lost one
+        exit_status.at_once()  # at exit, TensorFlow would wait for the lost worker
         addresses = tuple(strategy.cluster_resolver.cluster_spec().job_tasks("worker"))
         lost = silent(Cluster(workers=addresses, index=index))
-        if not lost:  # it hangs, or has begun anew
+        if not lost:  # the lost worker hangs, or was started again
             named = {int(task) for task in re.findall(r"/task:(\d+)", error.message)} - {index}
             lost = [f"{task} ({addresses[task]})" for task in sorted(named) if task < count]
         who = f"worker {' and '.join(lost)}" if lost else "another worker"
@@ -120,14 +127,15 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 def _from_first(strategy: tf.distribute.Strategy, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """Returns the first replica's arrays."""
-    # All in one type, so that they travel together; float64 holds float32, and integers up to 2**53, exactly.
+    # All have one type, so that one exchange sends them; float64 holds float32, and integers up to 2**53, exactly.
     tensors = [tf.constant(array, tf.float64) for array in arrays]
 
     def send() -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()
         is_first = tf.equal(tf.cast(context.replica_id_in_sync_group, tf.int32), 0)
         own = [tf.where(is_first, tensor, tf.zeros_like(tensor)) for tensor in tensors]
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+        total: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+        return total
 
     sums = tf.function(lambda: strategy.run(send))()
     received = [np.asarray(strategy.experimental_local_results(value)[0]) for value in sums]
@@ -135,7 +143,7 @@ def _from_first(strategy: tf.distribute.Strategy, arrays: Sequence[NDArray[Any]]
 
 
 def _join(cluster: Cluster) -> tf.distribute.Strategy:
-    """Connects to the other workers; waits for those that are not there yet."""
+    """Connects to the other workers, and waits for those that have not started yet."""
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
         task_type="worker",
@@ -152,14 +160,14 @@ def _join(cluster: Cluster) -> tf.distribute.Strategy:
             f"worker {cluster.index}: cannot join the others from {cluster.workers[cluster.index]}: "
             f"{error.message.splitlines()[0]}; is the port free, and is this worker started once?"
         ) from error
-    # All have equally many batches: nobody must ask the others before each whether they have one more.
+    # All workers have the same number of batches, so they need not ask each other before each batch.
     strategy.extended.experimental_enable_get_next_as_optional = False
     return strategy
 
 
 @contextmanager
 def _default_sigint() -> Iterator[None]:
-    """Lets Ctrl-C end the process while TensorFlow waits in C++, where Python's own handler would never run."""
+    """Lets Ctrl-C end the process while TensorFlow waits in C++, where a Python handler does not run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,6 @@
-"""TensorBoard: scalars every epoch; pictures, sounds and latents now and then (needs TensorFlow).
+"""TensorBoard: scalars every epoch; pictures, sounds and latents less often (needs TensorFlow).
 
-Nothing here is seen by training: no variable is written, no global random
-number drawn.
+This does not change the training: it writes no variable and draws no global random number.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from tfpipe.model.networks import Models
 from tfpipe.spec import FeatureSpec
 
 TENSORBOARD = "tensorboard"
-# Windows, and samples, that are drawn and sounded each time.
+# Number of windows, and of samples, that are shown as picture and sound each time.
 SHOWN = 4
-# Drawing may take this share of the time; the first one is taken to cost so many s.
+# Drawing may take this share of the time of the run; the first drawing is assumed to take this many seconds.
 _SHARE, _FIRST_S = 0.01, 2.0
-# White between original and reconstruction, pixels.
+# White space between original and reconstruction, in pixels.
 _GAP = 4
 
 
@@ -35,7 +34,7 @@ class Summaries:
         folder: the run folder.
         spec: the feature spec.
         latent: dimensions of z.
-        mels: held-out windows `[k, n_mels, frames]` in [0, 1] to show, the same ones each time.
+        mels: held-out windows `[k, n_mels, frames]` in [0, 1], which are shown each time.
         ref_db: their levels `[k]`, dB.
     """
 
@@ -50,14 +49,14 @@ class Summaries:
     ) -> None:
         self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
         self._spec, self._mels, self._ref_db = spec, mels, ref_db
-        # The same points of the prior at any time, and in any run of this latent size.
+        # The seed is fixed, so that the samples of different epochs and runs can be compared.
         self._z = np.random.default_rng(0).standard_normal((SHOWN, latent), dtype=np.float32)
         self._started, self._spent = time.monotonic(), 0.0
         self._next_cost, self._heard_originals = _FIRST_S, False
 
     @property
     def due(self) -> bool:
-        """Whether one more `draw` would keep drawing under 1 % of the time so far."""
+        """Whether drawing takes at most 1 % of the time of the run so far, the next `draw` included."""
         return self._spent + self._next_cost <= _SHARE * (time.monotonic() - self._started)
 
     def scalars(self, row: Mapping[str, Any]) -> None:
@@ -72,10 +71,10 @@ class Summaries:
         """Writes reconstructions and samples as pictures and sounds, and histograms of the latent.
 
         Args:
-            models: what to show.
-            epoch: where in the run.
-            z_mean: posterior means of the validation split `[n, latent]`.
-            kl: mean KL per dimension there `[latent]`, nats.
+            models: encoder and decoder.
+            epoch: the step of the event.
+            z_mean: posterior means of the validation split, `[n, latent]`.
+            kl: mean KL per dimension of the validation split, `[latent]`, nats.
         """
         started = time.monotonic()
         samples = _decoded(models, self._z)
@@ -111,5 +110,5 @@ def _decoded(models: Models, z: Any) -> NDArray[np.float32]:
 
 
 def _pictures(name: str, mels: NDArray[np.float32]) -> None:
-    """Low frequencies at the bottom."""
+    """Writes log-mels as images, with low frequencies at the bottom."""
     tf.summary.image(f"pictures/{name}", mels[:, ::-1, :, None], max_outputs=SHOWN)

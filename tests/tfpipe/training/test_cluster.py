@@ -51,13 +51,13 @@ def test_tf_config():
         (config({"worker": 7}), "TF_CONFIG cannot be read"),
         (config({"chief": ["a:1"], "worker": ["b:1"]}), "TF_CONFIG has chief, worker; list all processes as workers"),
         (config({"worker": ["a:1"]}, kind="evaluator"), "TF_CONFIG has evaluator, worker"),
-        (config({"worker": ["a:1"]}, index=1), "worker 1 is none of the cluster's 1"),
-        (config({"worker": ["a:1", "a:1"]}), "'a:1': use HOST:PORT, another one for each"),
+        (config({"worker": ["a:1"]}, index=1), "no worker 1: the cluster has 1"),
+        (config({"worker": ["a:1", "a:1"]}), "'a:1': use HOST:PORT, a different one for each"),
         (config({"worker": ["a"]}), "'a': use HOST:PORT"),
         (config({"worker": ["a:70000"]}), "'a:70000': use HOST:PORT"),
-        (config({"worker": []}), "none of the cluster's 0"),
+        (config({"worker": []}), "the cluster has 0"),
         ({**KUBERNETES, "JOB_COMPLETION_INDEX": "x"}, "must be whole numbers"),
-        ({**KUBERNETES, "JOB_COMPLETION_INDEX": "2"}, "worker 2 is none of the cluster's 2"),
+        ({**KUBERNETES, "JOB_COMPLETION_INDEX": "2"}, "no worker 2: the cluster has 2"),
     ],
 )
 def test_what_cannot_be_used_is_named(variables, message):

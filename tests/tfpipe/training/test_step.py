@@ -88,7 +88,7 @@ def test_xla_computes_the_same(small: Path, mel: tf.Tensor, policy: str) -> None
 
 def test_xla_on_several_devices_is_refused() -> None:
     assert not precision.compiled("auto", replicas=2)
-    with pytest.raises(UsageError, match="--jit-compile on works on one device, these are 2"):
+    with pytest.raises(UsageError, match="--jit-compile on works on one device, and here are 2"):
         precision.compiled("on", replicas=2)
 
 

@@ -1,0 +1,141 @@
+"""The state of a run: how far it is, and how that is saved and restored (needs TensorFlow)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfpipe.training import checkpoint
+from tfpipe.training.batches import Batches
+from tfpipe.training.run_folder import CHECKPOINTS, read_history, selection_loss, write_history
+from tfpipe.training.step import Stepper
+from tfpipe.training.strategy import from_chief, worker
+
+
+@dataclass(kw_only=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        sums: of the current epoch: examples, and over them mse and KL per dimension, `[2 + latent]`.
+        epoch: finished epochs.
+        step: finished steps of the current epoch.
+        best_loss: smallest validation loss of an epoch (training loss without a validation split).
+        history: one row of figures for each finished epoch.
+    """
+
+    sums: NDArray[np.float64]
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean mse and KL per dimension of the current epoch so far, `[1 + latent]`."""
+        return np.asarray(self.sums[1:] / self.sums[0])
+
+    def add(self, means: NDArray[np.float64], *, examples: int) -> None:
+        """Adds the figures of a step to those of the current epoch."""
+        self.sums += np.concatenate([[examples], means * examples])
+
+    def end_epoch(self, row: dict[str, Any]) -> bool:
+        """Adds a row to the history, starts the next epoch, and returns whether the finished one is the best."""
+        is_best = not self.history or selection_loss(row) < self.best_loss
+        self.best_loss = min(self.best_loss, selection_loss(row))
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums[:] = 0.0
+        return is_best
+
+    def epochs_since_best(self) -> int:
+        """Returns how many epochs ago the validation loss was best; 0 without a validation split."""
+        if not self.history or self.history[-1].get("val_loss") is None:
+            return 0
+        # From memory and not from the file, so that all workers decide alike.
+        best = min(range(len(self.history)), key=lambda index: selection_loss(self.history[index]))
+        return len(self.history) - 1 - best
+
+
+def arrays_of(stepper: Stepper) -> dict[str, NDArray[Any]]:
+    """Returns weights and optimizer variables by the names that checkpoints give them."""
+    return {
+        name: np.asarray(variable)
+        for prefix, variables in stepper.parts().items()
+        for name, variable in checkpoint.named(variables, prefix).items()
+    }
+
+
+def save(
+    folder: Path,
+    state: State,
+    arrays: dict[str, NDArray[Any]],
+    *,
+    steps: int,
+    seed: int,
+    best: bool = False,
+    keep: bool = False,
+) -> None:
+    """Writes a checkpoint of the run.
+
+    Args:
+        folder: run folder.
+        state: how far the run is.
+        arrays: `arrays_of` the stepper.
+        steps: steps of an epoch.
+        seed: stored for people who read the checkpoint.
+        best: also make it the best checkpoint.
+        keep: never delete it.
+    """
+    global_step = state.epoch * steps + state.step
+    values = {
+        "epoch": state.epoch,
+        "step": global_step,
+        "next_epoch": state.epoch,
+        "next_step": state.step,
+        "seed": seed,
+        "sums": state.sums.tolist(),
+        "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
+    }
+    checkpoint.save(folder / CHECKPOINTS, arrays, values, step=global_step, best=best, keep=keep)
+
+
+def restore(
+    folder: Path, state: State, *, stepper: Stepper, batches: Batches, strategy: tf.distribute.Strategy
+) -> None:
+    """Sets state, weights and optimizer from the latest checkpoint, or to the start of a new run.
+
+    A new run starts from PCA of the training split. Only the chief (worker 0) reads the run folder, and
+    sends what it finds to the other workers, which need no run folder.
+
+    Raises:
+        RunError: the checkpoint is damaged, or another model's.
+    """
+    is_chief = worker(strategy)[0] == 0
+    saved = checkpoint.load(folder / CHECKPOINTS) if is_chief else None
+    found: dict[str, Any] = {"epoch": 0, "step": 0, "best_loss": None, "sums": state.sums.tolist(), "history": []}
+    if saved is not None:
+        for name, variables in stepper.parts().items():
+            checkpoint.assign(variables, saved.arrays, prefix=name, where=str(folder))
+        stored = saved.state
+        found = {name: stored[name] for name in ("best_loss", "sums")}
+        # A row may have been written without the checkpoint of its epoch: then the epoch is trained again.
+        found["history"] = [row for row in read_history(folder) if row["epoch"] <= stored["next_epoch"]]
+        found |= {"epoch": stored["next_epoch"], "step": stored["next_step"]}
+    elif is_chief:
+        stepper.start(batches.sample())
+    variables = [variable for part in stepper.parts().values() for variable in part]
+    found, values = from_chief(strategy, found, [np.asarray(variable) for variable in variables])
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    state.epoch, state.step, state.history = found["epoch"], found["step"], found["history"]
+    state.best_loss = math.inf if found["best_loss"] is None else found["best_loss"]
+    state.sums = np.asarray(found["sums"])
+    if is_chief:
+        write_history(folder, state.history)
