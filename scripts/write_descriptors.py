@@ -42,7 +42,7 @@ _ROOTS = (
     "google.protobuf.Int64Value",
     "google.protobuf.StringValue",
 )
-# Large, and reached only through fields that a VAE's signatures and warm-up never use.
+# Large messages, used only by fields that the signatures and the warm-up requests of a VAE never set.
 _LEFT_OUT = ("tensorflow.serving.SessionRunLog", "tensorflow.StructuredValue", "tensorflow.TypeSpecProto")
 
 
