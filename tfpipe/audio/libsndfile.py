@@ -1,42 +1,41 @@
-"""Reading what libsndfile knows: wav, aiff, flac, ogg, mp3 and their kin.
+"""Reading wav, aiff, flac, ogg, mp3 and the other formats that libsndfile knows.
 
-`tfpipe.audio.reader` calls this; use that.
+`tfpipe.audio.reader` calls this module; use that one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
 
-from tfpipe.audio import mp3
+from tfpipe.audio import mp3, ogg
 from tfpipe.audio.info import AudioInfo
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
 
 if TYPE_CHECKING:
-    from tfpipe.features.log_mel import FloatArray  # librosa takes seconds to import, and a client needs none of it
+    from tfpipe.features.log_mel import FloatArray  # that module loads SciPy, which takes seconds
 
-# The length that libsndfile gives when it does not know it.
+# What libsndfile returns as the number of frames if it does not know it.
 UNKNOWN_FRAMES = 2**63 - 1
-# Samples, of all channels, decoded at a time: 32 MB.
+# Samples of all channels together that are decoded at a time: 32 MB.
 _BLOCK_VALUES = 2**22
-# The same for formats that are decoded from their start, and how much of the latest is kept: 16 MB.
+# The same for formats that are decoded from the start, and how many of the latest blocks are kept: 16 MB.
 _STEP_VALUES = 2**18
 _KEPT_BLOCKS = 16
-# libsndfile's note on a wav, aiff, au, w64 or rf64 that is shorter than its header says; programs
-# that write into a pipe cannot know the size and put the largest number there.
+# libsndfile's log entry for a wav, aiff, au, w64 or rf64 that is shorter than its header says. Programs
+# that write to a pipe do not know the size beforehand, and put the largest number in the header.
 _CUT = re.compile(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)")
 _UNKNOWN_SIZE = 0x7FFFF000
-# Most frames in an Ogg page: 255 packets of half the largest Vorbis block.
+# The largest number of frames in an Ogg page: 255 packets of half the largest Vorbis block.
 _VORBIS_PAGE = 255 * 4096
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_Result = TypeVar("_Result")
 _ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -56,26 +55,29 @@ def knows(path: str | os.PathLike[str]) -> bool:
 
 
 class SndfileDecoder:
-    """A file held open.
+    """An audio file that is open for reading with libsndfile; a `tfpipe.audio.info.Decoder`.
 
-    Most formats are read from any place. In Ogg a second seek may lead
-    elsewhere than the same one in a file just opened (Vorbis), or to other
-    roundings (Opus): each read opens it anew and seeks once. After a seek in MP3
-    libmpg123 lacks the bits that frames share with earlier ones, and rounds by
-    what it decoded before: MP3, and what cannot seek (GSM), is decoded from the
-    start, once for all reads that go forward; the latest part is kept for reads
-    that overlap. Of an MP3 that does not give its length libsndfile would read
-    as much as it estimates; `tfpipe.audio.mp3` makes it read all frames.
+    A read must not depend on earlier reads. In most formats a seek ensures that. There are three exceptions:
+
+    - Ogg: a second seek may end at another frame (Vorbis) or give other roundings (Opus) than
+      the same seek in a file that was just opened. Each read therefore opens the file again and seeks once.
+    - MP3: after a seek libmpg123 lacks the bits that frames share with earlier frames, and its
+      rounding depends on what it decoded before. MP3 is therefore decoded from the start, once for
+      all reads that go forward. The latest blocks are kept for reads that overlap. GSM, which
+      cannot seek, is read in the same way.
+    - MP3 without a length in its header: libsndfile would stop at the length that it estimates.
+      `tfpipe.audio.mp3` makes it read all frames.
 
     Args:
         path: local path or URL.
-        info: what an earlier decoder of the file found; checks the file when None.
+        info: the file's properties, if they are known from an earlier decoder of this file. If None, the file is
+            looked through for damage.
 
     Attributes:
-        info: what the file is; its `frames` may be `UNKNOWN_FRAMES`.
+        info: the file's properties; its `frames` may be `UNKNOWN_FRAMES`.
 
     Raises:
-        AudioError: undecodable, unreadable, damaged or cut.
+        AudioError: the file cannot be decoded or read, is damaged, or breaks off.
     """
 
     def __init__(self, path: str | os.PathLike[str], info: AudioInfo | None = None) -> None:
@@ -104,10 +106,10 @@ class SndfileDecoder:
             raise
 
     def frames(self, first: int, count: int) -> Iterator[FloatArray]:
-        """Yields `[n, channels]` float64 blocks, `count` frames from `first`, fewer where the file ends.
+        """Yields float64 blocks `[n, channels]` with the `count` frames from `first`, fewer if the file ends before.
 
         Raises:
-            AudioError: damaged there, or out of reach.
+            AudioError: the file is damaged there or cannot be read.
         """
         if count <= 0:
             return
@@ -118,7 +120,7 @@ class SndfileDecoder:
                 yield block
             self._source.raise_error()
         except _ERRORS as error:
-            self._drop()  # a decoder that stumbled may go on otherwise than a new one
+            self._drop()  # after an error a decoder may give other samples than a new one
             self._source.raise_error()
             if isinstance(error, OSError):
                 raise AudioError("unreadable", os_error_message(error, os.fspath(self._path))) from error
@@ -133,7 +135,8 @@ class SndfileDecoder:
         if self.info.format.startswith("OGG"):
             self._drop()
         sound = self._opened()
-        # Within the last Ogg page libsndfile lands beside the frame by what the end is cut by.
+        # A seek into the last Ogg page is off by the number of frames that are cut from the page's end. Seek to
+        # before that page, and decode from there.
         place = min(first, max(0, sound.frames - _VORBIS_PAGE)) if sound.subtype == "VORBIS" else first
         if place != sound.tell():
             sound.seek(place)
@@ -156,13 +159,13 @@ class SndfileDecoder:
                 return
 
     def _blocks(self) -> Iterator[FloatArray]:
-        """Yields what is kept, then decodes on; float32 holds all that such a format can."""
+        """Yields the kept blocks, then decodes further ones; float32 is exact enough for these formats."""
         place = self._kept_from
         for block in tuple(self._kept):
             place += len(block)
             yield block
         step = max(1, _STEP_VALUES // self.info.channels)
-        # libsndfile may estimate more than `info` counts; after the last frame it would stumble over what follows.
+        # libsndfile may estimate more frames than there are. It must not decode the zeros or tags behind the last one.
         while len(block := self._opened().read(min(step, self.info.frames - place), dtype="float32", always_2d=True)):
             place += len(block)
             self._kept.append(block)
@@ -171,10 +174,10 @@ class SndfileDecoder:
             yield block
 
     def _read_all_frames(self) -> None:
-        """Makes libsndfile read what `info` counts, where it estimates another length.
+        """Makes libsndfile read as many frames as `info` says, although it estimates another number.
 
         Raises:
-            AudioError: it does not read as much even so.
+            AudioError: it still reads fewer.
         """
         self._drop()
         self._source.show_frames(self.info.frames)
@@ -194,20 +197,24 @@ class SndfileDecoder:
 
 
 class _Sound(soundfile.SoundFile):
-    """A file that `read` does not seek in: after each read soundfile seeks to where it is, which MP3 does not bear."""
+    """A file that claims to be not seekable; `can_seek` tells the truth.
+
+    After each read of a seekable file soundfile seeks to the current position, which changes what MP3 decodes next.
+    """
 
     def seekable(self) -> bool:
         return False
 
     @property
     def can_seek(self) -> bool:
-        return super().seekable()
+        return bool(super().seekable())
 
 
 class _Source:
     """What libsndfile opens: a local path, or a file object for a URL.
 
-    libsndfile takes an error of a file object for the end of the file; here it is kept to be raised.
+    libsndfile takes an error of a file object for the end of the file. The error is therefore kept, and
+    `raise_error` raises it.
 
     Raises:
         OSError: the URL cannot be opened.
@@ -225,7 +232,7 @@ class _Source:
         return _Sound(self)
 
     def show_frames(self, samples: int) -> None:
-        """Shows libsndfile an MP3 as `mp3.open_frames` does, from the next `open` on."""
+        """Makes the next `open` read the MP3 through `mp3.open_frames`."""
         self._file = mp3.open_frames(self._file or open_read(self._path), samples)
 
     def raise_error(self) -> None:
@@ -245,27 +252,27 @@ class _Source:
         if self._file is not None:
             self._file.close()
 
-    def _kept(self, call: Callable[[BinaryIO], Any], otherwise: Any) -> Any:
+    def _kept(self, call: Callable[[BinaryIO], _Result], otherwise: _Result) -> _Result:
         if self._file is None or self._error is not None:
             return otherwise
         try:
             return call(self._file)
-        except Exception as error:  # each store has errors of its own
+        except Exception as error:  # each store has its own types of errors
             self._error = error
             return otherwise
 
 
 def reason(error: Exception) -> str:
-    """Returns the library's own words without the path it repeats."""
+    """Returns libsndfile's message without the path."""
     words = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    return "Format not recognised" if "is not a regular file" in words else words  # what it says of a bad mp3
+    return "Format not recognised" if "is not a regular file" in words else words  # its message for a bad mp3
 
 
 def _inspect(path: str | os.PathLike[str], sound: _Sound) -> AudioInfo:
-    """Reads what the header says.
+    """Finds the file's properties, and looks for a missing end where libsndfile does not report one.
 
     Raises:
-        AudioError: the file is cut or its pages are damaged.
+        AudioError: the file breaks off, or an Ogg page is damaged.
     """
     cut = _CUT.search(sound.extra_info)
     if cut and sound.frames != UNKNOWN_FRAMES and int(cut[2]) < int(cut[1]) < _UNKNOWN_SIZE:
@@ -276,7 +283,7 @@ def _inspect(path: str | os.PathLike[str], sound: _Sound) -> AudioInfo:
     if sound.format in ("OGG", "MP3"):
         with open_read(path) as file:
             if sound.format == "OGG":
-                _require_whole_pages(path, file)
+                ogg.require_whole_pages(path, file)
             else:
                 frames = mp3.count_samples(path, file) or frames
     return AudioInfo(
@@ -286,33 +293,3 @@ def _inspect(path: str | os.PathLike[str], sound: _Sound) -> AudioInfo:
         seconds=frames / sound.samplerate if sound.samplerate else 0.0,
         format=f"{sound.format}/{sound.subtype}",
     )
-
-
-def _require_whole_pages(path: str | os.PathLike[str], file: BinaryIO) -> None:
-    """Checks an Ogg file's pages: decoders pass over damage, a missing end, and all but the first of a chain.
-
-    Format: RFC 3533. Its CRC-32 is that of zlib with the bits of each byte in reverse.
-
-    Raises:
-        AudioError: a page is damaged or cut, a stream's last page is missing, or another stream follows.
-    """
-    ended: dict[bytes, bool] = {}
-    while head := file.read(27):
-        table = file.read(head[26]) if len(head) == 27 else b""
-        body = file.read(sum(table))
-        if head[:4] != b"OggS"[: len(head)]:
-            raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
-        if len(head) < 27 or len(table) < head[26] or len(body) < sum(table):
-            raise AudioError("truncated", f"{path}: breaks off within its last part")
-        page = (head[:22] + bytes(4) + head[26:] + table + body).translate(_REVERSED)
-        if (zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") != head[22:26].translate(_REVERSED):
-            raise AudioError("damaged", f"{path}: damaged before byte {file.tell()}")
-        begins, ends = head[5] & 2, head[5] & 4
-        if begins and any(ended.values()):
-            raise AudioError(
-                "undecodable",
-                f"{path}: holds recordings one after the other, of which only the first can be read; split it",
-            )
-        ended[head[14:18]] = bool(ends)
-    if not all(ended.values()):
-        raise AudioError("truncated", f"{path}: breaks off, the page that ends its stream is not there")

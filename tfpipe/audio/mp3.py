@@ -1,13 +1,14 @@
 """The frames of an MPEG audio file (layers I to III), counted by their headers and not decoded.
 
-Where no Xing header gives the length of such a file, libsndfile estimates it
-from the size and reads no further than that: too far at a constant bit rate, not
-far enough at a variable one. Here the frames are counted. Each frame's header
-gives its size, and so the place of the next one. `tfpipe.audio.libsndfile` calls this.
+If no Xing header gives the length of such a file, libsndfile estimates it from
+the size and reads exactly that much: too much at a constant bit rate, too little
+at a variable one. This module counts the frames instead. Each frame's header
+gives the frame's size, and so the place of the next frame.
+`tfpipe.audio.libsndfile` calls this module.
 
 Formats: ISO 11172-3 and 13818-3, and MPEG 2.5 for 8 to 12 kHz; the Xing (or
-Info) and VBRI headers, which are frames of silence that players leave out;
-ID3v2 tags in front; ID3v1 and APE tags at the end.
+Info) and VBRI headers, which are frames of silence that players skip;
+ID3v2 tags at the start; ID3v1 and APE tags at the end.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import BinaryIO, NamedTuple, cast
 
 from tfpipe.errors import AudioError
 
-# Bytes that are read at a time, more than any frame has; bytes that hold any header.
+# Bytes that are read at a time, more than the largest frame; bytes that are enough for any header.
 _BLOCK, _HEAD = 2**18, 64
-# kbit/s by the header's index, from 1 on. Index 0 means any other rate, which the header does not give.
+# kbit/s for the header's index, which starts at 1. Index 0 means a rate that the header does not give.
 _RATES_1 = {
     1: range(32, 449, 32),
     2: (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -27,43 +28,43 @@ _RATES_1 = {
 }
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_2 = {1: (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256), 2: _LOW, 3: _LOW}
-# Hz of MPEG 1, and what they are divided by in MPEG 1, 2 and 2.5, by the header's version bits.
+# Sample rates of MPEG 1, in Hz, and their divisors for MPEG 1, 2 and 2.5, by the header's version bits.
 _HZ, _DIVISORS = (44_100, 48_000, 32_000), {3: 1, 2: 2, 0: 4}
 # What may follow the last frame.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 class _Stream(NamedTuple):
-    """What the first frame's header says of all frames."""
+    """What the first frame's header says about all frames."""
 
-    kind: int  # second byte of each frame, with the bit set that says whether there is a checksum
-    sizes: tuple[int, ...]  # bytes of a frame by the third byte of its header; 0 where no frame here has that byte
+    kind: int  # second byte of each frame, with the bit for a checksum set
+    sizes: tuple[int, ...]  # bytes of a frame by the third byte of its header; 0 if that byte cannot be
     samples: int  # in a frame, per channel
 
 
 class _Promise(NamedTuple):
-    """What a Xing or VBRI header says of the frames after it; 0 where it does not."""
+    """What a Xing or VBRI header says about the frames after it; 0 if it does not say it."""
 
     frames: int
-    size: int  # bytes from this header on
+    size: int  # bytes from the start of this header
     vbri: bool  # libsndfile does not know VBRI headers
 
 
 def count_samples(path: str | os.PathLike[str], file: BinaryIO) -> int | None:
-    """Counts the samples of a file that has no Xing header to give their number.
+    """Counts the samples of a file whose length no Xing header gives.
 
-    Reads all of the file, in blocks, unless a Xing header's size says that nothing is missing.
+    Reads the whole file, in blocks, unless the size in a Xing header shows that nothing is missing.
 
     Args:
         path: names the file in errors.
         file: the open file.
 
     Returns:
-        Samples per channel. None when libsndfile must tell: where a Xing header gives the
-        length, and where something other than frames and tags lies in the file.
+        Samples per channel. None if libsndfile must find the length: because a Xing header gives it, or
+        because the file holds something other than frames and tags.
 
     Raises:
-        AudioError: the last frame is cut, or there are fewer frames than a header promises.
+        AudioError: the last frame is cut, or the file has fewer frames than a header promises.
     """
     start, end = _extent(file)
     head = _at(file, start, _HEAD)
@@ -80,7 +81,7 @@ def count_samples(path: str | os.PathLike[str], file: BinaryIO) -> int | None:
         return None
     if promise is None:
         return frames * stream.samples
-    # Xing's number leaves out the header's own frame. Whether VBRI's does depends on the encoder.
+    # The number in a Xing header does not count the header's own frame. With VBRI it depends on the encoder.
     if promise.frames > (frames if promise.vbri else frames - 1):
         raise AudioError("truncated", f"{path}: breaks off, {frames - 1} of {promise.frames} promised frames are there")
     return None if promise.frames and not promise.vbri else (frames - 1) * stream.samples
@@ -89,15 +90,15 @@ def count_samples(path: str | os.PathLike[str], file: BinaryIO) -> int | None:
 def open_frames(file: BinaryIO, samples: int) -> BinaryIO:
     """Returns a view of a file in which libsndfile can read `samples` samples per channel.
 
-    It holds the frames alone, and so many zeros after them that libsndfile never
-    estimates too short a length from the size: the caller must stop at `samples`.
+    The view holds the frames without the tags, and zeros after them. Because of the zeros the length that
+    libsndfile estimates from the size is never too short. The caller must stop at `samples`.
 
     Args:
         file: a file for which `count_samples` has returned `samples`; closed with the view.
         samples: per channel.
 
     Raises:
-        ValueError: the file has changed since.
+        ValueError: the file has changed since then.
     """
     start, end = _extent(file)
     head = _at(file, start, _HEAD)
@@ -133,7 +134,7 @@ class _Frames:
 
 
 def _extent(file: BinaryIO) -> tuple[int, int]:
-    """Returns where the frames start, after ID3v2 tags, and where they end, before APEv2 and ID3v1 tags."""
+    """Returns where the frames start (after ID3v2 tags) and where they end (before APEv2 and ID3v1 tags)."""
     start, end = 0, file.seek(0, os.SEEK_END)
     if _at(file, max(0, end - 128), 3) == b"TAG":
         end -= 128
@@ -147,13 +148,13 @@ def _extent(file: BinaryIO) -> tuple[int, int]:
 
 
 def _at(file: BinaryIO, place: int, count: int) -> bytes:
-    """Reads `count` bytes from a place on, fewer at the end."""
+    """Reads `count` bytes at a position, fewer at the end of the file."""
     file.seek(place)
     return file.read(count)
 
 
 def _stream(head: bytes) -> _Stream | None:
-    """Reads the header of a first frame; None where there is no such frame, or its size cannot be known."""
+    """Reads the header of the first frame; None if it is no frame or its size is unknown."""
     version, layer = (head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)) if len(head) > 3 else (1, 4)
     if version == 1 or layer == 4 or head[0] != 0xFF or head[1] < 0xE0 or (rate := head[2] >> 2 & 3) == 3:
         return None
@@ -167,11 +168,11 @@ def _stream(head: bytes) -> _Stream | None:
 
 
 def _promise(head: bytes) -> _Promise | None:
-    """Reads the Xing or VBRI header that a first frame of layer III holds; None where it holds none."""
+    """Reads the Xing or VBRI header in a first frame of layer III; None if there is none."""
     if head[1] >> 1 & 3 != 1:
         return None
     mono, mpeg1 = head[3] >> 6 == 3, head[1] >> 3 & 3 == 3
-    mark = 4 + (9, 17, 32)[mpeg1 + (not mono)]  # after what tells a decoder where a frame's sound lies
+    mark = 4 + (9, 17, 32)[mpeg1 + (not mono)]  # after the side information
     if head[mark : mark + 4] in (b"Xing", b"Info"):
         flags, *numbers = (int.from_bytes(head[mark + n : mark + n + 4]) for n in (4, 8, 12))
         frames = numbers.pop(0) if flags & 1 else 0
@@ -182,7 +183,7 @@ def _promise(head: bytes) -> _Promise | None:
 
 
 def _walk(file: BinaryIO, stream: _Stream, start: int, end: int) -> tuple[int, int]:
-    """Goes from header to header; returns the number of frames and where the last one ends by its header."""
+    """Goes from header to header; returns the number of frames, and where the last one ends according to its header."""
     file.seek(start)
     kind, sizes = stream.kind, stream.sizes
     block, at, base, frames = b"", 0, start, 0
