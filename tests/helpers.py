@@ -72,7 +72,7 @@ def web_server(folder: Path, *, truncate: bool = False, ranges: bool = True) -> 
     kind = type("Handler", (_Ranges,), {"truncate": truncate, "ranges": ranges})
     handler = functools.partial(kind, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:

@@ -1,4 +1,4 @@
-"""The two tested sets of versions, and how the installed one compares. Loads no TensorFlow."""
+"""The lanes: the two sets of package versions that are tested. Loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The packages that define a lane; `constraints/*.txt` pin these and all the others.
+# The packages that define a lane. `constraints/*.txt` give the versions of all packages.
 LANES: Mapping[str, Mapping[str, str]] = {
     "default": {
         "tensorflow": "2.17.1",
@@ -33,10 +33,10 @@ LANES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """How installed versions compare with the lanes.
+    """The lane that is nearest to the installed versions.
 
     Attributes:
-        lane: the lane with the fewest differences.
+        lane: its name.
         differences: package -> (installed version or None, the lane's version).
     """
 
@@ -45,12 +45,16 @@ class Match:
 
     @property
     def exact(self) -> bool:
-        """Whether every defining package has the lane's version."""
+        """Whether all packages that define the lane have its versions."""
         return not self.differences
 
 
 def match(installed: Mapping[str, str | None]) -> Match:
-    """Returns the lane nearest to `installed` (package -> version, None where missing)."""
+    """Returns the lane with the fewest differences.
+
+    Args:
+        installed: package -> version, None for a missing package.
+    """
     matches = []
     for lane, pins in LANES.items():
         differences = {name: (installed.get(name), pin) for name, pin in pins.items() if installed.get(name) != pin}
@@ -59,17 +63,17 @@ def match(installed: Mapping[str, str | None]) -> Match:
 
 
 def tensorflow_io_loads(tensorflow: str | None) -> bool:
-    """Whether all of tensorflow-io 0.37.1 works with this TensorFlow version.
+    """Tells whether all of tensorflow-io 0.37.1 works with a TensorFlow version.
 
     Its compiled parts (audio decoding, resampling, s3:// and http://) need
-    TensorFlow 2.16 or 2.17; later ones leave its pure-TensorFlow parts, such as
-    the masks.
+    TensorFlow 2.16 or 2.17. With later versions only its parts in pure TensorFlow
+    work, such as the masks.
     """
     return tensorflow is not None and tensorflow.startswith(("2.16.", "2.17."))
 
 
 def installed_version(package: str) -> str | None:
-    """Returns the installed version of a distribution, None where it is missing."""
+    """Returns the installed version of a distribution, None if it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

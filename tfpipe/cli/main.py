@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The entry point of the program `tfpipe`: runs one command and ends the process with its exit code."""
-    from tfpipe.process.exit_status import leave
+    from tfpipe.process.exit_status import end_process
 
-    leave(main())
+    end_process(main())
 
 
 def _run(args: argparse.Namespace) -> int:

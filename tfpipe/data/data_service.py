@@ -143,7 +143,7 @@ def _require_still_alive(service: tuple[str, ...]) -> None:
     try:
         require_alive(service)
     except TfpipeError:
-        exit_status.at_once()  # because the thread that reads from the service cannot be stopped
+        exit_status.skip_cleanup()  # because the thread that reads from the service cannot be stopped
         raise
 
 

@@ -43,7 +43,7 @@ def use_file_system(folder: Folder, *, shard: str) -> None:
             f"tensorflow-io {lanes.LANES['default']['tensorflow-io']})"
         )
     if scheme == "s3":
-        exit_status.at_once()
+        exit_status.skip_cleanup()
     first = join(url, shard)
     with translate_os_errors(first):
         if http.is_web(url) and not http.gives_ranges(first):

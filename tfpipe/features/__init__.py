@@ -1,1 +1,1 @@
-"""Log-mel features: the definition in NumPy, the same in a TensorFlow graph, and the way back to sound."""
+"""Log-mel features in NumPy (the definition) and in a TensorFlow graph, and their inversion to audio."""

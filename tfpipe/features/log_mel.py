@@ -1,8 +1,7 @@
-"""Log-mel features as librosa defines them, in float64: the definition that the graph must match.
+"""Log-mel features as librosa defines them, in NumPy: the definition that the graph must match. Loads no TensorFlow.
 
-Float64 throughout: in float32 pure tones and DC leave the agreement that
-training and serving need, and the 8-bit codes change with the BLAS kernel.
-Loads no TensorFlow.
+Everything is computed in float64. In float32 the job and the graph would differ too much on
+pure tones and DC, and the 8-bit codes would depend on the BLAS kernel.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 
 FloatArray = NDArray[np.float64]
-# Frames that are transformed at once: what the processor's cache holds.
+# STFT frames that are transformed at a time; so many fit into the processor's cache.
 _BLOCK = 16
-# Of a power: 10 * log10(e).
+# 10 * log10(x) = _DB_PER_NEPER * log(x).
 _DB_PER_NEPER = 10.0 / math.log(10.0)
 
 
@@ -44,9 +43,9 @@ class LogMel(NamedTuple):
 def log_mel(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> LogMel:
     """Computes the features of one window.
 
-    Notebook In [8] (librosa `melspectrogram`, then `power_to_db(ref=np.max)`),
-    scaled from [-top_db, 0] to [0, 1]. Silence is the one exception: librosa
-    would give 1.0 everywhere, here it is 0.0 and the reference floor.
+    These are the features of the notebook, In [8] (librosa's `melspectrogram`, then
+    `power_to_db(ref=np.max)`), scaled from [-top_db, 0] to [0, 1]. Silence is the one exception:
+    librosa would give 1.0 everywhere; here mel is 0.0 everywhere and ref_db is `spec.ref_db_floor`.
 
     Args:
         audio: `[samples]`, full scale is 1.0. Any length is accepted; a window
@@ -60,15 +59,15 @@ def log_mel(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> LogMel:
 
 
 def is_silent(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> bool:
-    """Tells whether the peak of `audio` `[samples]` is under the spec's silence level."""
+    """Tells whether the peak of `audio` `[samples]` is below the spec's silence level."""
     return audio.size == 0 or float(np.max(np.abs(audio.astype(np.float32)))) < spec.silence_peak
 
 
 def magnitude(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> FloatArray:
     """Computes the STFT magnitude raised to `spec.power`, `[bins, frames]`.
 
-    A window is float32, as requests carry it, and is computed in float64: so
-    the job sees exactly what the graph will see.
+    The audio is first rounded to float32, because requests carry float32. So the job computes from exactly the
+    same numbers as the graph.
 
     Args:
         audio: `[samples]`, full scale is 1.0.
@@ -79,7 +78,7 @@ def magnitude(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> FloatArray
     spectrum = np.empty((spec.bins, len(frames)))
     for first in range(0, len(frames), _BLOCK):
         stft = scipy.fft.rfft(frames[first : first + _BLOCK] * _window(spec.n_fft), axis=1)
-        # Squares, sum and root, unlike a complex magnitude, are rounded alike on every machine.
+        # Squares, sums and roots are rounded in the same way on every machine; NumPy's complex magnitude is not.
         power = np.square(stft.real)
         power += np.square(stft.imag)
         spectrum[:, first : first + _BLOCK] = (power if spec.power == 2.0 else np.sqrt(power, out=power)).T
@@ -89,25 +88,30 @@ def magnitude(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> FloatArray
 @functools.cache
 def _window(n_fft: int) -> FloatArray:
     """Periodic Hann window."""
-    return scipy.signal.get_window("hann", n_fft)
+    window: FloatArray = scipy.signal.get_window("hann", n_fft)
+    return window
 
 
 @functools.lru_cache(maxsize=256)
 def mel_basis(spec: FeatureSpec, semitones: float = 0.0) -> scipy.sparse.csr_array:
-    """Returns the mel filterbank `[n_mels, bins]`, seen through a pitch shift.
+    """Returns the mel filterbank `[n_mels, bins]`, also for audio that is shifted in pitch.
 
-    A tone at f moves to r*f with r = 2**(semitones/12), so the shifted
-    spectrogram is read by evaluating every filter at r times each bin's
-    frequency (the idea is VTLP: Jaitly and Hinton, 2013). Sparse: 2 % of the
-    entries are not zero, and its sums have one order on every machine.
+    A shift moves a tone at f to r*f with r = 2**(semitones/12). The filterbank gives the mel bands of
+    the shifted audio from the spectrum of the audio itself: each filter is evaluated at r times each
+    bin's frequency (the idea is VTLP: Jaitly and Hinton, 2013). It is sparse, because only 2 % of the entries
+    are not zero, and because its sums have the same order on every machine.
+
+    Args:
+        spec: the feature spec.
+        semitones: the shift.
 
     Raises:
         TfpipeError: the shift leaves a filter without any bin.
     """
-    from librosa.filters import mel as mel_filters  # seconds to import, and not everybody computes
+    from librosa.filters import mel as mel_filters  # imported here because it takes seconds
 
     ratio = 2.0 ** (semitones / 12.0)
-    with warnings.catch_warnings(action="ignore"):  # empty filters are refused below
+    with warnings.catch_warnings(action="ignore"):  # it warns about empty filters, which are refused below
         dense = mel_filters(
             sr=spec.sample_rate * ratio,
             n_fft=spec.n_fft,
@@ -126,9 +130,9 @@ def mel_basis(spec: FeatureSpec, semitones: float = 0.0) -> scipy.sparse.csr_arr
 
 
 def normalise(mel: FloatArray, spec: FeatureSpec) -> LogMel:
-    """Turns mel magnitudes `[n_mels, frames]` into the [0, 1] log scale of the spec."""
+    """Turns mel magnitudes `[n_mels, frames]` into log-mel features in [0, 1]."""
     scaled = np.maximum(mel, spec.amin)
-    np.log(scaled, out=scaled)  # half the time of log10
+    np.log(scaled, out=scaled)  # takes half the time of log10
     scaled *= _DB_PER_NEPER
     ref_db = float(scaled.max())
     scaled /= spec.top_db
@@ -139,9 +143,10 @@ def normalise(mel: FloatArray, spec: FeatureSpec) -> LogMel:
 
 def quantise(mel: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Returns the 8-bit codes of a log-mel in [0, 1]; the mean squared error is about 1.3e-6."""
-    return np.rint(np.asarray(mel) * 255.0).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.rint(np.asarray(mel) * 255.0).astype(np.uint8)
+    return codes
 
 
 def dequantise(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Returns the log-mel in [0, 1] that 8-bit codes stand for."""
+    """Returns the log-mel in [0, 1] of 8-bit codes."""
     return codes.astype(np.float32) / np.float32(255.0)

@@ -1,7 +1,7 @@
-"""Log-mel and Griffin-Lim as stock TensorFlow ops (needs TensorFlow).
+"""Log-mel features and their inversion (Griffin-Lim) as TensorFlow ops.
 
-`log_mel` agrees with `tfpipe.features.log_mel.log_mel` within 1e-3 on [0, 1] on any
-audio: both compute in float64. Everything here can live in a SavedModel.
+`log_mel` agrees with `tfpipe.features.log_mel.log_mel` within 1e-3 on [0, 1] for any
+audio, because both compute in float64. All functions can be part of a SavedModel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tfpipe.features.log_mel import mel_basis
 from tfpipe.spec import FeatureSpec
 
-# Steps of the multiplicative update that turns mel back into STFT magnitude.
+# Steps of the multiplicative update that estimates the STFT magnitude from the mel bands.
 _INVERSION_STEPS = 12
 # Momentum of fast Griffin-Lim (Perraudin, Balazs and Sondergaard, 2013).
 _MOMENTUM = 0.99
@@ -51,9 +51,9 @@ def log_mel(audio: tf.Tensor, spec: FeatureSpec) -> tuple[tf.Tensor, tf.Tensor]:
 def griffin_lim(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec, *, iterations: int = 32) -> tf.Tensor:
     """Inverts log-mel windows to audio.
 
-    The mel magnitudes are spread over the STFT bins by non-negative least
-    squares, phases come from fast Griffin-Lim. Every row starts from the same
-    phases, so a row's audio does not depend on the rest of the batch.
+    The STFT magnitudes are estimated from the mel bands by non-negative least
+    squares, and the phases by fast Griffin-Lim. Each row starts from the same
+    phases, so that a row's audio does not depend on the other rows.
 
     Args:
         mel: `[n, n_mels, frames]` in [0, 1].
@@ -77,18 +77,21 @@ def griffin_lim(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec, *, iterati
 
 
 def to_mel(codes: tf.Tensor) -> tf.Tensor:
-    """Turns 8-bit codes into float32 log-mel in [0, 1]; belongs on the device that computes."""
+    """Turns 8-bit codes into float32 log-mel in [0, 1].
+
+    Call it on the device that trains: 8-bit codes are a quarter of the bytes to copy to it.
+    """
     return tf.cast(codes, tf.float32) / 255.0
 
 
 def _stft_magnitude(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
-    """Non-negative STFT magnitude `[n, frames, bins]` whose mel bands fit the log-mel.
+    """Estimates an STFT magnitude `[n, frames, bins]` whose mel bands fit the log-mel.
 
-    Multiplicative updates (Lee and Seung, 2001) keep it positive and need two
-    matrix products a step. Silence (mel 0 at the floor) stays silent.
+    Multiplicative updates (Lee and Seung, 2001) keep it non-negative and need two
+    matrix products per step. Silence stays silent.
     """
     decibel = (tf.cast(mel, tf.float32) - 1.0) * spec.top_db + tf.cast(ref_db, tf.float32)[:, None, None]
-    # What the scale clips at 0 is unknown and at most top_db below the peak: nothing is closer than a guess.
+    # A mel of 0 means top_db or more below the maximum. The true level is unknown, so it is taken as no sound.
     wanted = tf.where(mel > 0.0, tf.pow(10.0, decibel / 10.0), 0.0)
     wanted = tf.transpose(wanted, [0, 2, 1])
     dense = mel_basis(spec).toarray().astype(np.float32)
@@ -102,16 +105,16 @@ def _stft_magnitude(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.
 
 
 def _stft(audio: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
-    """Centred STFT `[n, frames, bins]` with zero padding and a periodic Hann window, as librosa's."""
+    """Returns the centred STFT `[n, frames, bins]` with zero padding and a periodic Hann window, as librosa does."""
     half = spec.n_fft // 2
     padded = tf.pad(audio, [[0, 0], [half, half]])
     return tf.signal.stft(padded, spec.n_fft, spec.hop, fft_length=spec.n_fft, window_fn=_window)
 
 
 def _inverse_stft(stft: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
-    """Overlap-add over the summed squared window, cut to `[n, spec.samples]`.
+    """Returns the audio `[n, spec.samples]` of an STFT: overlap-add, divided by the sum of the squared windows.
 
-    `tf.signal.inverse_stft` would return whole hops only, fewer samples than a window has.
+    `tf.signal.inverse_stft` returns only whole hops, which are fewer samples than a window has.
     """
     window = _window(spec.n_fft, tf.float32)
     frames = tf.signal.irfft(stft, [spec.n_fft]) * window
@@ -125,7 +128,7 @@ def _inverse_stft(stft: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _window_overlap(spec: FeatureSpec) -> NDArray[np.float32]:
-    """Sum of the squared windows of all frames where they overlap, `[(frames - 1) * hop + n_fft]`."""
+    """Returns the sum of the squared windows of all frames, `[(frames - 1) * hop + n_fft]`."""
     overlap = np.zeros((spec.frames - 1) * spec.hop + spec.n_fft)
     hann_squared = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(spec.n_fft) / spec.n_fft)) ** 2
     for frame in range(spec.frames):

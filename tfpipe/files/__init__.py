@@ -1,1 +1,1 @@
-"""Files, local or at a URL: written whole or not at all, locked, and read the same way wherever they are."""
+"""Files, local or at a URL: read in the same way everywhere, written whole or not at all, and locked."""

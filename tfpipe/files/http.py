@@ -1,4 +1,4 @@
-"""Plain reading of http:// and https:// with the standard library, for `tfpipe.files.remote`."""
+"""Reading http:// and https:// with the standard library. `tfpipe.files.remote` calls this module."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def is_web(url: str) -> bool:
 
 
 def open_read(url: str) -> BinaryIO:
-    """Opens a URL for reading from its start to its end.
+    """Opens a URL for reading from start to end; the file cannot seek.
 
     Raises:
-        OSError: it is missing or out of reach, now or while it is read.
+        OSError: the URL is missing or out of reach. Reads may raise it too.
     """
     return cast(BinaryIO, io.BufferedReader(_Body(url), _BLOCK))
 
 
 def stamp(url: str) -> tuple[int, int]:
-    """Returns size in bytes and modification time in ns, 0 where the server does not say it.
+    """Returns the size in bytes and the modification time in ns, 0 if the server does not give the time.
 
     Raises:
-        OSError: it is missing, out of reach, or of unknown size.
+        OSError: the URL is missing or out of reach, or the server does not give the size.
     """
     with _translate_http_errors(url), _reply(url) as reply:
         size, changed = reply.headers["Content-Length"], reply.headers["Last-Modified"]
     if size is None:
-        raise OSError(None, "the server does not say its size; use another server", url)
+        raise OSError(None, "the server does not give its size; use another server", url)
     return int(size), round(parsedate_to_datetime(changed).timestamp() * 1e9) if changed else 0
 
 
 def gives_ranges(url: str) -> bool:
-    """Tells whether the server sends a part of a file when asked for that part.
+    """Tells whether the server can send a part of a file (a Range request).
 
     Raises:
         OSError: the URL is missing or out of reach.
@@ -55,7 +55,7 @@ def gives_ranges(url: str) -> bool:
 
 
 def _reply(url: str, **headers: str) -> Any:
-    """The answer to a GET, also where HEAD would do: not every server knows that."""
+    """Sends a GET request and returns the response; not every server knows HEAD, which would be enough for `stamp`."""
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)
 
 
@@ -65,6 +65,7 @@ def _translate_http_errors(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
+        error.close()
         text = f"the server answers {error.code} {error.reason}; check the address"
         raise OSError(_STATUS.get(error.code), text, url) from error
     except (OSError, HTTPException, ValueError) as error:
@@ -74,7 +75,7 @@ def _translate_http_errors(url: str) -> Iterator[None]:
 
 
 class _Body(io.RawIOBase):
-    """What a server sends for a URL; one that stops before the end is an error."""
+    """The body of a response. A connection that ends before the announced length is an error."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class _Body(io.RawIOBase):
             self._reply = _reply(url)
 
     def readinto(self, buffer: Any) -> int:
-        """Reads into a buffer; returns the number of bytes."""
+        """Reads into a buffer and returns the number of bytes."""
         with _translate_http_errors(self._url):
             count = int(self._reply.readinto(buffer))
             if count == 0 and self._reply.length:
@@ -91,7 +92,7 @@ class _Body(io.RawIOBase):
             return count
 
     def readable(self) -> bool:
-        """Says yes."""
+        """Returns True."""
         return True
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Files that are local or at a URL such as `s3://bucket/a.wav` or `gs://bucket/a.wav`, handled the same way.
+"""Files, local or at a URL such as `s3://bucket/a.wav` or `gs://bucket/a.wav`, with the same functions for both.
 
-URLs go through Beam's FileSystems, which is imported only for them. The
-environment variables of boto3 and of Google's libraries say who we are and
-where the store is; so do Beam's options, in its pipeline's processes and after
-`use_options`. http:// and https:// can be read, through `tfpipe.files.http`. Loads no
-TensorFlow.
+URLs are read through Beam's FileSystems; Beam is imported only if there is a URL.
+The address of the store and the credentials come from the environment variables
+of boto3 and of Google's libraries, or from Beam's options (in the processes of its
+pipeline, and after `use_options`). http:// and https:// can be read, through
+`tfpipe.files.http`. Loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.files import http
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-# Bytes read at a time: few, for a window out of a long file; those that follow come with the same request.
+# Bytes that are read at a time. Few are enough, because reading on continues the same request.
 _BLOCK = 2**18
 _EXTRAS = {"s3": "aws", "gs": "gcp"}
 _STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT}
@@ -36,25 +36,29 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def require_local(path: str | os.PathLike[str], *, what: str) -> None:
-    """Refuses a URL for what only local folders can do.
+    """Refuses a URL where only a local folder works.
+
+    Args:
+        path: the path that the user gave.
+        what: what it is for, such as `--run`; the subject of the error message.
 
     Raises:
-        UsageError: naming the path and what it is for.
+        UsageError: the path is a URL.
     """
     if is_remote(path):
-        raise UsageError(f"{path}: {what} must be a local folder; copy what is there first, and name the copy")
+        raise UsageError(f"{path}: {what} must be a local folder; copy the URL's files to one first")
 
 
 def join(folder: str | os.PathLike[str], name: str) -> str:
-    """Returns the path of what is in a folder."""
+    """Returns the path of a file in a folder."""
     return f"{os.fspath(folder).rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
 def use_options(arguments: Sequence[str]) -> None:
-    """Makes this process reach URLs with Beam's options, such as `--s3_endpoint_url=http://localhost:9000`.
+    """Sets Beam's options for this process, such as `--s3_endpoint_url=http://localhost:9000`.
 
     Raises:
-        UsageError: one of them has no value, or one that cannot be.
+        UsageError: an option has no value or a wrong one.
     """
     _keep_quiet()
     from apache_beam.io.filesystems import FileSystems
@@ -71,7 +75,7 @@ def use_options(arguments: Sequence[str]) -> None:
 
 
 def _keep_quiet() -> None:
-    """Beam logs what it raises, and to stderr where nobody has said how to log."""
+    """Keeps Beam's log off stderr: Beam logs the errors that it also raises."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
 
@@ -80,8 +84,8 @@ def open_read(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a file for reading.
 
     Raises:
-        OSError: it is missing or out of reach, now or while it is read.
-        TfpipeError: so is all of its bucket, or what it takes to read there is not installed.
+        OSError: the file is missing or out of reach. Reads may raise it too.
+        TfpipeError: its whole bucket is missing or out of reach, or a package for this kind of URL is not installed.
     """
     if not is_remote(path):
         return open(path, "rb")
@@ -96,10 +100,10 @@ def open_read(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a file is there.
+    """Tells whether a file exists.
 
     Raises:
-        OSError: the place is out of reach.
+        OSError: the URL is out of reach.
         TfpipeError: as `open_read`.
     """
     if not is_remote(path):
@@ -114,10 +118,10 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns size in bytes and modification time in ns, which tell that a file changed.
+    """Returns the size in bytes and the modification time in ns; if either changes, the file has changed.
 
     Raises:
-        OSError: it is missing or out of reach.
+        OSError: the file is missing or out of reach.
         TfpipeError: as `open_read`.
     """
     if not is_remote(path):
@@ -132,9 +136,9 @@ def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """Returns the size in bytes of each file that lies in a folder itself, by name; empty for no folder.
+    """Returns name -> size in bytes for the files in a folder, without those in its subfolders.
 
-    Empty too for http://, where folders cannot be listed.
+    Empty if there is no folder, and for http://, where folders cannot be listed.
 
     Raises:
         OSError: the folder is out of reach.
@@ -152,25 +156,25 @@ def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-    """Returns URL and size of the files that a pattern matches; `*` stands for text without `/`, `**` for any.
+    """Returns the URL and size of each file that a pattern matches; `*` is any text without `/`, `**` any text.
 
     Raises:
-        OSError: the place is out of reach.
+        OSError: the URL is out of reach.
         TfpipeError: as `open_read`.
     """
     # Beam makes a regular expression of the pattern, and Python warns about a `[` in it.
     with translate_store_errors(pattern), warnings.catch_warnings(action="ignore"):
         (found,) = file_system(pattern).match([pattern])
         entries = [(entry.path, entry.size_in_bytes) for entry in found.metadata_list]
-    # What ends in / is no file but the mark that a console leaves for a folder.
+    # An object whose name ends in / is not a file: web consoles make it to show a folder.
     return [(path, size) for path, size in entries if not path.endswith("/")]
 
 
 def file_system(path: str) -> Any:
-    """Returns Beam's file system for a local path, or for a URL whose store has been seen to answer.
+    """Returns Beam's file system for a local path or a URL; an s3:// bucket is first tested.
 
     Raises:
-        TfpipeError: it does not, or what it takes to go there is not installed.
+        TfpipeError: the bucket is missing or out of reach, or a package for this kind of URL is not installed.
     """
     _keep_quiet()
     from apache_beam.io.filesystems import FileSystems
@@ -192,7 +196,7 @@ def file_system(path: str) -> Any:
 
 @contextlib.contextmanager
 def translate_store_errors(path: str) -> Iterator[None]:
-    """Turns what Beam and the stores' clients raise into an `OSError` that names the path."""
+    """Turns errors of Beam and of the stores' clients in the block into an `OSError` that names the path."""
     try:
         yield
     except TfpipeError:
@@ -214,36 +218,36 @@ def translate_store_errors(path: str) -> Iterator[None]:
 
 
 class Stream(io.RawIOBase):
-    """A file of Beam's whose errors are `OSError`s that name the path."""
+    """A file that Beam opened, but with errors that are `OSError`s and name the path."""
 
     def __init__(self, path: str, file: Any) -> None:
         super().__init__()
         self._path, self._file = path, file
 
     def readinto(self, buffer: Any) -> int:
-        """Reads into a buffer; returns the number of bytes."""
+        """Reads into a buffer and returns the number of bytes."""
         with translate_store_errors(self._path):
             return int(self._file.readinto(buffer))
 
     def write(self, data: Any) -> int:
-        """Writes all of `data`."""
+        """Writes all of `data` and returns the number of bytes."""
         with translate_store_errors(self._path):
             return int(self._file.write(data))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves within a file that is read."""
+        """Moves to a position in a file that is open for reading, and returns it."""
         return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        """Returns the place in the file."""
+        """Returns the position in the file."""
         return int(self._file.tell())
 
     def readable(self) -> bool:
-        """Tells whether it was opened for reading."""
+        """Tells whether the file is open for reading."""
         return bool(self._file.readable())
 
     def writable(self) -> bool:
-        """Tells whether it was opened for writing."""
+        """Tells whether the file is open for writing."""
         return bool(self._file.writable())
 
     def seekable(self) -> bool:
@@ -251,7 +255,7 @@ class Stream(io.RawIOBase):
         return bool(self._file.seekable())
 
     def close(self) -> None:
-        """Ends the download or the upload; a file that was written is there from now on."""
+        """Ends the download or the upload; a written file exists from now on."""
         if not self.closed:
             try:
                 with translate_store_errors(self._path):

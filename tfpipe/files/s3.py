@@ -1,6 +1,8 @@
-"""What Beam's S3 client lacks: one connection for a process, short timeouts, errors at once, empty objects.
+"""An S3 client for Beam with what Beam's own lacks.
 
-Imported by `tfpipe.files.remote` for s3:// alone; needs boto3 (the extra `aws`).
+It uses one connection for a process and short timeouts, reports a missing bucket
+or wrong credentials at once, and can write empty objects. `tfpipe.files.remote`
+imports this module only for s3://; it needs boto3 (the extra `aws`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from tfpipe.errors import TfpipeError
 
 _PATIENT = Config(connect_timeout=5, retries={"mode": "standard"})
-# For the first request: an endpoint that does not answer is given up after 20 s.
+# For the first request: an endpoint that does not answer is an error after 20 s.
 _QUICK = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403")
 _NO_BUCKET = ("NoSuchBucket", "404")
@@ -30,12 +32,16 @@ def install() -> None:
 
 
 def require_bucket(url: str, options: PipelineOptions) -> None:
-    """Sends a bucket one small request, the first time it is asked for.
+    """Sends one small request to a bucket, the first time it is used in this process.
 
-    Beam takes a missing bucket for an empty one, and goes on trying for ten minutes without credentials.
+    Without it Beam would treat a missing bucket as an empty one, and retry for ten minutes without credentials.
+
+    Args:
+        url: any URL in the bucket.
+        options: Beam's options.
 
     Raises:
-        TfpipeError: no such bucket, no or wrong credentials, or nobody answers.
+        TfpipeError: the bucket does not exist, the credentials are missing or wrong, or the store does not answer.
     """
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if bucket in _answered:
@@ -54,9 +60,9 @@ def require_bucket(url: str, options: PipelineOptions) -> None:
 
 
 class Client(boto3_client.Client):
-    """Beam's client over a connection that all of a process share.
+    """Beam's client, but with one connection for the whole process.
 
-    Beam makes a client for every request, which takes boto3 0.1 s of CPU.
+    Beam makes a client for each request, which costs boto3 0.1 s of CPU time.
     """
 
     def __init__(self, options: PipelineOptions, config: Config = _PATIENT) -> None:
@@ -76,7 +82,7 @@ class Client(boto3_client.Client):
         self._download_pos = 0
 
     def complete_multipart_upload(self, request: Any) -> None:
-        """Ends an upload; S3 wants at least one part, of which Beam sends none for an empty file."""
+        """Ends an upload. S3 requires at least one part, but Beam sends none for an empty file; this adds it."""
         if not request.parts:
             empty = messages.UploadPartRequest(request.bucket, request.object, request.upload_id, 1, b"")
             request.parts = [{"ETag": self.upload_part(empty).etag, "PartNumber": 1}]
@@ -85,7 +91,7 @@ class Client(boto3_client.Client):
 
 @functools.cache
 def _connection(**options: Any) -> Any:
-    """Returns boto3's own client, which threads may share."""
+    """Returns boto3's client; threads may share it."""
     return boto3.session.Session().client("s3", **options)
 
 

@@ -1,1 +1,1 @@
-"""Processes: children that end with their parent, the exit status of a command, progress on stderr."""
+"""Child processes that end with their parent, the exit status of a command, and progress on stderr."""

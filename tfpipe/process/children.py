@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends, and import what it imports."""
+"""Child processes that are killed when their parent dies, and that import the same packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Set in the child before it becomes the program: a hook between fork and exec may deadlock beside TensorFlow's threads.
+# This runs in the child and then becomes the program. A hook between fork and exec (`preexec_fn`) could deadlock,
+# because TensorFlow runs threads in the parent.
 _LIFELINE = (
     "import ctypes, os, signal, sys\n"
     "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, Linux; survives the exec
@@ -16,12 +17,15 @@ _LIFELINE = (
 
 
 def python(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line that runs Python with `arguments`, killed by the kernel when this process dies."""
+    """Returns a command line that runs Python with `arguments`; the kernel kills it when this process dies."""
     return [sys.executable, "-c", _LIFELINE, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment for a child: this package importable there, a folder's chance files not."""
+    """Returns environment variables for a child process.
+
+    The child can import this package, and does not import modules that lie in its working folder by chance.
+    """
     variables = {**os.environ, "PYTHONSAFEPATH": "1"}
     root = str(Path(__file__).resolve().parents[2])
     if not root.endswith("-packages"):

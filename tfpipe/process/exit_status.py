@@ -1,7 +1,8 @@
-"""How the command's process ends where libraries would spoil its exit status.
+"""How a command's process ends if libraries would change its exit status or keep it from ending.
 
-TensorFlow's s3:// file system aborts in the interpreter's last moments, and a
-read from a data service that is gone is never given up.
+TensorFlow's s3:// file system aborts while the interpreter shuts down, and a read
+from a data service that is gone never returns. In such cases the process must end
+without cleaning up.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ import os
 import sys
 from typing import NoReturn
 
-_at_once = False
+_cleanup = True
 
 
-def at_once() -> None:
-    """Makes `leave` end this process without tidying up."""
-    global _at_once
-    _at_once = True
+def skip_cleanup() -> None:
+    """Makes `end_process` end this process without cleaning up."""
+    global _cleanup
+    _cleanup = False
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process with an exit status, and all of its output written."""
-    if not _at_once:
+def end_process(status: int) -> NoReturn:
+    """Ends the process with an exit status, after all of its output is written."""
+    if _cleanup:
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # full disk, nobody reading, closed
+        except (OSError, ValueError):  # the disk is full, the reader is gone, or the stream is closed
             status = status or 1
     os._exit(status)

@@ -13,14 +13,14 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts work done, as a context manager.
+    """Shows how much of the work is done; use it in a `with` block.
 
     Args:
-        what: a word or two in front, such as `train`.
-        total: units to do, or None when not known.
+        what: one or two words before the count, such as `train`.
+        total: units to do; None if unknown.
         unit: name of one unit, such as `example`.
-        done: units that were done before (a resumed job).
-        quiet: show nothing at all.
+        done: units that are already done, for a job that is resumed.
+        quiet: show nothing.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, file=sys.stderr)
 
     def update(self, count: int = 1, **notes: object) -> None:
-        """Adds finished units and the notes to show beside them."""
+        """Adds finished units, and replaces the notes that are shown after the count."""
         self._done += count
         self._notes = " ".join(f"{name}={value}" for name, value in notes.items())
         if self._bar is not None:
@@ -46,7 +46,7 @@ class Progress:
             self._line()
 
     def set_done(self, done: int, **notes: object) -> None:
-        """Like `update`, with the new count instead of the increment."""
+        """Sets the number of finished units, and replaces the notes; see `update`."""
         self.update(done - self._done, **notes)
 
     @property
@@ -55,7 +55,7 @@ class Progress:
         return self._done
 
     def message(self, text: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line above the bar."""
         if self._quiet:
             return
         if self._bar is not None:

@@ -112,7 +112,7 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        exit_status.at_once()  # at exit, TensorFlow would wait for the lost worker
+        exit_status.skip_cleanup()  # at exit, TensorFlow would wait for the lost worker
         addresses = tuple(strategy.cluster_resolver.cluster_spec().job_tasks("worker"))
         lost = silent(Cluster(workers=addresses, index=index))
         if not lost:  # the lost worker hangs, or was started again
@@ -155,7 +155,7 @@ def _join(cluster: Cluster) -> tf.distribute.Strategy:
         with telling_who_lacks(cluster), _default_sigint():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except tf.errors.OpError as error:
-        exit_status.at_once()
+        exit_status.skip_cleanup()
         raise TfpipeError(
             f"worker {cluster.index}: cannot join the others from {cluster.workers[cluster.index]}: "
             f"{error.message.splitlines()[0]}; is the port free, and is this worker started once?"

@@ -121,7 +121,7 @@ def test_a_killed_process_ends_training_with_one_line(dataset, service):
     code = (
         "import dataclasses, os, sys\n"
         "from tfpipe.data.data_service import addresses, watched; from tfpipe.errors import TfpipeError\n"
-        "from tfpipe.process.exit_status import leave\n"
+        "from tfpipe.process.exit_status import end_process\n"
         "from tfpipe.data.pipeline import make_dataset; from tfpipe.data.manifest import load_manifest\n"
         "folder, pid, *service = sys.argv[1:]; service = tuple(service); manifest = load_manifest(folder)\n"
         "manifest = dataclasses.replace(manifest, shards=manifest.shards * 3000)\n"
@@ -130,7 +130,7 @@ def test_a_killed_process_ends_training_with_one_line(dataset, service):
         "    for number, _ in enumerate(watched(dataset, service)):\n"
         "        if number == 5: os.kill(int(pid), 9)\n"
         "except TfpipeError as error: print(error)\n"
-        "leave(7)\n"
+        "end_process(7)\n"
     )
     pid = str(service_processes.process_ids(port)[port + 1])
     command = [sys.executable, "-c", code, str(dataset), pid, *found]
