@@ -55,6 +55,14 @@ def exported(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def loaded(exported):
+    """The exported model, loaded in this process by TensorFlow alone."""
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(exported.path))
+
+
+@pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """The folder of a small model whose answers tell what ran (`serving_tools.export_toy`), version 1."""
     return export_toy(tmp_path_factory.mktemp("toy"), 1).parent

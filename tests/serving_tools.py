@@ -61,6 +61,14 @@ def run_command(name: str, *arguments: object) -> int:
     return command.run(parser.parse_args(normalised([str(argument) for argument in arguments], parser)))
 
 
+def run_signature(loaded, name: str, **inputs) -> dict[str, np.ndarray]:
+    """Runs a signature of a model that `tf.saved_model.load` returned."""
+    import tensorflow as tf
+
+    outputs = loaded.signatures[name](**{alias: tf.constant(value) for alias, value in inputs.items()})
+    return {alias: tensor.numpy() for alias, tensor in outputs.items()}
+
+
 def export_toy(folder: Path, version: int) -> Path:
     """Writes a small model whose answers tell what ran: `double`, `negate`, `finite`, `slow`, `ran`, `version`."""
     import tensorflow as tf

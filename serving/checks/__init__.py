@@ -1,1 +1,1 @@
-"""Checks of a running server: does it speak the protocol, and does its model answer."""
+"""Checks of a running server: whether it speaks TensorFlow Serving's API, and whether its model answers."""

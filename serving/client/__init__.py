@@ -1,1 +1,1 @@
-"""The client of a served model: NumPy in, NumPy out, no TensorFlow."""
+"""The client of a served model: NumPy arrays in and out, without TensorFlow."""

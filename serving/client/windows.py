@@ -1,10 +1,10 @@
-"""Recordings to windows and windows back to one recording. Loads neither TensorFlow nor gRPC."""
+"""Cuts recordings into windows and joins windows to a recording. Loads neither TensorFlow nor gRPC."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ class Window(NamedTuple):
     """One window of a recording.
 
     Attributes:
-        start_s: where it starts, in s.
-        audio: `[samples]` float32, zero past the end of the recording.
+        start_s: start of the window in the recording, in s.
+        audio: `[samples]` float32, zero after the end of the recording.
     """
 
     start_s: float
@@ -26,19 +26,19 @@ class Window(NamedTuple):
 
 
 def windows_of_file(path: str | os.PathLike[str], spec: FeatureSpec, *, overlap_s: float = 0.0) -> Iterator[Window]:
-    """Cuts an audio file into windows that cover all of it, reading one at a time.
+    """Cuts an audio file into windows that cover all of it; reads one window at a time.
 
-    The last one ends with the recording and shares more with the one before, as
-    in training; only a recording shorter than a window is padded.
+    The last window ends with the recording, so it can share more than `overlap_s` with the one before. The job cuts
+    windows for training in the same way. Only a recording that is shorter than a window is padded.
 
     Args:
-        path: audio file of any rate and channel count.
-        spec: gives rate and window length.
-        overlap_s: time that neighbours share, in s, to be cross-faded by `stitch`.
+        path: audio file of any sample rate and number of channels.
+        spec: gives sample rate and window length.
+        overlap_s: time that neighbouring windows share, in s; `stitch` cross-fades it.
 
     Raises:
         AudioError: the file cannot be read as audio.
-        UsageError: the overlap is negative or not shorter than half a window.
+        UsageError: the overlap is negative or more than half a window.
     """
     from tfpipe.audio.reader import TrackReader
 
@@ -53,26 +53,26 @@ def overlap_samples(spec: FeatureSpec, overlap_s: float) -> int:
     """Returns an overlap in samples.
 
     Raises:
-        UsageError: it is negative or more than half a window.
+        UsageError: the overlap is negative or more than half a window.
     """
     if not 0.0 <= overlap_s <= spec.window_s / 2:
         raise UsageError(f"an overlap of {overlap_s:g} s is out of range; use 0 to {spec.window_s / 2:g} s")
     return round(overlap_s * spec.sample_rate)
 
 
-def stitch(windows: Iterable[tuple[int, NDArray[np.floating]]], *, overlap: int) -> Iterator[NDArray[np.float32]]:
-    """Joins windows to one recording, neighbours cross-faded at equal power.
+def stitch(windows: Iterable[tuple[int, NDArray[np.floating[Any]]]], *, overlap: int) -> Iterator[NDArray[np.float32]]:
+    """Joins windows to one recording and cross-fades neighbours at equal power.
 
-    Equal power, not equal gain: rebuilt phases of neighbours are unrelated, so
-    a linear fade would dip by 3 dB in the middle.
+    Phases are rebuilt for each window alone, so neighbours are uncorrelated: a linear fade (equal gain) would lose 3 dB
+    in the middle, a fade at equal power loses nothing.
 
     Args:
-        windows: first sample and `[samples]` of each, in order, as `windows_of_file` gives them. What
-            a window shares with the one before beyond `overlap` is taken from that one.
-        overlap: samples that a cross-fade takes.
+        windows: start in samples and audio `[samples]` of each window, in order, as `windows_of_file` cuts them. If a
+            window shares more than `overlap` with the one before, the earlier window is used for the rest.
+        overlap: length of a cross-fade in samples.
 
     Yields:
-        The recording, piece by piece, float32; no more than two windows are held.
+        The recording in pieces, float32. No more than two windows are in memory.
     """
     angle = (np.arange(overlap) + 0.5) / max(1, overlap) * np.pi / 2
     tail, end = np.zeros(0, np.float32), 0
@@ -87,16 +87,18 @@ def stitch(windows: Iterable[tuple[int, NDArray[np.floating]]], *, overlap: int)
     yield tail
 
 
-def interpolate(first: NDArray[np.floating], last: NDArray[np.floating], *, steps: int) -> NDArray[np.float32]:
-    """Walks between two latent vectors on the sphere, length going linearly from one to the other.
+def interpolate(
+    first: NDArray[np.floating[Any]], last: NDArray[np.floating[Any]], *, steps: int
+) -> NDArray[np.float32]:
+    """Interpolates between two latent vectors: the direction moves on the sphere, the length changes linearly.
 
-    A standard normal latent keeps its mass near a sphere; a straight line cuts
-    through its empty middle (White, 2016, "Sampling Generative Networks").
+    A standard normal distribution of many dimensions has its mass near a sphere. A straight line would lead through the
+    empty middle (White, 2016, "Sampling Generative Networks").
 
     Args:
         first: `[d]`.
         last: `[d]`.
-        steps: points, both ends included.
+        steps: number of points, both ends included.
 
     Returns:
         `[steps, d]` float32.
@@ -105,7 +107,7 @@ def interpolate(first: NDArray[np.floating], last: NDArray[np.floating], *, step
         UsageError: fewer than two steps.
     """
     if steps < 2:
-        raise UsageError(f"an interpolation of {steps} steps has no two ends; use 2 or more")
+        raise UsageError(f"an interpolation needs both ends, so at least 2 steps; {steps} were given")
     share = np.linspace(0.0, 1.0, steps)[:, np.newaxis]
     lengths = np.linalg.norm(first), np.linalg.norm(last)
     if min(lengths) < 1e-9:
@@ -115,4 +117,4 @@ def interpolate(first: NDArray[np.floating], last: NDArray[np.floating], *, step
     if np.sin(angle) < 1e-6:
         return ((1 - share) * first + share * last).astype(np.float32)
     direction = (np.sin((1 - share) * angle) * ends[0] + np.sin(share * angle) * ends[1]) / np.sin(angle)
-    return (direction * ((1 - share) * lengths[0] + share * lengths[1])).astype(np.float32)
+    return np.asarray(direction * ((1 - share) * lengths[0] + share * lengths[1]), np.float32)

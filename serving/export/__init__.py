@@ -1,1 +1,1 @@
-"""A trained run as a SavedModel that TensorFlow Serving loads, checked before it gets its version number."""
+"""Writes a trained run as a SavedModel that TensorFlow Serving loads, and checks it before it gets a version number."""

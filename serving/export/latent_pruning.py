@@ -1,6 +1,6 @@
-"""A trained model with fewer latent dimensions: those that carry most, the rest at the prior's mean (needs TensorFlow).
+"""Keeps the latent dimensions of a trained model that carry most information (needs TensorFlow).
 
-The ranking is by mean KL over training windows: what a dimension is told about a window.
+The information of a dimension is its KL divergence from the prior, averaged over training windows.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ _BATCH, _BATCHES = 32, 64
 
 
 def informative(model: TrainedModel, data: Folder) -> list[int]:
-    """Returns the latent dimensions by the information they carry, most first.
+    """Returns the numbers of the latent dimensions, sorted by the information that they carry, largest first.
 
     Args:
         model: the trained model.
-        data: the dataset that it was trained on; up to 2 048 of its training windows are read.
+        data: the dataset that the model was trained on; up to 2 048 of its training windows are read.
 
     Raises:
-        SpecMismatch: the dataset has another spec.
-        UsageError: it is another dataset.
+        SpecMismatch: the dataset has another spec than the model.
+        UsageError: the model was trained on another dataset.
     """
     manifest = load_manifest(data)
     require_same_spec(model.spec, manifest.spec, expected_from="the run", actual_from=str(data))
     trained_on = model.metadata.get("dataset", manifest.fingerprint)
     if trained_on != manifest.fingerprint:
-        raise UsageError(f"{data}: the run was trained on another dataset ({trained_on}); give that one")
+        raise UsageError(
+            f"{data}: the run was trained on another dataset, with fingerprint {trained_on}; give that one"
+        )
     kl = np.zeros(model.latent)
     with translate_input_errors(data, manifest, split="train"):
         batches = make_dataset(data, split="train", batch_size=_BATCH, seed=0, manifest=manifest).take(_BATCHES)
         for batch in batches.as_numpy_iterator():
             kl += measure.kl(*model.encoder(dequantise(batch["mel"]), training=False)).sum(axis=0)
-    return np.argsort(-kl, kind="stable").tolist()
+    return [int(dimension) for dimension in np.argsort(-kl, kind="stable")]
 
 
 def with_dimensions(model: TrainedModel, kept: Sequence[int]) -> TrainedModel:
-    """Returns the model with the latent dimensions `kept` alone, in that order; weights are shared.
+    """Returns a model whose latent has the dimensions `kept` alone, in that order; it shares the weights of `model`.
 
-    What is left out is decoded at its prior's mean, 0.
+    The decoder gets 0, the mean of the prior, for the dimensions that are left out.
     """
     select = np.eye(model.latent, dtype=np.float32)[:, list(kept)]  # [latent, kept]
     mel = keras.Input(model.encoder.input_shape[1:], name="mel")

@@ -1,7 +1,7 @@
-"""Loads a SavedModel where only TensorFlow is known and compares it with reference outputs.
+"""Loads a SavedModel with TensorFlow alone and compares its outputs with reference outputs.
 
-Run as a script by `serving.export.saved_model`; imports nothing of this project. Prints the
-largest difference and where it is, as JSON; fails on ops that are not stock.
+`serving.export.saved_model` runs this file as a script. It must import nothing of this project, because a model server
+cannot either. It prints the largest difference and its output as JSON, and fails if an op is not TensorFlow's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compare(saved_model: str, reference: str) -> tuple[float, str]:
         reference: npz with arrays named `SIGNATURE/in/ALIAS` and `SIGNATURE/out/ALIAS`.
 
     Returns:
-        The largest absolute difference, and the output it was found in.
+        The largest absolute difference, and the output that has it, as `SIGNATURE/ALIAS`.
     """
     loaded = tf.saved_model.load(saved_model)
     calls: dict[str, dict[str, dict[str, Any]]] = {}
@@ -43,7 +43,7 @@ def compare(saved_model: str, reference: str) -> tuple[float, str]:
 
 
 def ops_of(saved_model: str) -> tuple[set[str], set[str]]:
-    """Returns the ops that a SavedModel's graph uses, and those that are not TensorFlow's own."""
+    """Returns the ops in the graph of a SavedModel, and those of them that are not TensorFlow's own."""
     data = (Path(saved_model) / "saved_model.pb").read_bytes()
     graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0].graph_def
     functions = {function.signature.name for function in graph.library.function}
@@ -53,7 +53,7 @@ def ops_of(saved_model: str) -> tuple[set[str], set[str]]:
 
 
 def _difference(actual: Any, expected: Any) -> float:
-    """Largest absolute difference; infinite where shapes, strings or NaN differ."""
+    """Returns the largest absolute difference; it is infinite if shapes or strings differ, or if a value is NaN."""
     if actual.dtype.kind == "O":
         actual = actual.astype(np.bytes_)
         return 0.0 if np.array_equal(actual, expected) else float("inf")

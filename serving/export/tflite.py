@@ -1,4 +1,4 @@
-"""Encoder and decoder for TensorFlow Lite, checked against the graphs they come from (needs TensorFlow)."""
+"""Writes encoder and decoder for TensorFlow Lite, and compares them with the signatures (needs TensorFlow)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tfpipe.errors import ServingError
 from tfpipe.files.storage import write_bytes
 from tfpipe.training.trained_model import TrainedModel
 
-# Largest difference allowed; Lite's kernels sum in another order.
+# Largest difference allowed. It is not zero because TensorFlow Lite's kernels sum in another order.
 _TOLERANCE = 1e-3
 
 
 def write_tflite(model: TrainedModel, functions: Mapping[str, Callable[..., Any]], folder: Path) -> None:
-    """Writes `encode.tflite` and `decode.tflite`: the signatures of that name, float32, any batch size.
+    """Writes the signatures `encode` and `decode` as `encode.tflite` and `decode.tflite`, for batches of any size.
 
     Args:
-        model: gives the input sizes.
-        functions: the signatures by name.
-        folder: where to.
+        model: gives the sizes of the inputs.
+        functions: signatures by name.
+        folder: folder to write into.
 
     Raises:
-        ServingError: a converted model does not give what its signature gives.
+        ServingError: the outputs of a converted model differ from those of its signature.
     """
     rng = np.random.default_rng(0)
     owner = tf.Module()
@@ -52,14 +52,14 @@ def write_tflite(model: TrainedModel, functions: Mapping[str, Callable[..., Any]
 
 def _run(converted: bytes, feeds: Mapping[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the interpreter's move to another package
+        warnings.simplefilter("ignore")  # it announces that the interpreter moves to another package
         interpreter = tf.lite.Interpreter(model_content=converted)
     runner = interpreter.get_signature_runner("serving_default")
     return dict(runner(**feeds))
 
 
 def _difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """Largest absolute difference; infinite where outputs or shapes differ."""
+    """Returns the largest absolute difference; it is infinite if names or shapes of outputs differ."""
     if actual.keys() != expected.keys() or any(actual[name].shape != expected[name].shape for name in expected):
         return float("inf")
     return max(float(np.abs(actual[name] - expected[name]).max()) for name in expected)

@@ -1,8 +1,9 @@
-"""Names of the TensorFlow Serving API: services, methods, the default signature, and well-known paths."""
+"""Names that client and server, or export and client, share: gRPC methods, signatures, files of an exported model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -17,3 +18,35 @@ CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # Path of the Prometheus page on the REST port, unless the monitoring file names another.
 METRICS_PATH = "/monitoring/prometheus/metrics"
+
+# The name under which a model is served and asked for unless told otherwise.
+MODEL_NAME = "vae"
+# gRPC refuses messages of more than 4 MiB (37 spectrograms) unless these options are set.
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+# Largest tensor that clients accept in an answer, in bytes: protobuf's limit on a message.
+MAX_TENSOR_BYTES = 2**31
+
+
+class SignatureNames(NamedTuple):
+    """Names of the inputs and outputs of a signature; the first dimension of each is the batch."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+# What `tfpipe export` writes and clients ask for.
+SIGNATURES = {
+    "encode": SignatureNames(("mel",), ("z_mean", "z_log_var")),
+    "encode_audio": SignatureNames(("audio",), ("z_mean", "z_log_var", "mel", "ref_db")),
+    "decode": SignatureNames(("z",), ("mel",)),
+    "decode_audio": SignatureNames(("z", "ref_db"), ("audio",)),
+    "reconstruct": SignatureNames(("mel",), ("mel",)),
+    DEFAULT_SIGNATURE: SignatureNames(("mel",), ("mel",)),
+    "generate": SignatureNames(("seed", "temperature"), ("z", "mel")),
+    "spec": SignatureNames(("index",), ("json",)),
+}
+# Further files of an exported version, beside the warm-up requests: the feature spec, what the signature `spec`
+# answers, and a text for people.
+SPEC_FILE = WARMUP_FILE.with_name("spec.json")
+DESCRIPTION_FILE = WARMUP_FILE.with_name("model.json")
+MODEL_CARD_FILE = WARMUP_FILE.with_name("MODEL_CARD.md")

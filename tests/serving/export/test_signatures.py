@@ -1,0 +1,133 @@
+"""The signatures of an exported model, loaded by TensorFlow alone."""
+
+import json
+
+import numpy as np
+import pytest
+from serving_tools import run_signature
+
+from serving.export.signatures import seeded_normal
+from serving.protocol.names import SIGNATURES
+from tfpipe.audio.reader import read_window
+from tfpipe.features import log_mel
+
+
+def test_signatures_have_the_agreed_names_and_types_and_take_any_batch(loaded):
+    assert set(loaded.signatures) == set(SIGNATURES)
+    for name, names in SIGNATURES.items():
+        function = loaded.signatures[name]
+        specs = function.structured_input_signature[1]
+        assert set(specs) == set(names.inputs)
+        assert set(function.structured_outputs) == set(names.outputs)
+        for tensor in (*specs.values(), *function.structured_outputs.values()):
+            assert tensor.shape[0] is None
+            assert tensor.dtype.name in {"float32", "int64", "int32", "string"}
+
+
+def test_encode_audio_agrees_with_librosa(loaded, recordings, spec):
+    audio = np.stack([read_window(path, start_s=2.5, spec=spec) for path in recordings]).astype(np.float32)
+    time = np.arange(spec.samples) / spec.sample_rate
+    extra = [np.sin(2 * np.pi * 440 * time), np.full(spec.samples, 0.25), np.zeros(spec.samples)]
+    audio = np.concatenate([audio, np.float32(extra)])
+    answer = run_signature(loaded, "encode_audio", audio=audio)
+    for index, row in enumerate(audio):
+        expected = log_mel.log_mel(row, spec)
+        np.testing.assert_allclose(answer["mel"][index], expected.mel, atol=1e-3)
+        assert answer["ref_db"][index] == pytest.approx(expected.ref_db, abs=2e-3)
+
+
+@pytest.mark.parametrize("length", [1, 1000, 110_250, 150_000])
+def test_encode_audio_pads_or_cuts_to_one_window(loaded, spec, length):
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (1, length)).astype(np.float32)
+    window = np.zeros((1, spec.samples), np.float32)
+    window[:, : min(length, spec.samples)] = audio[:, : spec.samples]
+    given, whole = (
+        run_signature(loaded, "encode_audio", audio=audio),
+        run_signature(loaded, "encode_audio", audio=window),
+    )
+    np.testing.assert_allclose(given["mel"], whole["mel"], atol=1e-6)
+
+
+def test_encode_and_decode_equal_the_keras_models(loaded, model, spec):
+    rng = np.random.default_rng(0)
+    mel, z = rng.uniform(size=(3, *spec.mel_shape)), rng.standard_normal((3, model.latent))
+    mel, z = mel.astype(np.float32), z.astype(np.float32)
+    latent, decoded = run_signature(loaded, "encode", mel=mel), run_signature(loaded, "decode", z=z)["mel"]
+    z_mean, z_log_var = model.encoder(mel[..., None])
+    np.testing.assert_allclose(latent["z_mean"], z_mean, atol=1e-4)
+    np.testing.assert_allclose(latent["z_log_var"], z_log_var, atol=1e-4)
+    np.testing.assert_allclose(decoded, model.decoder(z)[..., 0], atol=1e-4)
+    assert decoded.std() > 0.05
+    assert np.abs(decoded[0] - decoded[1]).max() > 0.05
+    both = model.decoder(z_mean)[..., 0]
+    np.testing.assert_allclose(run_signature(loaded, "reconstruct", mel=mel)["mel"], both, atol=1e-3)
+    np.testing.assert_array_equal(
+        run_signature(loaded, "serving_default", mel=mel)["mel"], run_signature(loaded, "reconstruct", mel=mel)["mel"]
+    )
+
+
+def test_decode_audio_is_griffin_lim_of_the_decoded_spectrogram(loaded, model, spec):
+    from tfpipe.features.log_mel_tf import griffin_lim
+
+    z, ref_db = np.eye(2, model.latent, dtype=np.float32), np.float32([9.0, 3.0])
+    audio = run_signature(loaded, "decode_audio", z=z, ref_db=ref_db)["audio"]
+    assert audio.shape == (2, spec.samples)
+    decoded = run_signature(loaded, "decode", z=z)["mel"]
+    np.testing.assert_allclose(audio, griffin_lim(decoded, ref_db, spec), atol=1e-2 * np.abs(audio).max())
+    for row in range(2):
+        level = log_mel.log_mel(audio[row], spec).ref_db
+        assert level == pytest.approx(ref_db[row] + (decoded[row].max() - 1) * spec.top_db, abs=3.0)
+
+
+def test_generated_row_depends_on_its_seed_alone(loaded, model):
+    seeds = np.array([5, -3, 5, 2**62, 0], np.int64)
+    batch = run_signature(loaded, "generate", seed=seeds, temperature=np.float32([1, 1, 0.5, 1, 1]))
+    for row, seed in enumerate(seeds):
+        alone = run_signature(
+            loaded, "generate", seed=seeds[row : row + 1], temperature=np.float32([0.5 if row == 2 else 1])
+        )
+        np.testing.assert_array_equal(batch["z"][row], alone["z"][0], err_msg=str(seed))
+        np.testing.assert_allclose(batch["mel"][row], alone["mel"][0], atol=1e-5)
+    np.testing.assert_allclose(batch["z"][2] * 2, batch["z"][0], rtol=1e-6)
+    assert len(np.unique(batch["z"])) == 5 * model.latent
+
+
+def test_generated_latents_are_standard_normal_and_defined_by_splitmix64():
+    import tensorflow as tf
+    from scipy import stats
+
+    z = seeded_normal(tf.range(4000, dtype=tf.int64), 16).numpy()
+    assert stats.kstest(z.ravel(), "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(z.T) - np.eye(16)).max() < 0.08
+    assert np.abs(np.corrcoef(z[:-1].ravel(), z[1:].ravel())[0, 1]) < 0.02
+
+    def mix(value):
+        value = (value + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    state = (mix(7) + 3 * 0x9E3779B97F4A7C15) % 2**64
+    assert z[7, 2] == pytest.approx(stats.norm.ppf(((mix(state) >> 11) + 0.5) / 2**53), rel=1e-6)
+
+
+def test_an_empty_batch_has_an_empty_answer(loaded, model, spec):
+    inputs = {
+        "encode": {"mel": np.zeros((0, *spec.mel_shape), np.float32)},
+        "encode_audio": {"audio": np.zeros((0, 100), np.float32)},
+        "decode": {"z": np.zeros((0, model.latent), np.float32)},
+        "decode_audio": {"z": np.zeros((0, model.latent), np.float32), "ref_db": np.zeros(0, np.float32)},
+        "generate": {"seed": np.zeros(0, np.int64), "temperature": np.zeros(0, np.float32)},
+        "spec": {"index": np.zeros(0, np.int32)},
+    }
+    for name, feeds in inputs.items():
+        assert all(len(array) == 0 for array in run_signature(loaded, name, **feeds).values())
+
+
+def test_spec_signature_describes_the_model(loaded, spec):
+    answer = run_signature(loaded, "spec", index=np.arange(3, dtype=np.int32))["json"]
+    assert answer.shape == (3,)
+    described = json.loads(answer[2])
+    assert described["spec"] == spec.to_dict()
+    assert described["fingerprint"] == spec.fingerprint
+    assert described["latent"] == 8
