@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from tfpipe.audio.wav import write_wav
 from tfpipe.errors import ServingError
@@ -31,7 +32,13 @@ _SEEDS = "1,2,3,4"
 
 
 def serve_check(
-    *, model_base_path: Path, model_name: str, version: int, audio: np.ndarray, sample_rate: int, out: Path
+    *,
+    model_base_path: Path,
+    model_name: str,
+    version: int,
+    audio: NDArray[np.floating[Any]],
+    sample_rate: int,
+    out: Path,
 ) -> dict[str, Any]:
     """Serves a model on free loopback ports, asks it from a client process, and listens to the answers.
 

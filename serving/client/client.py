@@ -1,7 +1,7 @@
-"""A light client of a served model: NumPy in, NumPy out, no TensorFlow.
+"""A client of a served model: NumPy arrays in and out, without TensorFlow.
 
-Works against `tfpipe serve` and any server that speaks TensorFlow Serving's
-gRPC API and serves a model of `tfpipe export`.
+It works with `tfpipe serve`, and with any other server that speaks TensorFlow Serving's gRPC API and serves a model of
+`tfpipe export`.
 """
 
 from __future__ import annotations
@@ -9,172 +9,75 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.client.answers import (
+    Encoded,
+    EncodedWindows,
+    FloatArray,
+    Generated,
+    Latent,
+    RebuiltWindows,
+    VersionState,
+)
+from serving.client.connection import ClientTls, Connection, RequestRefusedError, ServerFailedError
 from serving.client.windows import interpolate, windows_of_file
 from serving.protocol import protos, tensors
-from tfpipe.errors import ServingError, UsageError, translate_os_errors
+from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, MODEL_SERVICE, PREDICT
 from tfpipe.spec import FeatureSpec, require_same_spec
 
-FloatArray = NDArray[np.float32]
-# gRPC's own limit of 4 MiB is 37 spectrograms.
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-
-# Rows of one message: 32 windows of audio are 14 MB.
+# Rows of one request: 32 windows of audio are 14 MB.
 _MAX_ROWS = 32
-_FIRST_WAIT_S, _MAX_WAIT_S, _QUIET_WAIT_S = 0.05, 2.0, 2.0
-_MAX_TENSOR_BYTES = 2**31
-
-
-class ServerUnavailableError(ServingError):
-    """No server answers there, or it has too much to do."""
-
-
-class DeadlineExceededError(ServingError):
-    """The answer did not come in time."""
-
-
-class ModelNotFoundError(ServingError):
-    """The server does not serve that model or version."""
-
-
-class RequestRefusedError(ServingError):
-    """The server says that the request is wrong."""
-
-
-class ServerFailedError(ServingError):
-    """The server or the model failed."""
-
-
-_ERRORS: dict[Any, type[ServingError]] = {
-    grpc.StatusCode.UNAVAILABLE: ServerUnavailableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-    grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
-    grpc.StatusCode.INVALID_ARGUMENT: RequestRefusedError,
-    grpc.StatusCode.FAILED_PRECONDITION: RequestRefusedError,
-    grpc.StatusCode.OUT_OF_RANGE: RequestRefusedError,
-    grpc.StatusCode.UNIMPLEMENTED: RequestRefusedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: RequestRefusedError,
-}
-
-
-class Latent(NamedTuple):
-    """The posterior of windows: `z_mean` and `z_log_var`, `[n, d]` each."""
-
-    z_mean: FloatArray
-    z_log_var: FloatArray
-
-
-class Encoded(NamedTuple):
-    """What `encode_audio` returns: `z_mean`, `z_log_var` `[n, d]`, `mel` `[n, n_mels, frames]`, `ref_db` `[n]` dB."""
-
-    z_mean: FloatArray
-    z_log_var: FloatArray
-    mel: FloatArray
-    ref_db: FloatArray
-
-
-class EncodedWindows(NamedTuple):
-    """Some windows of a file: `start_s` `[n]` in s, and what they encode to."""
-
-    start_s: NDArray[np.float64]
-    encoded: Encoded
-
-
-class RebuiltWindows(NamedTuple):
-    """Some windows of a file, encoded and decoded again.
-
-    Attributes:
-        start_s: `[n]` in s.
-        encoded: what they encode to.
-        mel: `[n, n_mels, frames]`, what that decodes to.
-        audio: `[n, samples]`, likewise.
-    """
-
-    start_s: NDArray[np.float64]
-    encoded: Encoded
-    mel: FloatArray
-    audio: FloatArray
-
-
-class Generated(NamedTuple):
-    """What `generate` returns: `z` `[n, d]` and `mel` `[n, n_mels, frames]`."""
-
-    z: FloatArray
-    mel: FloatArray
-
-
-class VersionState(NamedTuple):
-    """State of one version: its number, such as `AVAILABLE`, and the error of a failed one (else empty)."""
-
-    version: int
-    state: str
-    error: str
-
-
-class ClientTls(NamedTuple):
-    """Files in PEM: `ca` signs the server's certificate; `cert` and `key` are the client's own, where it asks."""
-
-    ca: Path
-    cert: Path | None = None
-    key: Path | None = None
 
 
 class Client:
-    """A connection to a served model; safe to share between threads, and a context manager.
+    """Asks a served model. Threads may share a client; `with Client(...)` closes it at the end.
 
-    Large batches are split, UNAVAILABLE is tried again with growing waits
-    until the deadline, and message limits are lifted.
+    A large batch is sent in several requests. While the server is unavailable, a request is tried again with growing
+    waits until its deadline.
 
     Args:
-        target: `HOST:PORT` of the gRPC API.
-        model: the model's name on the server.
-        version: a fixed version, or None for the newest.
-        timeout_s: deadline of a request with its retries, in s; each part of a split batch has its own.
-        expected_spec: refuse a server whose model has another feature spec.
-        on_wait: told in a sentence, once, when a request has waited for a server for two seconds.
-        tls: certificates; None is plain text.
+        target: `HOST:PORT` of the server's gRPC API.
+        model: name of the model on the server.
+        version: version of the model; None asks the newest.
+        timeout_s: deadline of a request including its retries, in s. Each request of a large batch has its own.
+        expected_spec: if given, a model with another feature spec is refused.
+        on_wait: is called once with a sentence when a request has waited for the server for two seconds.
+        tls: certificates; None connects without TLS.
+
+    Raises:
+        UsageError: `tls` has a certificate without its key, or a file of it cannot be read.
     """
 
     def __init__(
         self,
         target: str,
         *,
-        model: str = "vae",
+        model: str = MODEL_NAME,
         version: int | None = None,
         timeout_s: float = 30.0,
         expected_spec: FeatureSpec | None = None,
         on_wait: Callable[[str], object] | None = None,
         tls: ClientTls | None = None,
     ) -> None:
-        self.target, self.model, self.version, self.timeout_s = target, model, version, timeout_s
-        self._expected, self._on_wait = expected_spec, on_wait
+        self.target, self.model, self.version = target, model, version
+        self._expected = expected_spec
         self._description: dict[str, Any] | None = None
-        self._channel = (
-            grpc.insecure_channel(target, options=UNLIMITED)
-            if tls is None
-            else grpc.secure_channel(target, _credentials(tls), options=UNLIMITED)
-        )
-        self._predict = self._method("PredictionService/Predict", protos.PredictResponse)
-        self._status = self._method("ModelService/GetModelStatus", protos.GetModelStatusResponse)
+        self._connection = Connection(target, timeout_s=timeout_s, on_wait=on_wait, tls=tls)
+        self._predict = self._connection.method(PREDICT, protos.PredictResponse)
+        self._status = self._connection.method(f"/{MODEL_SERVICE}/GetModelStatus", protos.GetModelStatusResponse)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what the model says of itself: `spec`, `fingerprint`, `labels`, `latent`, `metadata`.
+        """Returns the model's description: `spec`, `fingerprint`, `labels`, `latent` and `metadata`.
 
         Raises:
-            SpecMismatch: the feature spec is not the expected one.
-            ServingError: see the module's errors.
+            SpecMismatch: the model's feature spec is not `expected_spec`.
+            ServingError: the request failed; `connection` has a class for each reason.
         """
         if self._description is None:
             answer = self._run("spec", {"index": np.zeros(1, np.int32)})
@@ -195,7 +98,7 @@ class Client:
         return Latent(answer["z_mean"], answer["z_log_var"])
 
     def encode_audio(self, audio: ArrayLike) -> Encoded:
-        """Encodes audio `[n, samples]` at the spec's rate; rows are padded or cut to one window."""
+        """Encodes audio `[n, samples]` at the spec's sample rate. Rows are padded or cut to one window."""
         answer = self._call("encode_audio", audio=_float32(audio))
         return Encoded(answer["z_mean"], answer["z_log_var"], answer["mel"], answer["ref_db"])
 
@@ -203,7 +106,7 @@ class Client:
         """Encodes an audio file of any length, a batch of windows at a time.
 
         Args:
-            path: audio file of any rate and channel count.
+            path: audio file of any sample rate and number of channels.
             overlap_s: time that neighbouring windows share, in s.
 
         Raises:
@@ -215,9 +118,9 @@ class Client:
             yield EncodedWindows(starts, self.encode_audio(np.stack([window.audio for window in batch])))
 
     def rebuild_file(self, path: str | os.PathLike[str], *, overlap_s: float = 0.0) -> Iterator[RebuiltWindows]:
-        """Encodes and decodes an audio file of any length, a batch of windows at a time; see `encode_file`.
+        """Encodes and decodes an audio file of any length, a batch of windows at a time.
 
-        `windows.stitch` joins the audio to one recording.
+        The arguments and errors are those of `encode_file`. `windows.stitch` joins the audio to one recording.
         """
         for start_s, encoded in self.encode_file(path, overlap_s=overlap_s):
             audio = self.decode_audio(encoded.z_mean, encoded.ref_db)
@@ -236,18 +139,18 @@ class Client:
         return self._call("reconstruct", mel=_float32(mel))["mel"]
 
     def generate(self, seeds: ArrayLike, temperature: ArrayLike = 1.0) -> Generated:
-        """Draws one window for each seed; the same seed gives the same window in any batch.
+        """Draws a window for each seed. A seed gives the same window in any batch.
 
         Args:
-            seeds: `[n]` whole numbers.
-            temperature: standard deviation of the draw, one for all or `[n]`.
+            seeds: `[n]` integers.
+            temperature: standard deviation of the latents, one for all or `[n]`.
         """
         seed = np.asarray(seeds, np.int64)
         answer = self._call("generate", seed=seed, temperature=np.broadcast_to(_float32(temperature), seed.shape))
         return Generated(answer["z"], answer["mel"])
 
     def interpolate(self, first: ArrayLike, last: ArrayLike, *, steps: int) -> Generated:
-        """Decodes a spherical walk between two latents `[d]`, both ends included.
+        """Decodes `steps` latents on the way from `first` `[d]` to `last` `[d]`; see `windows.interpolate`.
 
         Raises:
             UsageError: fewer than two steps.
@@ -256,17 +159,17 @@ class Client:
         return Generated(z, self.decode(z))
 
     def status(self) -> list[VersionState]:
-        """Returns the state of every version that the server knows, newest first."""
+        """Returns the state of each version that the server knows, newest first."""
         request = protos.GetModelStatusRequest()
         self._name(request.model_spec)
         return [
             VersionState(entry.version, entry.State.Name(entry.state), entry.status.error_message)
-            for entry in self._try(self._status, request).model_version_status
+            for entry in self._status(request).model_version_status
         ]
 
     def close(self) -> None:
         """Closes the connection."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -277,12 +180,14 @@ class Client:
         self.close()
 
     def _call(self, signature: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Runs a signature on a batch of any size, in parts of at most `_MAX_ROWS` rows."""
+        """Runs a signature on a batch of any size, in requests of at most `_MAX_ROWS` rows."""
         if self._expected is not None:
             self.describe()
         sizes = {alias: array.shape[0] if array.ndim else None for alias, array in inputs.items()}
         if None in sizes.values() or len(set(sizes.values())) != 1:
-            raise RequestRefusedError(f"{signature}: the inputs need one batch dimension, got batch sizes {sizes}")
+            raise RequestRefusedError(
+                f"{signature}: the inputs need the same first dimension, the batch; they have {sizes}"
+            )
         rows = next(array.shape[0] for array in inputs.values())
         starts = range(0, max(1, rows), _MAX_ROWS)
         parts = [self._run(signature, {k: v[at : at + _MAX_ROWS] for k, v in inputs.items()}) for at in starts]
@@ -294,10 +199,10 @@ class Client:
         request.model_spec.signature_name = signature
         for alias, array in inputs.items():
             request.inputs[alias].CopyFrom(tensors.to_proto(array))
-        response = self._try(self._predict, request)
+        response = self._predict(request)
         try:
             return {
-                alias: tensors.from_proto(proto, max_bytes=_MAX_TENSOR_BYTES)
+                alias: tensors.from_proto(proto, max_bytes=MAX_TENSOR_BYTES)
                 for alias, proto in response.outputs.items()
             }
         except tensors.TensorError as error:
@@ -307,45 +212,6 @@ class Client:
         model_spec.name = self.model
         if self.version is not None:
             model_spec.version.value = self.version
-
-    def _method(self, path: str, response_class: Any) -> Any:
-        return self._channel.unary_unary(
-            f"/tensorflow.serving.{path}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response_class.FromString,
-        )
-
-    def _try(self, method: Any, request: Any) -> Any:
-        """Calls until it works, the error is not UNAVAILABLE, or the deadline would pass."""
-        started = time.monotonic()
-        deadline, wait, on_wait = started + self.timeout_s, _FIRST_WAIT_S, self._on_wait
-        while True:
-            try:
-                return method(request, timeout=max(0.001, deadline - time.monotonic()))
-            except grpc.RpcError as error:
-                pause = wait * random.uniform(0.5, 1.5)
-                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:
-                    raise self._serving_error(error) from error
-                if on_wait is not None and time.monotonic() + pause > started + _QUIET_WAIT_S:
-                    on_wait(f"{self.target}: no answer yet; trying for {self.timeout_s:g} s")
-                    on_wait = None
-            time.sleep(pause)
-            wait = min(2 * wait, _MAX_WAIT_S)
-
-    def _serving_error(self, error: Any) -> ServingError:
-        code, kind = error.code(), _ERRORS.get(error.code(), ServerFailedError)
-        details = " ".join((error.details() or "").split())
-        if kind is ServerUnavailableError:
-            details = f"no answer within {self.timeout_s:g} s ({details}); is a server running there?"
-        return kind(f"{self.target}: {code.name}: {details}")
-
-
-def _credentials(tls: ClientTls) -> Any:
-    if (tls.cert is None) != (tls.key is None):
-        raise UsageError("a client certificate needs its key, and a key its certificate: give both or neither")
-    with translate_os_errors(tls.ca):
-        ca, key, cert = (None if path is None else path.read_bytes() for path in (tls.ca, tls.key, tls.cert))
-    return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
 def _float32(values: ArrayLike) -> FloatArray:

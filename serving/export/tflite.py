@@ -38,8 +38,7 @@ def write_tflite(model: TrainedModel, functions: Mapping[str, Callable[..., Any]
     }
     for name, feeds in inputs.items():
         function: Any = functions[name]
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], owner)
-        converted = converter.convert()
+        converted = _convert(function, owner)
         expected = {alias: tensor.numpy() for alias, tensor in function(**feeds).items()}
         difference = _difference(_run(converted, feeds), expected)
         if not difference <= _TOLERANCE:
@@ -48,6 +47,12 @@ def write_tflite(model: TrainedModel, functions: Mapping[str, Callable[..., Any]
                 "nothing was exported: export without TensorFlow Lite"
             )
         write_bytes(folder / f"{name}.tflite", converted)
+
+
+def _convert(function: Any, owner: tf.Module) -> bytes:
+    """Converts a tf.function; `owner` holds the variables that it uses."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], owner)
+    return bytes(converter.convert())
 
 
 def _run(converted: bytes, feeds: Mapping[str, Any]) -> dict[str, Any]:

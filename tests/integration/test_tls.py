@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from serving_tools import Caller, run_command, start_server
 
-from serving.client.client import Client, ClientTls
+from serving.client.client import Client
+from serving.client.connection import ClientTls
 from serving.server.config_files import read_tls
 from tfpipe.errors import ServingError, UsageError
 

@@ -25,9 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 from serving.checks.smoke import server_process
-from serving.client.client import UNLIMITED
 from serving.protocol import protos, tensors
-from serving.protocol.names import PREDICT
+from serving.protocol.names import PREDICT, UNLIMITED
 from tfpipe.bench.compare import Result, compared, rates
 from tfpipe.errors import ServingError, UsageError
 

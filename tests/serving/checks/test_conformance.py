@@ -10,6 +10,7 @@ from serving_tools import start_server
 
 from serving.checks import conformance
 from serving.protocol import protos, tensors
+from serving.protocol.names import UNLIMITED
 from tfpipe.cli.main import main
 
 
@@ -29,10 +30,8 @@ def test_the_embedded_server_conforms(exported, front_end, capsys):
 
 @pytest.fixture
 def careless(target):
-    """A server in front of the real one that changes some answers, as a wrong one would."""
-    channel = grpc.insecure_channel(
-        target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    )
+    """A proxy of the real server that gets some answers wrong."""
+    channel = grpc.insecure_channel(target, options=UNLIMITED)
 
     class Careless(grpc.GenericRpcHandler):
         def service(self, call):
@@ -40,12 +39,12 @@ def careless(target):
                 try:
                     reply = channel.unary_unary(call.method)(data, timeout=60)
                 except grpc.RpcError as error:
-                    # Wrong: another code than the server's.
+                    # Wrong: it changes the status code.
                     code = error.code() if error.code() != grpc.StatusCode.NOT_FOUND else grpc.StatusCode.INTERNAL
                     context.abort(code, error.details())
                 request = protos.PredictRequest.FromString(data) if call.method.endswith("Predict") else None
                 if request is not None and request.model_spec.signature_name == "decode":
-                    # Wrong: the first row for every row.
+                    # Wrong: it answers every row with the first row.
                     response = protos.PredictResponse.FromString(reply)
                     mel = tensors.from_proto(response.outputs["mel"], max_bytes=1 << 30)
                     mel = np.repeat(mel[:1], len(mel), axis=0)
@@ -58,7 +57,7 @@ def careless(target):
     running = grpc.server(
         futures.ThreadPoolExecutor(8),
         handlers=[Careless()],
-        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        options=UNLIMITED,
     )
     port = running.add_insecure_port("127.0.0.1:0")
     running.start()

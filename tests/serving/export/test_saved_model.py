@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from serving.export import saved_model
-from serving.protocol.names import DESCRIPTION_FILE
+from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE
 from tfpipe.errors import ServingError
 from tfpipe.model.networks import build
 
@@ -28,6 +28,18 @@ def test_the_model_folder_holds_one_complete_version(exported):
     assert described["labels"] == ["Human", "Piano"]
     assert described["metadata"]["step"] == 7
     assert exported.difference <= saved_model.TOLERANCE
+
+
+def test_the_name_of_the_model_and_tensorflow_lite_are_as_asked(model, tmp_path, monkeypatch):
+    converted = []
+    monkeypatch.setattr(saved_model, "_save", lambda model, functions, path: None)
+    monkeypatch.setattr(saved_model, "_check_in_child", lambda functions, inputs, path: 0.0)
+    monkeypatch.setattr(saved_model, "write_tflite", lambda model, functions, folder: converted.append(folder.name))
+    done = saved_model.export_model(model, tmp_path / "models", model_name="small", tflite=True)
+    assert done.path == tmp_path / "models" / "1"
+    assert (done.path / MODEL_CARD_FILE).read_text().startswith("# small\n")
+    assert converted == ["assets.extra"]
+    assert not (done.path / ".lock").exists()
 
 
 def test_a_model_in_mixed_precision_is_refused(model, spec, tmp_path):

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: options that do not go together.
         ServingError: the server cannot be reached, or refuses the request.
     """
-    from serving.client.client import Client, ClientTls
+    from serving.client.client import Client
+    from serving.client.connection import ClientTls
 
     if (args.tls_cert or args.tls_key) and not args.tls_ca:
         raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")

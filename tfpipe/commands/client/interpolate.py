@@ -10,7 +10,8 @@ from tfpipe.commands.client.output import add_overlap, plot, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving.client.client import Client, Encoded
+    from serving.client.answers import Encoded
+    from serving.client.client import Client
 
 HELP = "a walk from one recording to another, to one wav and PNG"
 

@@ -1,0 +1,84 @@
+"""`tfpipe client` against a running server."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from serving_tools import run_command
+
+from tfpipe.audio.reader import probe
+from tfpipe.errors import AudioError, TfpipeError, UsageError
+
+
+def test_command_encode_and_decode(target, client, recordings, spec, tmp_path, capsys):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF no")
+    run_command("client", "encode", *recordings, broken, "--out", tmp_path / "x.npz", "--server", target, "--json")
+    output = capsys.readouterr()
+    result = json.loads(output.out.splitlines()[-1])
+    assert [entry["reason"] for entry in result["skipped"]] == ["undecodable"]
+    assert str(broken) in output.err
+    with np.load(tmp_path / "x.npz") as latents:
+        count = len(latents["path"])
+        assert count == result["windows"] >= 5
+        assert latents["z_mean"].shape == latents["z_log_var"].shape == (count, 8)
+        assert latents["start_s"][1] == pytest.approx(spec.window_s)
+        assert set(latents["path"]) == {str(path) for path in recordings}
+        assert latents["fingerprint"] == spec.fingerprint
+        arrays = dict(latents)
+    run_command("client", "decode", tmp_path / "x.npz", "--out", tmp_path / "d", "--server", target)
+    assert len(list((tmp_path / "d").glob("*.wav"))) == count
+    assert soundfile.info(tmp_path / "d" / "00000.wav").frames == spec.samples
+    with np.load(tmp_path / "d" / "mel.npz") as decoded:
+        assert decoded["mel"].shape == (count, *spec.mel_shape)
+        np.testing.assert_allclose(decoded["mel"], client.decode(arrays["z_mean"]), atol=1e-5)
+    _is_png(tmp_path / "d" / "mel.png")
+    for change, says in (
+        ({"checkpoint": json.dumps({"preset": "tiny", "step": 8})}, "step 8 in the file, 7 in the model"),
+        ({"z_mean": np.full_like(arrays["z_mean"], np.nan)}, "NaN"),
+    ):
+        np.savez(tmp_path / "y.npz", **{**arrays, **change})
+        with pytest.raises(UsageError, match=says):
+            run_command("client", "decode", tmp_path / "y.npz", "--out", tmp_path / "e", "--server", target)
+    assert not (tmp_path / "e").exists()
+
+
+def test_command_reconstruct(target, recordings, spec, tmp_path, capsys):
+    run_command("client", "reconstruct", recordings[0], "--out", tmp_path, "--server", target, "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["mse"] < 1
+    audio, rate = soundfile.read(tmp_path / f"{recordings[0].stem}-reconstruction.wav")
+    assert rate == spec.sample_rate
+    assert len(audio) / rate == pytest.approx(probe(recordings[0]).seconds, abs=1e-3)
+    assert np.abs(audio).max() > 0
+    _is_png(tmp_path / f"{recordings[0].stem}-reconstruction.png")
+
+
+def test_command_generate_and_interpolate(target, recordings, spec, tmp_path, capsys):
+    run_command("client", "generate", "--seeds", "1,2", "--out", tmp_path, "--server", target, "--ref_db", "12")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generated.png", "seed-1.wav", "seed-2.wav"]
+    run_command("client", "interpolate", *recordings, "--steps", "3", "--out", tmp_path, "--server", target)
+    assert soundfile.info(tmp_path / "interpolation.wav").frames == 3 * spec.samples - 2 * round(0.5 * spec.sample_rate)
+    _is_png(tmp_path / "interpolation.png")
+
+
+def test_command_status_and_errors(target, tmp_path, capsys):
+    run_command("client", "status", "--server", target, "--json")
+    versions = json.loads(capsys.readouterr().out)["versions"]
+    assert versions == [{"version": 1, "state": "AVAILABLE", "error": ""}]
+    (tmp_path / "x.npz").write_bytes(b"no")
+    with pytest.raises(UsageError, match=r"x\.npz"):
+        run_command("client", "decode", tmp_path / "x.npz", "--out", tmp_path, "--server", target)
+    with pytest.raises(TfpipeError, match=r"gone\.npz: no such file"):
+        run_command("client", "decode", tmp_path / "gone.npz", "--out", tmp_path, "--server", target)
+    with pytest.raises(AudioError):
+        run_command("client", "reconstruct", tmp_path / "x.npz", "--out", tmp_path, "--server", target)
+    with pytest.raises(TfpipeError, match="none of 1 files"):
+        run_command("client", "encode", tmp_path / "x.npz", "--out", tmp_path / "y.npz", "--server", target)
+    assert not (tmp_path / "y.npz").exists()
+
+
+def _is_png(path):
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
