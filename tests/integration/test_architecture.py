@@ -45,7 +45,7 @@ ROOMS = {
         "tfpipe.spec",
     },
     "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.settings"},
-    "serving.export": {*_TRAINING, "serving.protocol", "serving.server"},
+    "serving.export": {*_TRAINING, "serving.protocol"},
     "serving.checks": {*_SOUND, "serving.client", "serving.protocol"},
 }
 # These may import every folder: they put the others together.

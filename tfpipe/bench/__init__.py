@@ -1,1 +1,1 @@
-"""`tfpipe bench`: the speed of each part as a ratio against a named baseline, measured in one run."""
+"""`tfpipe bench`: measures the speed of each part, as a ratio to a named baseline that the same run measures."""

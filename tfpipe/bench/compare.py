@@ -1,4 +1,4 @@
-"""What the benchmarks share: results as ratios of timings that one run takes next to each other."""
+"""Shared by the benchmarks: timings taken in turn in one run, and results as ratios of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Result:
 
     Attributes:
         name: what was measured.
-        value: the figure.
-        unit: its unit.
-        against: `baseline` or `limit`, or None where there is nothing to compare with.
-        ratio: above 1 is better than that.
+        value: the measured value.
+        unit: unit of the value.
+        against: what it is compared with, `baseline` or `limit`; None if there is nothing to compare with.
+        ratio: how it compares; above 1 is better than what it is compared with.
     """
 
     name: str
@@ -29,21 +29,21 @@ class Result:
     ratio: float | None = None
 
 
-# Something to time: how many things it did, or that and the s which count.
+# A function to time. It returns how many examples it processed; or that, and the time in s if setting up is not to be
+# counted.
 Step = Callable[[], int | tuple[int, float]]
 
 
 def rates(steps: Mapping[str, Step], *, rounds: int, what: str) -> dict[str, list[float]]:
-    """Times all candidates in turn, round by round, so that a machine that slows down slows them all.
+    """Times all steps in turn, round by round: so if the machine slows down, it slows down all of them.
 
     Args:
-        steps: by name, what to time; each returns the number of things it did, and the s that
-            they took where setting up and tidying up are not to count.
-        rounds: how often, after one round that is not counted.
-        what: for the progress bar.
+        steps: functions to time, by name.
+        rounds: number of rounds; one more at the start is not counted.
+        what: label of the progress bar.
 
     Returns:
-        By name, the rate of each round, per s.
+        For each name, the rates of the rounds in examples/s.
     """
     found: dict[str, list[float]] = {name: [] for name in steps}
     with Progress(what, total=(rounds + 1) * len(steps), unit="timing") as bar:
@@ -59,6 +59,6 @@ def rates(steps: Mapping[str, Step], *, rounds: int, what: str) -> dict[str, lis
 
 
 def compared(name: str, found: Sequence[float], *, against: str, of: Sequence[float]) -> Result:
-    """Returns the median rate, and the median of the ratios round by round."""
+    """Returns the median rate, and the median of the ratios to the rates `of`, round by round."""
     ratio = statistics.median(one / other for one, other in zip(found, of, strict=True))
     return Result(name=name, value=statistics.median(found), unit="examples/s", against=against, ratio=ratio)

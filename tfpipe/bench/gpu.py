@@ -36,7 +36,7 @@ def training_flops(models: Models) -> float:
 def check(
     data: Path, *, presets: tuple[str, ...], batch_size: int, rounds: int = 5, steps: int = 100
 ) -> dict[str, Any]:
-    """Measures training on this machine's GPU, or its CPU where TensorFlow sees none.
+    """Measures training on this machine's GPU, or on its CPU if TensorFlow sees no GPU.
 
     Args:
         data: dataset folder; its training examples are repeated as often as needed.
@@ -49,7 +49,7 @@ def check(
         The object that `tfpipe bench gpu` prints.
 
     Raises:
-        TfpipeError: no usable dataset.
+        TfpipeError: the dataset cannot be read.
     """
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
@@ -136,11 +136,11 @@ def _measured(
 
 
 def _forward(layer: layers.Layer) -> float:
-    """Operations of a layer on one example, forward."""
+    """Returns the floating-point operations of a layer's forward pass on one example."""
     if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose):
         places = math.prod(layer.input.shape[1:-1])
     elif isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
         places = math.prod(layer.output.shape[1:-1])
     else:
         return 0.0
-    return 2.0 * places * math.prod(layer.kernel.shape)
+    return 2.0 * float(places * math.prod(layer.kernel.shape))

@@ -1,6 +1,6 @@
-"""`tfpipe bench input`: the input pipeline against what one would write first, and against bare reading.
+"""`tfpipe bench input`: compares the input pipeline with the first one would write, and with reading alone.
 
-All read the same examples, in one run, in turn.
+All read the same examples in turn in one run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tfpipe.spec import FeatureSpec
 
 _BATCH = 64
 _SHARDS = 8
-# Some seconds of reading; in the page cache, so that it is not the disk that is timed.
+# Some seconds of reading. They fit into the page cache, so the disk is not timed.
 _EXAMPLES = 40_000
-# The examples that stand for an epoch from whose middle reading goes on.
+# Examples of the long epoch in whose middle reading is resumed.
 _EPOCH = 100_000
 
 
@@ -39,17 +39,17 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
     """Measures reading for training.
 
     Args:
-        data: dataset folder whose training examples are used, repeated; noise when None.
+        data: dataset folder whose training examples are repeated; None uses noise.
         rounds: how often everything is timed.
-        examples: how many are read in one timing.
+        examples: examples that are read in one timing.
 
     Raises:
-        UsageError: no rounds, or too few examples.
-        DatasetError: no usable dataset.
+        UsageError: `rounds` is less than 1, or there are too few examples.
+        DatasetError: the dataset cannot be read.
     """
     if rounds < 1 or examples < _SHARDS * _BATCH:
         raise UsageError(
-            f"rounds={rounds}, examples={examples} cannot be measured; use 1 and {_SHARDS * _BATCH} at least"
+            f"rounds={rounds}, examples={examples} cannot be measured; use at least 1 and {_SHARDS * _BATCH}"
         )
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as name:
         folder = Path(name)
@@ -86,10 +86,10 @@ def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _E
 
 
 def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], tuple[int, float]]:
-    """A step that takes batches one by one, as a training loop does, timed while as much comes in as goes out.
+    """Returns a step that takes batches one by one, as a training loop does, and times the steady state.
 
-    Not while the shuffle window and the buffers fill, nor while they drain; nor
-    while the tuning thread of other datasets is waited for.
+    The first tenth of the batches is not timed, because shuffle window and buffers fill then and tf.data tunes itself;
+    neither is the last fifth, because the buffers drain then.
     """
     batches = examples // _BATCH
     first, last = batches // 10, batches - batches // 5
@@ -107,19 +107,19 @@ def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], 
 
 
 def _counted(make: Callable[[], tf.data.Dataset]) -> Callable[[], int]:
-    """A step that takes everything out of a dataset inside TensorFlow: Python is no match for single records."""
+    """Returns a step that counts elements inside TensorFlow, because Python is too slow for single records."""
     return lambda: int(make().reduce(np.int64(0), lambda count, _: count + 1).numpy())
 
 
 def _raw(manifest: Manifest, folder: Path) -> tf.data.Dataset:
-    """The same records, nothing parsed: interleaved, as fast as TensorFlow reads them."""
+    """Returns the same records, interleaved and not parsed: as fast as TensorFlow reads them."""
     paths = [str(folder / shard.name) for shard in manifest.shards]
     files = tf.data.Dataset.from_tensor_slices(paths)
     return files.interleave(tf.data.TFRecordDataset, cycle_length=len(paths), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _baseline(path: Path, spec: FeatureSpec) -> tf.data.Dataset:
-    """What one writes first: floats, parsed one example at a time, batched, prefetched."""
+    """Returns the pipeline one would write first: floats, parsed one example at a time, batched, prefetched."""
     features = {"mel": tf.io.FixedLenFeature(spec.mel_shape, tf.float32), "label": tf.io.FixedLenFeature([], tf.int64)}
     records = tf.data.TFRecordDataset(str(path))
     parsed = records.map(lambda record: tf.io.parse_single_example(record, features), tf.data.AUTOTUNE)
@@ -127,7 +127,7 @@ def _baseline(path: Path, spec: FeatureSpec) -> tf.data.Dataset:
 
 
 def repeated(data: Path | None, folder: Path, count: int) -> Manifest:
-    """Writes a dataset of `count` training examples, each of `data`'s as often as it takes; noise when None."""
+    """Writes a dataset of `count` training examples into `folder`: those of `data` repeated, or noise if it is None."""
     spec = load_manifest(data).spec if data else FeatureSpec()
     sources = itertools.cycle(_training_examples(data) if data else _noise(spec))
     per_shard = count // _SHARDS
@@ -164,7 +164,7 @@ def _noise(spec: FeatureSpec) -> list[Example]:
 
 
 def _as_floats(manifest: Manifest, folder: Path) -> Path:
-    """Writes an eighth of the examples as most people store them: a list of floats each."""
+    """Writes an eighth of the examples as lists of floats, which is how most people store them."""
     path = folder / "floats.tfrecord"
     with open(path, "wb") as file:
         for record in read_records(folder / manifest.shards[0].name):
@@ -177,12 +177,12 @@ def _as_floats(manifest: Manifest, folder: Path) -> Path:
 
 
 def _memory(folder: Path, manifest: Manifest) -> list[Result]:
-    """The peak of this process while it reads a fraction, and all, of the examples."""
+    """Measures the peak memory of this process while it reads one shard, and while it reads all shards."""
     peaks = []
     for shards in (1, _SHARDS):
         part = dataclasses.replace(manifest, shards=manifest.shards[:shards])
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the kernel forgets the peak so far
+            file.write("5")  # resets the peak
         for _ in make_dataset(folder, split="train", batch_size=_BATCH, seed=0, manifest=part):
             pass
         peaks.append(_peak_mib())
@@ -202,7 +202,7 @@ def _peak_mib() -> float:
 
 
 def _resume(folder: Path, manifest: Manifest, *, rounds: int) -> Result:
-    """The time to the first batch in the middle of a long epoch."""
+    """Measures the time to the first batch in the middle of a long epoch."""
     times = -(-_EPOCH // manifest.examples("train"))
     shards: list[Shard] = []
     for _ in range(times):

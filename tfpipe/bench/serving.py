@@ -1,19 +1,16 @@
-"""`tfpipe bench serve`: the server against one call of the model for each request, and against the model itself.
+"""`tfpipe bench serve`: compares the server with one call of the model for each request, and with the model alone.
 
-The client is this process, which also holds the model that is the limit; the
-servers are processes of their own. The load comes from compiled code where that is built, for each server alike:
-on the same processors, a client in Python would take as long as the model. A handler that computes nothing shows
-what gRPC itself costs on the same processors, a socket what the loopback does. All is measured in turn, in one run.
+The servers are processes of their own. This process is the client, and runs the model alone, which is the limit. The
+requests come from the compiled `_load` if it is built, for every server alike, because a client in Python would use as
+much processor time as the model. To tell what the transport costs on the same processors, a gRPC handler that computes
+nothing is measured too, and a bare socket. All is measured in turn in one run.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -23,20 +20,22 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from serving.checks.smoke import server_process
 from serving.protocol import protos, tensors
-from serving.protocol.names import PREDICT, UNLIMITED
+from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED
 from tfpipe.bench.compare import Result, compared, rates
+from tfpipe.bench.serving_baseline import EMPTY, newest_version, run_signature
 from tfpipe.errors import ServingError, UsageError
 
 _CLIENTS = 32
 _ROWS = 32
-# Pairs of calls that latencies are taken from; time that the model alone is to take in one timing, in s, and bounds
-# of the requests of one client that this gives.
-_PAIRS, _TIMING_S, _REQUESTS = 200, 0.5, (4, 64)
+# Latencies are measured in this many pairs of a request and a call of the model.
+_PAIRS = 200
+# In one timing, a client sends as many requests as the model alone computes in this time, within these bounds.
+_TIMING_S, _REQUESTS = 0.5, (4, 64)
 _MANY = 64
-_EMPTY = "/tfpipe.Bench/Empty"
 _SENDINGS = 30
 
 
@@ -46,24 +45,24 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> lis
     Args:
         model_dir: folder of the exported versions.
         rounds: how often everything is timed.
-        pairs: calls that latencies are taken from.
+        pairs: calls from which latencies are computed.
 
     Raises:
-        UsageError: no rounds, or no version in the folder.
+        UsageError: `rounds` or `pairs` is less than 1, or the folder holds no version.
         ServingError: a server does not start or does not answer.
     """
     if rounds < 1 or pairs < 1:
-        raise UsageError(f"rounds={rounds}, pairs={pairs} cannot be measured; use 1 at least")
+        raise UsageError(f"rounds={rounds}, pairs={pairs} cannot be measured; use at least 1 of each")
     model = _Model(model_dir)
     command = ["serve", "--model_base_path", str(model_dir), "--rest_api_port", "-1"]
     with server_process(command) as port, _Target(port) as ours:
-        # What our client asks first of any server; so the connection is a used one.
+        # Clients of ours ask for the spec first, so the connection has been used before the first decode.
         ours.answer(_request("spec", index=np.zeros(1, np.int32)))
         first_ms = ours.milliseconds(model.singles[0])
         with (
-            server_process([str(model_dir)], module="tfpipe.bench.serving") as other_port,
+            server_process([str(model_dir)], module="tfpipe.bench.serving_baseline") as other_port,
             _Target(other_port) as baseline,
-            _Target(other_port, method=_EMPTY) as empty,
+            _Target(other_port, method=EMPTY) as empty,
             server_process([*command, "--grpc_front_end", "python"]) as python_port,
             _Target(python_port) as python,
         ):
@@ -97,24 +96,23 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> lis
 
 
 class _Model:
-    """The exported model in this process, and what it is asked."""
+    """The exported model in this process, and the inputs and requests of the bench."""
 
     def __init__(self, model_dir: Path) -> None:
         self._path = model_dir
-        self._model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
+        self._model = tf.saved_model.load(str(newest_version(model_dir)), tags=["serve"])
         decode = self._model.signatures["decode"]
         width, shape = decode.structured_input_signature[1]["z"].shape[1], decode.structured_outputs["mel"].shape[1:]
         self.z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
         self.mel = np.random.default_rng(1).random((_MANY, *shape)).astype(np.float32)
         self.singles = [_request("decode", z=row[np.newaxis]) for row in self.z[:_CLIENTS]]
 
-    def run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Calls a signature, its answer included, in memory of this process."""
-        outputs = self._model.signatures[signature](**_constants(inputs))
-        return {alias: tensor.numpy() for alias, tensor in outputs.items()}
+    def run(self, signature: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Calls a signature in this process, and copies its outputs to NumPy arrays."""
+        return run_signature(self._model, signature, inputs)
 
     def batches_in(self, seconds: float) -> int:
-        """Returns how many full batches the model does in a time, within `_REQUESTS`."""
+        """Returns how many full batches the model computes in this time, within the bounds `_REQUESTS`."""
         self.run("decode", z=self.z[:_ROWS])
         started = time.perf_counter()
         self.run("decode", z=self.z[:_ROWS])
@@ -122,15 +120,16 @@ class _Model:
         return max(least, min(most, round(seconds / (time.perf_counter() - started))))
 
     def require_same(self, answer: bytes) -> None:
-        """Refuses a server that decodes `z` to something else."""
+        """Raises ServingError if a server's answer to `z` is not what the model decodes it to."""
         proto = protos.PredictResponse.FromString(answer).outputs["mel"]
-        difference = np.abs(tensors.from_proto(proto, max_bytes=1 << 30) - self.run("decode", z=self.z)["mel"]).max()
+        served = tensors.from_proto(proto, max_bytes=MAX_TENSOR_BYTES)
+        difference = np.abs(served - self.run("decode", z=self.z)["mel"]).max()
         if not difference < 1e-3:
             raise ServingError(f"{self._path}: the server's answer differs from the model's by {difference:g}")
 
 
 def _throughput(model: _Model, targets: dict[str, _Target], empty: _Target, *, rounds: int) -> list[Result]:
-    """Single rows from concurrent clients, against the model alone."""
+    """Measures requests of one row from concurrent clients, and compares them with the model alone."""
     requests = model.batches_in(_TIMING_S)
     nothing = [_empty_request(model.singles[0], answer_bytes=len(targets["ours"].answer(model.singles[0])))] * _CLIENTS
     found = rates(
@@ -156,12 +155,12 @@ def _throughput(model: _Model, targets: dict[str, _Target], empty: _Target, *, r
 
 
 def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[Result]:
-    """What many spectrograms in one request, and in one answer, cost beyond the model, and what gRPC alone takes."""
+    """Measures what many spectrograms in one request, or in one answer, cost beyond the model, and in gRPC alone."""
     results = []
     for way, signature, inputs in (("in", "encode", {"mel": model.mel}), ("out", "decode", {"z": model.z})):
         request = _request(signature, **inputs)
         nothing = _empty_request(request, answer_bytes=len(ours.answer(request)))
-        # Both processes take more memory during the first such requests, which costs page faults.
+        # The first requests are not counted: both processes grow their memory then, which costs page faults.
         served, alone = _pairs(
             functools.partial(ours.milliseconds, request),
             functools.partial(model.run, signature, **inputs),
@@ -179,7 +178,7 @@ def _large(model: _Model, ours: _Target, empty: _Target, *, pairs: int) -> list[
 
 
 class _Target:
-    """A server under test, and one method of it. Bytes in, bytes out: what a client does with them is its affair."""
+    """One method of a server under test. Requests and answers are bytes, so that no time is spent on parsing them."""
 
     def __init__(self, port: int, *, method: str = PREDICT) -> None:
         self._port, self._method = port, method
@@ -202,7 +201,7 @@ class _Target:
         return 1e3 * (time.perf_counter() - started)
 
     def load(self, requests: Sequence[bytes], times: int) -> int:
-        """Sends each request so many times one after another, all side by side; returns their number."""
+        """Sends the requests side by side, each of them `times` times in a row; returns the number of answers."""
         load = _compiled_load()
         if load is not None:
             length = len(self.answer(requests[0]))
@@ -226,21 +225,21 @@ def _compiled_load() -> Callable[..., int] | None:
     return load
 
 
-def _request(signature: str, **inputs: np.ndarray) -> bytes:
+def _request(signature: str, **inputs: NDArray[Any]) -> bytes:
     request = protos.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "vae", signature
+    request.model_spec.name, request.model_spec.signature_name = MODEL_NAME, signature
     for alias, array in inputs.items():
         tensors.write(request.inputs[alias], array)
     return bytes(request.SerializeToString())
 
 
 def _empty_request(like: bytes, *, answer_bytes: int) -> bytes:
-    """A request to the empty handler: as long as another one, and it says how long the answer is to be."""
+    """Returns a request to the empty handler that is as long as `like` and asks for an answer of that length."""
     return answer_bytes.to_bytes(8, "little") + bytes(len(like) - 8)
 
 
 def _socket_ms(size: int) -> float:
-    """Returns the median time, in ms, that so many bytes take through the loopback into memory that is ready."""
+    """Returns the median time, in ms, in which this many bytes go through a loopback socket into allocated memory."""
     data, times = bytes(size), []
 
     def take(listener: socket.socket) -> None:
@@ -267,7 +266,7 @@ def _socket_ms(size: int) -> float:
 def _pairs(
     served: Callable[[], float], local: Callable[[], object], count: int, *, first: int = 3
 ) -> tuple[list[float], list[float]]:
-    """Times a request and the same call in this process in turn; returns both, in ms, without the first ones."""
+    """Times a request and the same call in this process in turn; returns both in ms, without the first ones."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(count + first):
         times[0].append(served())
@@ -288,50 +287,3 @@ def _repeated(step: Callable[[], object], rows: int, times: int) -> Callable[[],
 
 def _percentile(values: Sequence[float], percent: int) -> float:
     return float(np.percentile(values, percent))
-
-
-def _constants(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {alias: tf.constant(array) for alias, array in inputs.items()}
-
-
-def _newest(model_dir: Path) -> Path:
-    versions = [path for path in model_dir.glob("*") if path.name.isdecimal() and path.is_dir()]
-    if not versions:
-        raise UsageError(f"{model_dir}: holds no exported version; give the --output of `tfpipe export`")
-    return max(versions, key=lambda path: int(path.name))
-
-
-def _baseline(model_dir: Path) -> None:
-    """Serves as one would write it first: a thread pool, and one call of the model for each request."""
-    model = tf.saved_model.load(str(_newest(model_dir)), tags=["serve"])
-
-    def predict(request: Any, _: Any) -> Any:
-        inputs = {alias: tensors.from_proto(proto, max_bytes=1 << 30) for alias, proto in request.inputs.items()}
-        outputs = model.signatures[request.model_spec.signature_name](**_constants(inputs))
-        response = protos.PredictResponse()
-        for alias, tensor in outputs.items():
-            tensors.write(response.outputs[alias], tensor.numpy())
-        return response
-
-    answers = functools.cache(bytes)
-    empty = grpc.unary_unary_rpc_method_handler(lambda request, _: answers(int.from_bytes(request[:8], "little")))
-    handler = grpc.unary_unary_rpc_method_handler(
-        predict,
-        request_deserializer=protos.PredictRequest.FromString,
-        response_serializer=lambda message: message.SerializeToString(),
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(_CLIENTS), options=UNLIMITED)
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),
-            grpc.method_handlers_generic_handler("tfpipe.Bench", {"Empty": empty}),
-        )
-    )
-    print(json.dumps({"port": server.add_insecure_port("127.0.0.1:0")}), flush=True)
-    server.start()
-    server.wait_for_termination()
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _baseline(Path(sys.argv[1]))

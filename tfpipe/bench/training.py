@@ -1,6 +1,6 @@
-"""`tfpipe bench train`: training against the notebook's Keras code, and against the bare step.
+"""`tfpipe bench train`: compares training with the notebook's Keras code, and with the training step alone.
 
-All train on the same examples, in one run, in turn.
+All train on the same examples in turn in one run.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from tfpipe.training.strategy import make_strategy
 
 _PRESETS = ("notebook", "standard")
 _BASELINE = "the notebook's Keras code, float32"
-# A whole number of both presets' batches.
+# A multiple of the batch sizes of both presets.
 _EXAMPLES = 480
 _LATENT, _NOTEBOOK_BATCH = 16, 10
 
 
 def bench_train(data: Path | None = None, *, rounds: int = 10, steps: int = 6) -> list[Result]:
-    """Measures training, each preset with its own batch size and precision `auto`.
+    """Measures training of each preset, with its own batch size and with precision `auto`.
 
     Args:
-        data: dataset folder whose training examples are used, repeated; noise when None.
+        data: dataset folder whose training examples are repeated; None uses noise.
         rounds: how often everything is timed.
-        steps: in one timing.
+        steps: training steps in one timing.
 
     Raises:
-        UsageError: no rounds, or more steps than an epoch has.
-        DatasetError: no usable dataset.
+        UsageError: `rounds` is less than 1, or `steps` is not from 1 to 30.
+        DatasetError: the dataset cannot be read.
     """
     if rounds < 1 or not 1 <= steps <= 30:
-        raise UsageError(f"rounds={rounds}, steps={steps} cannot be measured; use 1 at least, and 30 steps at most")
+        raise UsageError(f"rounds={rounds}, steps={steps} cannot be measured; use at least 1, and at most 30 steps")
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as name:
         manifest = repeated(data, Path(name), _EXAMPLES)
         timed: dict[str, Step] = {_BASELINE: _notebook(Path(name), manifest, steps=steps)}
@@ -79,7 +79,7 @@ def bench_train(data: Path | None = None, *, rounds: int = 10, steps: int = 6) -
 
 
 def new_trainer(data: Path, manifest: Manifest, **settings: Any) -> Trainer:
-    """Returns a trainer of one device on a dataset, which starts as training does and saves nothing."""
+    """Returns a trainer on one device that is ready for its first step and saves no checkpoints."""
     config = TrainConfig(
         data=str(data), run=str(data / "run"), strategy="single", epochs=1000, checkpoint_every_s=1e9, **settings
     )
@@ -89,26 +89,26 @@ def new_trainer(data: Path, manifest: Manifest, **settings: Any) -> Trainer:
 
 
 def bare_steps(trainer: Trainer, *, steps: int) -> Callable[[], int]:
-    """Returns a function that takes steps on one batch on the device, and returns how many examples that were."""
+    """Returns a function that trains `steps` steps on one batch in the device's memory, and returns their examples."""
     size, train = trainer.batches.batch_size, trainer.stepper.train
     mel = tf.identity(next(trainer.batches.training(Position()))["mel"])
 
     def run() -> int:
         for step in range(steps):
             means = train(mel, count=size, stop=False, step=step)
-        np.asarray(means)  # the device is done
+        np.asarray(means)  # waits for the device
         return steps * size
 
     return run
 
 
 class Loop:
-    """Training's own loop, streaming from TFRecords, taken a few steps at a time.
+    """The loop of `tfpipe train`, which reads TFRecords, run for a few steps at a time.
 
     Attributes:
-        trainer: what trains.
-        added: the loop's own share of each run, %: neither the step nor waiting for input.
-        waited: the share of waiting for input, %.
+        trainer: the trainer whose loop is run.
+        added: for each run, the share of its time that is neither the step nor waiting for input, in %.
+        waited: for each run, the share of its time that it waited for input, in %.
     """
 
     def __init__(self, trainer: Trainer, *, steps: int) -> None:
@@ -120,7 +120,7 @@ class Loop:
         trainer.stepper.read = self._clocked(trainer.stepper.read)  # type: ignore[method-assign]
 
     def run(self) -> tuple[int, float]:
-        """Takes the last steps of an epoch, opened before the clock starts; returns examples and s."""
+        """Runs the last steps of an epoch; returns examples and time in s. Opening the files is not timed."""
         trainer = self.trainer
         state = trainer.state
         state.epoch, state.step = state.epoch + 1, trainer.batches.steps - self._steps
@@ -145,7 +145,7 @@ class Loop:
 
 
 def _notebook(data: Path, manifest: Manifest, *, steps: int) -> Callable[[], int]:
-    """The notebook's way: arrays in memory, float32, Keras' `fit`."""
+    """Returns a step that trains as the notebook does: arrays in memory, float32, Keras's `fit`."""
 
     class Sampling(layers.Layer):
         def call(self, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`tfpipe bench serve` runs and names what it compares; the figures are the machine's."""
+"""`tfpipe bench serve` runs and reports every comparison; the values depend on the machine."""
 
 import json
 
