@@ -233,7 +233,8 @@ class _Source:
 
     def show_frames(self, samples: int) -> None:
         """Makes the next `open` read the MP3 through `mp3.open_frames`."""
-        self._file = mp3.open_frames(self._file or open_read(self._path), samples)
+        self._file = self._file or open_read(self._path)  # from here on `close` closes it
+        self._file = mp3.open_frames(self._file, samples)
 
     def raise_error(self) -> None:
         if self._error is not None:
