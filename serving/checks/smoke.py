@@ -1,8 +1,7 @@
-"""The serve check: an exported model answers real requests, from a server process to a client process.
+"""Checks that an exported model answers real requests, with a server process and client processes.
 
-What a person would do by hand after `tfpipe export`: start the server, encode
-a held-out recording, decode it, generate, look at the sound. Loads no
-TensorFlow; the processes that it starts do.
+It does what a person would do by hand after `tfpipe export`: start the server, encode a held-out recording, decode it,
+generate new sounds, and look at the results. This process loads no TensorFlow; the server does.
 """
 
 from __future__ import annotations
@@ -40,21 +39,21 @@ def serve_check(
     sample_rate: int,
     out: Path,
 ) -> dict[str, Any]:
-    """Serves a model on free loopback ports, asks it from a client process, and listens to the answers.
+    """Serves a model on free loopback ports, sends requests from client processes, and measures the sounds they get.
 
     Args:
         model_base_path: folder of the exported versions.
-        model_name: name to serve it under.
-        version: the version that must answer.
-        audio: a held-out window, `[samples]`.
-        sample_rate: its rate in Hz.
-        out: folder for the wavs and PNGs.
+        model_name: name under which it is served.
+        version: version that must answer.
+        audio: window `[samples]` that the model was not trained on.
+        sample_rate: sample rate of `audio` in Hz.
+        out: folder for the WAV and PNG files.
 
     Returns:
-        `sounds`: for each wav under `out`, `peak`, `rms` (full scale 1.0) and `loudest_hz`; and `pictures`.
+        `sounds`: for each WAV file under `out`, what `listen` returns; and `pictures`: the PNG files.
 
     Raises:
-        ServingError: the server does not start, a request fails, or an answer is no sound.
+        ServingError: the server does not start, a request fails, or an answer is silent.
     """
     held_out = out / "held_out.wav"
     write_wav(held_out, audio, sample_rate)
@@ -74,7 +73,7 @@ def serve_check(
 
 
 def listen(path: Path) -> dict[str, float]:
-    """Returns level and spectral peak of a wav: `peak`, `rms` (full scale 1.0), `loudest_hz`."""
+    """Returns `peak` and `rms` of a WAV file (full scale is 1.0), and `loudest_hz`, where its spectrum peaks."""
     audio, rate = soundfile.read(path, dtype="float64")
     spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
     return {
@@ -86,14 +85,14 @@ def listen(path: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def server_process(arguments: list[str], *, module: str = "tfpipe") -> Iterator[int]:
-    """Runs a server in a process of its own, on a free port; yields the gRPC port once it answers.
+    """Runs a server in a process of its own on a free port; yields the gRPC port when the server is ready.
 
     Args:
-        arguments: of `tfpipe`, without the port.
-        module: another module to run, which prints its port as `tfpipe serve --json` does.
+        arguments: command line of `tfpipe`, without the port.
+        module: module to run instead of `tfpipe`; it must print its port as `tfpipe serve --json` does.
 
     Raises:
-        ServingError: it ends, or is not ready in time.
+        ServingError: the server ends, or is not ready in time.
     """
     ports = ["--port", "0", "--json"] if module == "tfpipe" else []
     process = subprocess.Popen(

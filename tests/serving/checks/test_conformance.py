@@ -14,13 +14,20 @@ from serving.protocol.names import UNLIMITED
 from tfpipe.cli.main import main
 
 
-def test_the_embedded_server_conforms(exported, front_end, capsys):
-    running = start_server(exported.path.parent, grpc_front_end=front_end)
+@pytest.fixture(params=["default", "python"])
+def running(request, exported, server):
+    """The server that most tests share, with the default front end; and one whose gRPC is in Python."""
+    if request.param == "default":
+        yield server
+        return
+    other = start_server(exported.path.parent, grpc_front_end="python")
+    yield other
+    other.stop(grace_s=5)
+
+
+def test_the_embedded_server_conforms(running, capsys):
     arguments = [f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
-    try:
-        status = main(["check-server", *arguments])
-    finally:
-        running.stop(grace_s=5)
+    status = main(["check-server", *arguments])
     said = capsys.readouterr()
     assert status == 0, said.err
     result = json.loads(said.out)
