@@ -23,7 +23,7 @@ from typing import Any
 
 from tfpipe.errors import UsageError
 
-# How text is read for each type of a setting, what to call it in an error, and what stands for it in the help.
+# How text is read for each type of a setting, what to call it in an error, and what represents its value in the help.
 _KINDS: dict[type, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "a whole number", "N"),
     float: (float, "a number", "X"),
@@ -105,8 +105,8 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, *, default: str | None,
     arguments |= {"type": _reader(metadata["parse"], kind, is_list=is_list)}
     if metadata["choices"] and not is_list:
         return {**arguments, "choices": tuple(metadata["choices"])}
-    stands = _KINDS[kind][2] if kind in _KINDS else field.name.upper()
-    return {**arguments, "metavar": metadata["metavar"] or (f"{stands},..." if is_list else stands)}
+    metavar = _KINDS[kind][2] if kind in _KINDS else field.name.upper()
+    return {**arguments, "metavar": metadata["metavar"] or (f"{metavar},..." if is_list else metavar)}
 
 
 def _shown(field: dataclasses.Field[Any]) -> str | None:

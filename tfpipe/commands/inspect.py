@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,8 @@ from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
-    from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.data.records import Example
 
-# The largest contact sheet that is still readable.
-_MOST_ROWS, _MOST_COLUMNS = 12, 16
 HELP = "show what is in a dataset folder"
 
 
@@ -48,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         DatasetError: there are no examples to draw.
     """
     from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.data.manifest import load_manifest
     from tfpipe.data.statistics import inspect, levels
+    from tfpipe.evaluation import contact_sheet
     from tfpipe.process.progress import Progress
 
     if args.counts and args.plots:
@@ -61,103 +59,23 @@ def run(args: argparse.Namespace) -> int:
     folder = args.data
     summary = inspect(folder)
     if not args.counts:
-        picked: dict[tuple[int, str], Example] = {}
+        picked: dict[contact_sheet.Place, Example] = {}
         with Progress("read", total=summary["examples"], unit="example") as bar:
 
             def see(example: Example) -> None:
                 bar.update()
-                _pick(example, picked)
+                contact_sheet.pick(example, picked)
 
             summary["levels"] = levels(folder, on_example=see)
+        manifest = load_manifest(folder)
         if args.plots:
             if not picked:
                 raise DatasetError(f"{folder}: holds no examples to draw; preprocess more audio")
-            summary["plots"] = _contact_sheet(Path(args.plots), picked, folder)
+            summary["plots"] = contact_sheet.draw(Path(args.plots), picked, manifest)
         if args.augmented:
-            summary["augmented"] = _augmented_sheet(Path(args.plots), picked, folder, augment)
+            summary["augmented"] = contact_sheet.draw_augmented(Path(args.plots), picked, manifest, augment)
     print(json.dumps(summary) if args.json else table(args.data, summary))
     return 0
-
-
-def _pick(example: Example, picked: dict[tuple[int, str], Example]) -> None:
-    """Keeps one example per label and variant: that with the lowest hash of track and time, in all variants alike."""
-    place = example.label, example.variant
-    if place not in picked or _rank(example) < _rank(picked[place]):
-        picked[place] = example
-
-
-def _rank(example: Example) -> str:
-    return hashlib.sha256(f"{example.track}/{example.start_s}".encode()).hexdigest()
-
-
-def _contact_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str) -> str:
-    """Draws a row per label and a column per variant."""
-    from tfpipe.data.manifest import load_manifest
-    from tfpipe.evaluation.plots import spectrograms
-    from tfpipe.features.log_mel import dequantise
-
-    manifest = load_manifest(folder)
-    labels = sorted({label for label, _ in picked})[:_MOST_ROWS]
-    variants = sorted({variant for _, variant in picked})[:_MOST_COLUMNS]
-    panels = [
-        (f"{manifest.labels[label]}, {variant}", dequantise(picked[label, variant].mel))
-        if (label, variant) in picked
-        else None
-        for label in labels
-        for variant in variants
-    ]
-    path = out / "contact-sheet.png"
-    spectrograms(path, panels, manifest.spec, columns=len(variants))
-    return str(path)
-
-
-def _augmented_sheet(out: Path, picked: Mapping[tuple[int, str], Example], folder: str, augment: AugmentConfig) -> str:
-    """Draws a row per window: as stored, with each augmentation alone, and with all of them.
-
-    Two variants of one window are drawn for each label, because each of them is augmented on its own.
-    """
-    import dataclasses
-
-    import numpy as np
-    import tensorflow as tf
-
-    from tfpipe.data import augmentation_tf
-    from tfpipe.data.augmentation import AugmentConfig
-    from tfpipe.data.manifest import load_manifest
-    from tfpipe.evaluation.plots import spectrograms
-    from tfpipe.features.log_mel import dequantise
-
-    manifest = load_manifest(folder)
-    if not augment.on:
-        augment = AugmentConfig(freq_mask=16, time_mask=24, roll_s=0.5, gain_db=6.0, mixup=1.0)
-    labels = sorted({label for label, _ in picked})[: _MOST_ROWS // 2]
-    places = sorted(picked, key=lambda place: (place[0], place[1] != "original", place[1]))
-    windows = [picked[place] for label in labels for place in [place for place in places if place[0] == label][:2]]
-    batch = {
-        "mel": tf.constant(np.stack([window.mel for window in windows])[..., None]),
-        "ref_db": tf.constant([window.ref_db for window in windows], tf.float32),
-        "label": tf.constant([window.label for window in windows], tf.int64),
-        "key": tf.constant([window.key for window in windows]),
-    }
-    alone = {
-        f"{name} {getattr(augment, name):g}": dataclasses.replace(
-            AugmentConfig(masks=augment.masks), **{name: getattr(augment, name)}
-        )
-        for name in augment.on
-    }
-    columns = {"as stored": AugmentConfig(), **alone, "all": augment}
-    augmented = {
-        title: augmentation_tf.apply(batch, config, spec=manifest.spec, seed=0, epoch=0)["mel"].numpy()[..., 0]
-        for title, config in columns.items()
-    }
-    panels = [
-        (f"{manifest.labels[window.label]}, {window.variant}: {title}", dequantise(augmented[title][row]))
-        for row, window in enumerate(windows)
-        for title in columns
-    ]
-    path = out / "augmented.png"
-    spectrograms(path, panels, manifest.spec, columns=len(columns))
-    return str(path)
 
 
 def table(folder: str, summary: Mapping[str, Any]) -> str:

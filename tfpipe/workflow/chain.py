@@ -131,7 +131,7 @@ class Chain:
         sources = configs.paths(inputs)
         folder = _work_folder(workdir, sources)
         job, training = configs.parted(settings)
-        # A dataset of other settings in our own work folder is made anew without asking.
+        # A dataset of other settings in our own work folder is replaced without asking.
         job_config = configs.preprocess_config(sources, folder / "data", {**job, "overwrite": True})
         return cls(
             workdir=folder,
@@ -170,25 +170,25 @@ class Chain:
                 name="train",
                 inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings()],
                 run=self.train,
-                stands=lambda made: (self.run_folder / "DONE").exists(),
+                intact=lambda made: (self.run_folder / "DONE").exists(),
             ),
             Stage(
                 name="evaluate",
                 inputs=lambda done: [done["preprocess"]["fingerprint"], done["train"]],
                 run=self.evaluate,
-                stands=lambda made: (self.workdir / "figures" / "reconstructions.png").exists(),
+                intact=lambda made: (self.workdir / "figures" / "reconstructions.png").exists(),
             ),
             Stage(
                 name="export",
                 inputs=lambda done: [done["train"], self.model_name],
                 run=self.export,
-                stands=lambda made: (self.model_folder / str(made["version"]) / "saved_model.pb").exists(),
+                intact=lambda made: (self.model_folder / str(made["version"]) / "saved_model.pb").exists(),
             ),
             Stage(
                 name="serve check",
                 inputs=lambda done: [done["export"], done["preprocess"]["fingerprint"]],
                 run=self.serve_check,
-                stands=lambda made: all((self.workdir / "check" / name).exists() for name in made["sounds"]),
+                intact=lambda made: all((self.workdir / "check" / name).exists() for name in made["sounds"]),
             ),
         ]
 

@@ -28,13 +28,13 @@ class Stage:
         inputs: given the outputs of the stages before, returns the JSON values that decide this stage's
             result. None if the stage must run every time, because it finds out by itself what to do.
         run: does the work, given the outputs of the stages before; returns JSON values for the stages after.
-        stands: given the recorded outputs, tells whether the files that the stage made are still there.
+        intact: given the recorded outputs, tells whether the files that the stage made are still there.
     """
 
     name: str
     inputs: Callable[[Mapping[str, Outputs]], Any] | None
     run: Callable[[Mapping[str, Outputs]], Outputs]
-    stands: Callable[[Outputs], bool] = lambda outputs: True
+    intact: Callable[[Outputs], bool] = lambda outputs: True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
         title = f"[{number}/{len(stages)}] {stage.name}"
         known = state.get(stage.name)
         wanted = digest(stage.inputs(outputs)) if stage.inputs else None
-        if known and wanted is not None and known["inputs"] == wanted and stage.stands(known["outputs"]):
+        if known and wanted is not None and known["inputs"] == wanted and stage.intact(known["outputs"]):
             say(f"{title}: up to date")
             outputs[stage.name] = known["outputs"]
             continue

@@ -15,7 +15,7 @@ class Work:
         self.ran: list[str] = []
         self.fails = ""
         self.settings = {"first": 1, "second": 1, "third": 1}
-        self.stands = True
+        self.intact = True
         self.said: list[str] = []
 
     def stage(self, name: str, before: str | None, *, every_time: bool = False) -> Stage:
@@ -26,7 +26,7 @@ class Work:
             return {"value": self.settings[name]}
 
         inputs = None if every_time else lambda done: [self.settings[name], done[before]] if before else []
-        return Stage(name=name, inputs=inputs, run=run, stands=lambda outputs: self.stands)
+        return Stage(name=name, inputs=inputs, run=run, intact=lambda outputs: self.intact)
 
     def run(self, folder: Path) -> Result:
         self.ran.clear()
@@ -63,7 +63,7 @@ def test_a_change_runs_what_depends_on_it_until_an_output_is_as_before(work, tmp
 
 def test_a_stage_whose_files_are_gone_runs_again(work, tmp_path):
     work.run(tmp_path)
-    work.stands = False
+    work.intact = False
     assert work.run(tmp_path).worked == ("second", "third")
 
 
