@@ -340,7 +340,7 @@ def test_inspect_draws_the_augmented_sheet(tmp_path: Path, capsys: pytest.Captur
     assert main(["inspect", str(dataset), "--augmented"]) == 2
     assert "--plots" in capsys.readouterr().err
     assert main(["inspect", str(dataset), "--freq-mask", "16", "--plots", str(tmp_path)]) == 2
-    assert "add it" in capsys.readouterr().err
+    assert "add --augmented" in capsys.readouterr().err
     arguments = ["--augmented", "--gain-db", "6", "--mixup", "1", "--plots", str(tmp_path)]
     assert main(["inspect", str(dataset), *arguments]) == 0
     assert str(tmp_path / "augmented.png") in capsys.readouterr().out
