@@ -1,4 +1,4 @@
-"""One exported model and one running server for all serving tests; nothing is mocked."""
+"""Exported models and running servers that all serving tests share; nothing is mocked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from serving_tools import export_toy, start_server
+from serving_tools import Caller, export_toy, start_server
 
 from serving.client.client import Client
 from serving.server.grpc_native import is_built
@@ -64,20 +64,55 @@ def loaded(exported):
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
-    """The folder of a small model whose answers tell what ran (`serving_tools.export_toy`), version 1."""
-    return export_toy(tmp_path_factory.mktemp("toy"), 1).parent
+    """The folder of a small model (`serving_tools.export_toy`) with version 1."""
+    folder = tmp_path_factory.mktemp("toy") / "models"
+    folder.mkdir()
+    return export_toy(folder, 1).parent
 
 
 @pytest.fixture(scope="session")
-def server(exported):
-    running = start_server(exported.path.parent)
-    yield running
-    running.stop(grace_s=5)
+def toy_versions(toy):
+    """Versions 1 to 4 of the toy, whose signature `version` tells them apart."""
+    return {1: toy / "1", **{version: export_toy(toy.parent, version) for version in (2, 3, 4)}}
+
+
+@pytest.fixture(scope="session")
+def shared_server():
+    """Returns a function that starts a server of a folder once for each front end; tests must not change it."""
+    running = {}
+
+    def get(folder, front_end):
+        if (folder, front_end) not in running:
+            running[folder, front_end] = start_server(folder, grpc_front_end=front_end)
+        return running[folder, front_end]
+
+    yield get
+    for server in running.values():
+        server.stop(grace_s=5)
+
+
+@pytest.fixture(scope="session")
+def server(exported, shared_server):
+    """A server of the exported model."""
+    return shared_server(exported.path.parent, "native" if is_built() else "python")
+
+
+@pytest.fixture(scope="module")
+def toy_server(toy, front_end, shared_server):
+    """A server of the toy on each front end."""
+    return shared_server(toy, front_end)
+
+
+@pytest.fixture(scope="module")
+def caller(toy_server):
+    """Calls `toy_server`."""
+    with Caller(toy_server.port) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module", params=["native", "python"])
 def front_end(request):
-    """Each way of speaking gRPC; without Rust there is one."""
+    """Each gRPC server; without Rust there is one."""
     if request.param == "native" and not is_built():
         pytest.skip("the native front end is not built; install Rust and run scripts/setup")
     return request.param

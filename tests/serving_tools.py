@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import importlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,11 +15,25 @@ import grpc
 import numpy as np
 
 from serving.protocol import protos, tensors
+from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
 from serving.server.server import Server
 from serving.server.signature import Signature
 from tfpipe.cli.arguments import normalised
+
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **settings):
+    """Yields a running server of one model and a `Caller` of it; for tests that need settings of their own."""
+    server = start_server(folder, **settings)
+    try:
+        with Caller(server.port) as caller:
+            yield server, caller
+    finally:
+        server.stop(grace_s=30)
 
 
 def start_server(folder: Path, **settings) -> Server:
@@ -32,7 +49,7 @@ def signature_of(definition, run, *, limits=None, **settings) -> Signature:
 
 
 def copy_version(source: Path, folder: Path, version: int) -> Path:
-    """Adds a version the way an export does: whole, by a rename."""
+    """Adds a version as an export does: copies it to another name and renames it, so it appears at once."""
     temporary = folder / f".tmp-{version}"
     shutil.copytree(source, temporary)
     return temporary.rename(folder / str(version))
@@ -70,7 +87,7 @@ def run_signature(loaded, name: str, **inputs) -> dict[str, np.ndarray]:
 
 
 def export_toy(folder: Path, version: int) -> Path:
-    """Writes a small model whose answers tell what ran: `double`, `negate`, `finite`, `slow`, `ran`, `version`."""
+    """Writes a small model with the signatures `double`, `negate`, `finite`, `slow`, `ran` and `version`."""
     import tensorflow as tf
 
     rows = tf.TensorSpec([None, 3], tf.float32, name="x")
@@ -93,7 +110,7 @@ def export_toy(folder: Path, version: int) -> Path:
 
     @tf.function(input_signature=[rows])
     def slow(x):
-        """Takes as many steps as the largest first value says, and counts itself and the rows that it ran on."""
+        """Takes as many steps as its largest first value, and counts its runs and their rows (see `ran`)."""
         module.rows.assign_add(tf.shape(x)[0])
         module.runs.assign_add(1)
         matrix = tf.eye(64) + 0 * x[0, 0]
@@ -127,20 +144,85 @@ def export_toy(folder: Path, version: int) -> Path:
     return temporary.rename(folder / str(version))
 
 
+def random_rows(seed: int, count: int) -> np.ndarray:
+    """Returns `[count, 3]` random numbers, an input of the toy model."""
+    return np.random.default_rng(seed).standard_normal((count, 3)).astype(np.float32)
+
+
+def steps(count: int) -> np.ndarray:
+    """Returns the input that makes the toy's `slow` take `count` steps."""
+    return np.full((1, 3), count, np.float32)
+
+
+def ran(caller: Caller) -> tuple[int, int]:
+    """Returns how many rows the toy's `slow` has computed, and in how many runs."""
+    answer = caller.predict("ran", index=np.zeros(1, np.int32))
+    return int(answer["rows"][0]), int(answer["runs"][0])
+
+
+def states(caller: Caller, name: str) -> list[tuple[int, str, str]]:
+    """Returns number, state and error of each version that the server knows of a model."""
+    request = protos.GetModelStatusRequest()
+    request.model_spec.name = name
+    ask = caller.channel.unary_unary(f"/{MODEL_SERVICE}/GetModelStatus")
+    response = protos.GetModelStatusResponse.FromString(ask(request.SerializeToString(), timeout=60))
+    return [
+        (entry.version, entry.State.Name(entry.state), entry.status.error_message)
+        for entry in response.model_version_status
+    ]
+
+
+def metrics_page(server: Server, path: str = METRICS_PATH) -> tuple[int, str, str]:
+    """Returns status, content type and text of the Prometheus page."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type"), response.read().decode()
+    finally:
+        connection.close()
+
+
+SAMPLE = re.compile(r'(:tensorflow:serving:\w+)\{((?:\w+="(?:[^"\\]|\\.)*",?)*)\} (\d+(?:\.\d+)?(?:e[+-]\d+)?)')
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """Reads a page as Prometheus does: each line is a comment or a sample; returns {(name, labels): value}."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("# TYPE "):
+            match = SAMPLE.fullmatch(line)
+            assert match, line
+            found[match[1], match[2]] = float(match[3])
+    return found
+
+
+def predict_request(name="vae", signature="double", output_filter=(), **inputs):
+    """Returns a PredictRequest, by default for the toy model."""
+    message = protos.PredictRequest(output_filter=output_filter)
+    message.model_spec.name, message.model_spec.signature_name = name, signature
+    for alias, array in inputs.items():
+        tensors.write(message.inputs[alias], array)
+    return message
+
+
+# One row for the toy's `double`, serialised.
+ROWS = predict_request(x=np.ones((1, 3), np.float32)).SerializeToString()
+
+
 class Caller:
     """Predict calls over one gRPC channel, without the retries of our client."""
 
     def __init__(self, port: int, *, model: str = "vae", credentials=None) -> None:
-        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         target = f"127.0.0.1:{port}"
         self.model = model
         self.channel = (
-            grpc.secure_channel(target, credentials, options=unlimited)
+            grpc.secure_channel(target, credentials, options=UNLIMITED)
             if credentials
-            else grpc.insecure_channel(target, options=unlimited)
+            else grpc.insecure_channel(target, options=UNLIMITED)
         )
         self._predict = self.channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict",
+            PREDICT,
             request_serializer=lambda request: request.SerializeToString(),
             response_deserializer=protos.PredictResponse.FromString,
         )

@@ -32,20 +32,13 @@ SIZES = [0, 1, 2, 3, 5, 33, -1, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 <<
 SECRETS = ("Traceback", 'File "', "site-packages", ".py", "its log says why", "0x7f")
 
 
-@pytest.fixture(scope="module")
-def served(toy, front_end):
-    running = start_server(toy, grpc_front_end=front_end)
-    yield running
-    running.stop(grace_s=5)
-
-
 @pytest.mark.parametrize("counts", [FAST, pytest.param(FULL, marks=pytest.mark.slow)], ids=["fast", "full"])
-def test_hostile_requests(served, front_end, counts):
+def test_hostile_requests(toy_server, front_end, counts):
     assert counts is FAST or sum(counts.values()) >= 100_000
     if counts is FULL and front_end == "python":
         counts = {**FAST, "grpc": FULL["grpc"], "sockets": FULL["sockets"]}  # the rest is the same behind either
     ended, asked = threading.Event(), Counter()
-    with Caller(served.port) as caller, ThreadPoolExecutor(8) as pool:
+    with Caller(toy_server.port) as caller, ThreadPoolExecutor(8) as pool:
 
         def bystander(number):
             rng = np.random.default_rng(number)
@@ -57,7 +50,7 @@ def test_hostile_requests(served, front_end, counts):
         beside = [pool.submit(bystander, number) for number in range(2)]
         try:
             hostile = [
-                pool.submit(attack, served, count, seed)
+                pool.submit(attack, toy_server, count, seed)
                 for seed, (attack, count) in enumerate((ATTACKS[name], count) for name, count in counts.items())
             ]
             codes = sum((one.result() for one in hostile), Counter())

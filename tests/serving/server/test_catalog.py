@@ -7,13 +7,12 @@ import json
 import grpc
 import numpy as np
 import pytest
-from serving_tools import Caller, copy_version, eventually, start_server
+from serving_tools import Caller, copy_version, eventually, states
 
 from serving.protocol import protos
-from serving.server import loaded_model
 from serving.server.config import ServerConfig
 from serving.server.server import Server
-from tfpipe.errors import ServingError, UsageError
+from tfpipe.errors import ServingError
 
 INDEX = np.zeros(1, np.int32)
 
@@ -52,15 +51,6 @@ def versions(toy, tmp_path):
     for version in (1, 2, 3):
         copy_version(toy / "1", folder, version)
     return folder
-
-
-def states(caller, name):
-    """Returns the number and state of each version that the server knows of a model."""
-    request = protos.GetModelStatusRequest()
-    request.model_spec.name = name
-    ask = caller.channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
-    response = protos.GetModelStatusResponse.FromString(ask(request.SerializeToString(), timeout=60))
-    return [(entry.version, entry.State.Name(entry.state)) for entry in response.model_version_status]
 
 
 def reload(caller, *entries, raw=None):
@@ -135,14 +125,14 @@ def test_two_models_and_reload_replaces_everything(tmp_path, toy, versions):
             pass
         assert reload(a, entry("b", versions, policy="all {}", labels={"new": 3})) == ("OK", "")
         assert a.refusal("double", x=x) == ("NOT_FOUND", "Servable not found for request: Latest(a)")
-        assert states(a, "a") == [(1, "END")], "as in TensorFlow Serving, what was served is known as ended"
+        assert states(a, "a") == [(1, "END", "")], "as in TensorFlow Serving, a removed model is listed as ended"
         b.predict("double", x=x, label="new")
         with server.catalog.use("b") as same:
-            assert same is kept, "what stays the same goes on undisturbed"
+            assert same is kept, "a model that stays the same is not interrupted"
         assert server.catalog.versions() == {"b": [3, 2, 1]}
         assert reload(a, entry("a", toy), entry("b", toy)) == ("OK", "")
         assert server.catalog.versions() == {"a": [1], "b": [1]}
-        assert states(a, "a") == [(1, "AVAILABLE")]
+        assert states(a, "a") == [(1, "AVAILABLE", "")]
         a.predict("double", x=x)
 
 
@@ -191,32 +181,9 @@ def test_the_configuration_file_is_read_again(tmp_path, toy, versions, caplog):
         eventually(lambda: server.catalog.versions() == {"a": [1], "b": [1]})
 
 
-def test_wrong_flags_and_configurations_are_one_line(tmp_path, toy):
-    for settings in ({}, {"model_base_path": toy, "model_config_file": tmp_path / "x"}):
-        with pytest.raises(UsageError, match="one of the two"):
-            ServerConfig(**settings)
+def test_wrong_configurations_are_refused(tmp_path):
     with pytest.raises(ServingError, match="lists no model"):
         Server(ServerConfig(model_config_file=config_file(tmp_path), port=0, rest_api_port=0))
     path = config_file(tmp_path, entry("a", tmp_path / "nowhere"))
     with pytest.raises(ServingError, match=r"1 servable\(s\) did not become available: \{a\}"), serving(path):
         pass
-
-
-def test_a_model_of_tensorflow_1_is_served_too(tmp_path, toy):
-    """Its operations stand in the graph itself, which the session then optimises."""
-    import tensorflow as tf
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        x = tf.compat.v1.placeholder(tf.float32, [None, 3], name="x")
-        scale = tf.compat.v1.get_variable("scale", initializer=2.0, use_resource=True)
-        session.run(scale.initializer)
-        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": scale * x + 1.0})
-    assert loaded_model._only_calls_functions(toy / "1" / "saved_model.pb")
-    assert not loaded_model._only_calls_functions(tmp_path / "1" / "saved_model.pb")
-    running = start_server(tmp_path)
-    try:
-        with Caller(running.port) as caller:
-            answer = caller.predict("serving_default", x=np.ones((2, 3), np.float32))
-    finally:
-        running.stop(grace_s=5)
-    np.testing.assert_allclose(answer["y"], np.full((2, 3), 3.0))

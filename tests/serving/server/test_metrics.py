@@ -3,11 +3,10 @@
 import http.client
 import json
 import logging
-import re
 
 import numpy as np
 import pytest
-from serving_tools import Caller, start_server
+from serving_tools import Caller, metrics_page, samples, start_server
 
 from serving.protocol.names import METRICS_PATH
 from serving.protocol.status import Code, StatusError
@@ -15,28 +14,6 @@ from serving.server.admission import Call
 from serving.server.metrics import Monitor, configure_logging
 
 ROWS = np.ones((1, 3), np.float32)
-SAMPLE = re.compile(r'(:tensorflow:serving:\w+)\{((?:\w+="(?:[^"\\]|\\.)*",?)*)\} (\d+(?:\.\d+)?(?:e[+-]\d+)?)')
-
-
-def page(server, path=METRICS_PATH):
-    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.getheader("Content-Type"), response.read().decode()
-    finally:
-        connection.close()
-
-
-def samples(text):
-    """Reads a page as Prometheus does: every line a comment or a sample; returns {(name, labels): value}."""
-    found = {}
-    for line in text.splitlines():
-        if not line.startswith("# TYPE "):
-            match = SAMPLE.fullmatch(line)
-            assert match, line
-            found[match[1], match[2]] = float(match[3])
-    return found
 
 
 def test_requests_are_counted_and_timed(toy):
@@ -51,7 +28,7 @@ def test_requests_are_counted_and_timed(toy):
         connection.request("POST", "/v1/models/vae:predict", json.dumps({"instances": [[1, 2, 3]]}))
         assert connection.getresponse().status == 200
         connection.close()
-        status, kind, text = page(server)
+        status, kind, text = metrics_page(server)
         assert (status, kind) == (200, "text/plain")
         found = samples(text)
         count = ":tensorflow:serving:request_count"
@@ -73,7 +50,7 @@ def test_requests_are_counted_and_timed(toy):
 
 
 def test_no_page_unless_asked_for(server):
-    assert page(server)[0] == 400
+    assert metrics_page(server)[0] == 400
 
 
 def test_failed_requests_are_logged_at_a_bounded_rate(caplog):

@@ -1,380 +1,23 @@
-"""The gRPC API, request by request: codes and texts are TensorFlow Serving's."""
+"""Starting and stopping the server, and the command `tfpipe serve`."""
 
-import contextlib
+import gc
 import json
-import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import numpy as np
 import pytest
-from serving_tools import copy_version, eventually, run_command, start_server
+from serving_tools import Caller, run_command, steps
 
-from serving.protocol import protos, tensors
 from serving.server.config import ServerConfig
 from serving.server.server import Server
 from tfpipe.errors import ServingError, UsageError
 
-UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
-
-@pytest.fixture(scope="module")
-def served(exported, front_end):
-    running = start_server(exported.path.parent, grpc_front_end=front_end)
-    yield running
-    running.stop(grace_s=5)
-
-
-@pytest.fixture
-def channel(served):
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}", options=UNLIMITED) as opened:
-        yield opened
-
-
-def call(channel, path, request, response_class, *, timeout=30):
-    data = request if isinstance(request, bytes) else request.SerializeToString()
-    return channel.unary_unary(f"/{path}", response_deserializer=response_class.FromString)(data, timeout=timeout)
-
-
-def predict_request(signature="decode", *, name="vae", version=None, output_filter=(), **inputs):
-    request = protos.PredictRequest(output_filter=output_filter)
-    request.model_spec.name, request.model_spec.signature_name = name, signature
-    if version is not None:
-        request.model_spec.version.value = version
-    for alias, array in inputs.items():
-        request.inputs[alias].CopyFrom(tensors.to_proto(np.asarray(array)))
-    return request
-
-
-def predict(channel, request, **options):
-    return call(channel, f"{PREDICTION}/Predict", request, protos.PredictResponse, **options)
-
-
-def refused(channel, request, **options):
-    with pytest.raises(grpc.RpcError) as info:
-        predict(channel, request, **options)
-    return info.value.code().name, info.value.details()
-
-
-Z = np.zeros((1, 8), np.float32)
-
-
-def test_predict_names_the_served_version(channel):
-    response = predict(channel, predict_request(z=Z))
-    assert (response.model_spec.name, response.model_spec.version.value) == ("vae", 1)
-    assert response.model_spec.signature_name == "decode"
-    assert [dim.size for dim in response.outputs["mel"].tensor_shape.dim] == [1, 128, 216]
-    assert len(response.outputs["mel"].tensor_content) == 4 * 128 * 216
-
-
-def test_empty_signature_name_is_serving_default(channel, spec):
-    response = predict(channel, predict_request("", version=1, mel=np.zeros((1, *spec.mel_shape), np.float32)))
-    assert response.model_spec.signature_name == "serving_default"
-
-
-def test_output_filter_selects(channel):
-    feeds = {"seed": np.int64([1]), "temperature": np.float32([1])}
-    assert set(predict(channel, predict_request("generate", output_filter=["z"], **feeds)).outputs) == {"z"}
-    assert set(predict(channel, predict_request("generate", **feeds)).outputs) == {"z", "mel"}
-
-
-def _without_spec():
-    request = predict_request(z=Z)
-    request.ClearField("model_spec")
-    return request
-
-
-def _labelled():
-    request = predict_request(z=Z)
-    request.model_spec.version_label = "stable"
-    return request
-
-
-def _unparsable():
-    request = predict_request(z=Z)
-    request.inputs["z"].tensor_content = b"123"
-    return request
-
-
-def _huge():
-    request = predict_request(z=Z)
-    request.inputs["z"].tensor_content = b""
-    del request.inputs["z"].tensor_shape.dim[:]
-    request.inputs["z"].tensor_shape.dim.add(size=1 << 40)
-    request.inputs["z"].tensor_shape.dim.add(size=8)
-    return request
-
-
-@pytest.mark.parametrize(
-    ("request_", "code", "says"),
-    [
-        (_without_spec(), "INVALID_ARGUMENT", "Missing ModelSpec"),
-        (predict_request(name="", z=Z), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
-        (predict_request(name="other", z=Z), "NOT_FOUND", "Servable not found for request: Latest(other)"),
-        (predict_request(version=9, z=Z), "NOT_FOUND", "Servable not found for request: Specific(vae, 9)"),
-        (_labelled(), "INVALID_ARGUMENT", "Unrecognized servable version label: stable"),
-        (predict_request("nope", z=Z), "FAILED_PRECONDITION", 'Serving signature key "nope" not found.'),
-        (
-            predict_request(),
-            "INVALID_ARGUMENT",
-            "input size does not match signature: 0!=1 len({}) != len({z}). Sent extra: {}. Missing but required: {z}.",
-        ),
-        (
-            predict_request(z=Z, extra=Z),
-            "INVALID_ARGUMENT",
-            "input size does not match signature: 2!=1 len({extra,z}) != len({z}). "
-            "Sent extra: {extra}. Missing but required: {}.",
-        ),
-        (predict_request(other=Z), "INVALID_ARGUMENT", "Missing but required: {z}"),
-        (_unparsable(), "INVALID_ARGUMENT", "tensor parsing error: z"),
-        (_huge(), "INVALID_ARGUMENT", "tensor parsing error: z"),
-        (
-            predict_request(z=Z, output_filter=["nope"]),
-            "INVALID_ARGUMENT",
-            "output tensor alias not found in signature: nope Outputs expected to be in the set {mel}.",
-        ),
-        (predict_request(z=Z, output_filter=["mel", "mel"]), "INVALID_ARGUMENT", "duplicate output tensor alias: mel"),
-        (predict_request(z=Z.astype(str)), "INVALID_ARGUMENT", "to be float but string is provided"),
-        (predict_request(z=Z.astype(np.float64)), "INVALID_ARGUMENT", "to be float but double is provided"),
-        (predict_request(z=np.zeros((1, 9), np.float32)), "INVALID_ARGUMENT", "[1, 9]"),
-        (predict_request(z=np.zeros(8, np.float32)), "INVALID_ARGUMENT", "[8]"),
-        (predict_request(z=np.zeros((2000, 8), np.float32)), "INVALID_ARGUMENT", "2000 rows"),
-        (
-            predict_request("decode_audio", z=np.zeros((2, 8), np.float32), ref_db=np.float32([0])),
-            "INVALID_ARGUMENT",
-            "differ in batch size",
-        ),
-        (b"\xff\xff\xff garbage", "INTERNAL", "not a message"),
-    ],
-)
-def test_predict_refuses_as_tensorflow_serving_does(channel, request_, code, says):
-    actual, details = refused(channel, request_)
-    assert actual == code
-    assert says in details
-    assert "Traceback" not in details
-    assert "File " not in details
-
-
-def test_checks_come_in_tensorflow_servings_order(channel):
-    assert refused(channel, predict_request("nope", name="other"))[0] == "NOT_FOUND"
-    assert refused(channel, predict_request("nope", output_filter=["x"]))[0] == "FAILED_PRECONDITION"
-    assert refused(channel, predict_request(output_filter=["x"]))[1].startswith("input size")
-
-
-def test_long_messages_are_cut(channel):
-    details = refused(channel, predict_request("n" * 5000, z=Z))[1]
-    assert details.endswith("...TRUNCATED")
-    assert len(details) == 1024 + len("...TRUNCATED")
-
-
-def test_batches_larger_than_a_step_and_empty_ones(channel):
-    z = np.random.default_rng(0).standard_normal((150, 8)).astype(np.float32)
-    whole = _mel(predict(channel, predict_request(z=z)))
-    assert whole.shape == (150, 128, 216)
-    np.testing.assert_allclose(whole[149:], _mel(predict(channel, predict_request(z=z[149:]))), atol=1e-5)
-    assert _mel(predict(channel, predict_request(z=z[:0]))).shape == (0, 128, 216)
-
-
-def _mel(response):
-    return tensors.from_proto(response.outputs["mel"], max_bytes=1 << 30)
-
-
-def test_metadata(channel):
-    request = protos.GetModelMetadataRequest(metadata_field=["signature_def"])
-    request.model_spec.name = "vae"
-    path = f"{PREDICTION}/GetModelMetadata"
-    response = call(channel, path, request, protos.GetModelMetadataResponse)
-    signatures = protos.SignatureDefMap()
-    assert response.metadata["signature_def"].Unpack(signatures)
-    assert response.model_spec.version.value == 1
-    decode = signatures.signature_def["decode"]
-    assert decode.method_name == "tensorflow/serving/predict"
-    assert [dim.size for dim in decode.inputs["z"].tensor_shape.dim] == [-1, 8]
-
-
-@pytest.mark.parametrize(
-    ("fields", "name", "code", "says"),
-    [
-        ([], "vae", "INVALID_ARGUMENT", "must specify at least one metadata_field"),
-        (["weights"], "vae", "INVALID_ARGUMENT", "Metadata field weights is not supported"),
-        (["signature_def"], "x", "NOT_FOUND", "Servable not found for request: Latest(x)"),
-        (["signature_def"], None, "INVALID_ARGUMENT", "Missing ModelSpec"),
-    ],
-)
-def test_metadata_refusals(channel, fields, name, code, says):
-    request = protos.GetModelMetadataRequest(metadata_field=fields)
-    if name:
-        request.model_spec.name = name
-    with pytest.raises(grpc.RpcError) as info:
-        call(channel, f"{PREDICTION}/GetModelMetadata", request, protos.GetModelMetadataResponse)
-    assert info.value.code().name == code
-    assert says in info.value.details()
-
-
-def status(channel, name="vae", version=None):
-    request = protos.GetModelStatusRequest()
-    request.model_spec.name = name
-    if version is not None:
-        request.model_spec.version.value = version
-    response = call(channel, f"{MODEL}/GetModelStatus", request, protos.GetModelStatusResponse)
-    return [(v.version, v.State.Name(v.state), v.status.error_message) for v in response.model_version_status]
-
-
-def test_status(channel):
-    assert status(channel) == [(1, "AVAILABLE", "")]
-    assert status(channel, version=1) == [(1, "AVAILABLE", "")]
-    for version, name, says in (
-        (9, "vae", "Could not find version 9 of model vae"),
-        (None, "x", "Could not find any versions of model x"),
-    ):
-        with pytest.raises(grpc.RpcError) as info:
-            status(channel, name, version)
-        assert info.value.code().name == "NOT_FOUND"
-        assert info.value.details() == says
-
-
-@pytest.mark.parametrize("method", ["Classify", "Regress"])
-def test_example_calls_are_refused_as_for_a_model_without_such_signatures(channel, method):
-    kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
-    for signature, says in (("", "signature method_name to be"), ("x", "No signature was found with the name: x")):
-        request = kind()
-        request.model_spec.name, request.model_spec.signature_name = "vae", signature
-        with pytest.raises(grpc.RpcError) as info:
-            call(channel, f"{PREDICTION}/{method}", request, protos.PredictResponse)
-        assert info.value.code().name == "INVALID_ARGUMENT"
-        assert says in info.value.details()
-
-
-def test_multi_inference_is_refused(channel):
-    request = protos.MultiInferenceRequest()
-    task = request.tasks.add(method_name="tensorflow/serving/predict")
-    task.model_spec.name = "vae"
-    with pytest.raises(grpc.RpcError) as info:
-        call(channel, f"{PREDICTION}/MultiInference", request, protos.PredictResponse)
-    assert info.value.code().name == "UNIMPLEMENTED"
-
-
-def test_health(channel):
-    for service in ("", PREDICTION):
-        request = protos.HealthCheckRequest(service=service)
-        response = call(channel, "grpc.health.v1.Health/Check", request, protos.HealthCheckResponse)
-        assert response.status == 1
-    request = protos.HealthCheckRequest(service="x")
-    with pytest.raises(grpc.RpcError) as info:
-        call(channel, "grpc.health.v1.Health/Check", request, protos.HealthCheckResponse)
-    assert info.value.code().name == "NOT_FOUND"
-
-
-def test_the_stock_client_stubs_work(channel):
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "vae", "decode"
-    request.inputs["z"].CopyFrom(tf.make_tensor_proto(np.ones((2, 8), np.float32)))
-    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
-    theirs = tf.make_ndarray(response.outputs["mel"])
-    np.testing.assert_array_equal(theirs, _mel(predict(channel, predict_request(z=np.ones((2, 8), np.float32)))))
-
-
-def test_concurrent_clients_get_their_own_answers(channel):
-    rng = np.random.default_rng(3)
-    zs = rng.standard_normal((24, 8)).astype(np.float32)
-    mels = rng.uniform(size=(24, 128, 216)).astype(np.float32)
-    decoded = _mel(predict(channel, predict_request(z=zs)))
-    rebuilt = _mel(predict(channel, predict_request("reconstruct", mel=mels)))
-
-    def one(index):
-        row, even = index // 2, index % 2 == 0
-        request = (
-            predict_request(z=zs[row : row + 1]) if even else predict_request("reconstruct", mel=mels[row : row + 1])
-        )
-        expected = decoded if even else rebuilt
-        return np.abs(_mel(predict(channel, request))[0] - expected[row]).max()
-
-    with ThreadPoolExecutor(12) as pool:
-        assert max(pool.map(one, range(48))) < 1e-4
-
-
-def test_garbage_and_oversize_messages_leave_the_server_standing(served, channel):
-    rng = np.random.default_rng(0)
-    whole = predict_request(z=Z).SerializeToString()
-    for _ in range(300):
-        data = bytearray(whole)
-        for at in rng.integers(0, len(data), rng.integers(1, 5)):
-            data[at] = rng.integers(0, 256)
-        with contextlib.suppress(grpc.RpcError):
-            predict(channel, bytes(data[: rng.integers(1, len(data) + 1)]))
-    assert refused(channel, bytes(served.config.limits.message_bytes + 1))[0] == "RESOURCE_EXHAUSTED"
-    for _ in range(20):
-        with socket.create_connection(("127.0.0.1", served.port)) as raw:
-            raw.sendall(rng.bytes(200))
-    assert predict(channel, predict_request(z=Z)).model_spec.version.value == 1
-
-
-def test_versions_roll_over_under_requests_and_broken_ones_never_serve(exported, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    server = start_server(tmp_path, file_system_poll_wait_seconds=0.1, enable_model_warmup=False)
-    ended, failures, seen, threads = threading.Event(), [], set(), []
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-
-        def ask():
-            while not ended.is_set():
-                try:
-                    seen.add(predict(channel, predict_request(z=Z)).model_spec.version.value)
-                except grpc.RpcError as error:
-                    failures.append(error.details())
-
-        try:
-            assert refused(channel, predict_request(z=Z))[0] == "NOT_FOUND"
-            assert not server._is_serving()
-            copy_version(exported.path, tmp_path, 1)
-            eventually(lambda: server.versions == [1])
-            threads += [threading.Thread(target=ask) for _ in range(3)]
-            for thread in threads:
-                thread.start()
-            copy_version(exported.path, tmp_path, 2)
-            eventually(lambda: 2 in seen)
-            eventually(lambda: status(channel) == [(2, "AVAILABLE", ""), (1, "END", "")])
-
-            (tmp_path / "3").mkdir()
-            (tmp_path / "3" / "saved_model.pb").write_bytes((exported.path / "saved_model.pb").read_bytes())
-            (tmp_path / "3" / "variables").mkdir()
-            eventually(lambda: "no complete SavedModel" in status(channel)[0][2])
-            assert status(channel)[0][:2] == (3, "END")
-            for file in (exported.path / "variables").iterdir():
-                (tmp_path / "3" / "variables" / file.name).write_bytes(file.read_bytes())
-            eventually(lambda: 3 in seen)
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
-            server.stop(grace_s=5)
-    assert failures == []
-    assert seen == {1, 2, 3}
-
-
-def test_failing_warmup_request_fails_the_version(exported, tmp_path):
-    path = copy_version(exported.path, tmp_path, 1)
-    (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"not a TFRecord")
-    server = start_server(tmp_path, file_system_poll_wait_seconds=0)
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            [(version, state, error)] = status(channel)
-        assert (version, state) == (1, "END")
-        assert "damaged warm-up file" in error
-    finally:
-        server.stop(grace_s=5)
-
-
+# waitress leaves a socket open when it cannot bind its port.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_missing_folder_and_taken_ports_are_one_line(exported, tmp_path, server):
     folder = exported.path.parent
     for settings in (
@@ -386,46 +29,41 @@ def test_missing_folder_and_taken_ports_are_one_line(exported, tmp_path, server)
         with pytest.raises(ServingError) as info:
             Server(ServerConfig(**settings))
         assert "\n" not in str(info.value)
+    del info
+    gc.collect()
 
 
-def test_serve_command_reports_ports_and_drains_on_sigterm(exported):
-    code = (
-        "import argparse, sys; from tfpipe.commands import serve; p = argparse.ArgumentParser(); "
-        "serve.add_arguments(p); sys.exit(serve.run(p.parse_args()))"
-    )
-    flags = ["--model_base_path", str(exported.path.parent), "--port", "0", "--rest_api_port", "0", "--json"]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        ready = json.loads(child.stdout.readline())
-        assert ready["versions"] == [1]
-        request = predict_request("decode_audio", z=np.zeros((16, 8), np.float32), ref_db=np.zeros(16, np.float32))
-        with (
-            grpc.insecure_channel(f"127.0.0.1:{ready['port']}", options=UNLIMITED) as channel,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            grpc.channel_ready_future(channel).result(timeout=10)
-            in_flight = pool.submit(predict, channel, request)
-            time.sleep(0.3)
-            child.send_signal(signal.SIGTERM)
-            assert in_flight.result().outputs["audio"].tensor_shape.dim[0].size == 16
-        _, log = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    assert child.returncode == 0, log
-    assert f"ready: model vae, version 1, gRPC 127.0.0.1:{ready['port']}, REST" in log
-    assert "Traceback" not in log
+def test_serve_command_reports_its_ports_and_finishes_requests_on_sigterm(toy, capsys, restored_signals):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answers = []
+
+    def ask_and_end():
+        with Caller(port) as caller:
+            grpc.channel_ready_future(caller.channel).result(timeout=60)
+            answer = caller.future("slow", x=steps(20_000))
+            caller.predict("double", x=steps(1))
+            os.kill(os.getpid(), signal.SIGTERM)
+            answers.append(answer.result())
+
+    thread = threading.Thread(target=ask_and_end)
+    thread.start()
+    code = run_command("serve", "--model_base_path", toy, "--port", port, "--rest_api_port", 0, "--json")
+    thread.join()
+    assert code == 0
+    assert len(answers) == 1
+    out, log = capsys.readouterr()
+    assert json.loads(out)["versions"] == [1]
+    assert json.loads(out)["port"] == port
+    assert f"ready: model vae, version 1, gRPC 127.0.0.1:{port}, REST" in log
 
 
-@pytest.mark.parametrize("ports", [{"port": 99_999}, {"port": -1}, {"rest_api_port": 70_000}, {"rest_api_port": -2}])
-def test_a_port_that_cannot_be_is_wrong_usage(tmp_path, ports):
-    with pytest.raises(UsageError, match=r"port=.* is out of range"):
-        ServerConfig(model_base_path=tmp_path, **ports)
+@pytest.fixture
+def restored_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("flags", [[], ["--enable_batching=false"]])

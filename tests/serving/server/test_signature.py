@@ -1,8 +1,16 @@
-"""One signature: checks of a request's inputs, steps of a large request, and errors of the model."""
+"""One signature: checks of inputs, steps of a large request, batches that clients share, and errors of the model."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from serving_tools import signature_of
+from serving_tools import (
+    ran,
+    random_rows,
+    serving,
+    signature_of,
+    steps,
+)
 
 from serving.protocol import protos
 from serving.protocol.status import Code, StatusError
@@ -104,3 +112,83 @@ def test_runtime_errors_keep_their_code_and_lose_their_stack():
     error = refusal(lambda inputs: 1 / 0)
     assert error.code == Code.INTERNAL
     assert "division" not in error.message
+
+
+def test_signatures_are_batched_where_rows_fit_together(toy_server, server):
+    """The toy's all are; of the exported model all but audio, whose rows differ in length."""
+
+    def batched(running):
+        with running.catalog.use(running.config.model_name) as model:
+            return {name for name, signature in model.signatures.items() if signature.is_batched}
+
+    assert batched(toy_server) == {"double", "negate", "finite", "slow", "ran", "version", "serving_default"}
+    assert batched(server) == {
+        "encode",
+        "decode",
+        "decode_audio",
+        "reconstruct",
+        "generate",
+        "spec",
+        "serving_default",
+    }
+
+
+def test_every_answer_is_that_of_its_own_input(caller):
+    """Two signatures with equal shapes under concurrent load, in requests of several sizes."""
+
+    def one(number):
+        x = random_rows(number, 1 + number % 5)
+        name, factor = ("double", 2) if number % 2 else ("negate", -1)
+        np.testing.assert_allclose(caller.predict(name, x=x)["y"], factor * x, rtol=1e-6)
+
+    with ThreadPoolExecutor(32) as pool:
+        assert len(list(pool.map(one, range(300)))) == 300
+
+
+@pytest.mark.parametrize("batching", [Batching(), None])
+def test_requests_share_batches_where_batching_is_on(toy, batching, front_end):
+    with serving(toy, batching=batching, grpc_front_end=front_end) as (_, caller):
+        waiting = [caller.future("slow", x=steps(2000)) for _ in range(48)]
+        assert all(one.result() for one in waiting)
+        rows, runs = ran(caller)
+    assert rows == 48
+    assert (runs < 40) if batching else (runs == 48)
+
+
+def test_a_bad_row_fails_alone(caller):
+    def one(number):
+        x = random_rows(number, 1)
+        if number % 4 == 0:
+            x[0, 1] = np.nan
+            code, message = caller.refusal("finite", x=x)
+            assert code == "INVALID_ARGUMENT", message
+            assert "a bad row" in message
+        else:
+            np.testing.assert_array_equal(caller.predict("finite", x=x)["y"], x)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert len(list(pool.map(one, range(200)))) == 200
+
+
+def test_requests_that_do_not_fit_disturb_nobody(caller):
+    def one(number):
+        if number % 3 == 0:
+            bad = (np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64), np.zeros(3, np.float32))
+            assert caller.refusal("double", x=bad[number % len(bad)])[0] == "INVALID_ARGUMENT"
+        else:
+            x = random_rows(number, 2)
+            np.testing.assert_allclose(caller.predict("double", x=x)["y"], 2 * x, rtol=1e-6)
+
+    with ThreadPoolExecutor(24) as pool:
+        assert len(list(pool.map(one, range(200)))) == 200
+
+
+def test_padding_to_allowed_sizes_and_large_requests(toy, front_end):
+    batching = Batching(max_batch_size=8, allowed_batch_sizes=(4, 8), batch_timeout_micros=1000, num_batch_threads=2)
+    with serving(toy, batching=batching, grpc_front_end=front_end) as (_, caller), ThreadPoolExecutor(8) as pool:
+
+        def one(number):
+            x = random_rows(number, number)
+            np.testing.assert_allclose(caller.predict("double", x=x)["y"], 2 * x, rtol=1e-6)
+
+        assert len(list(pool.map(one, [0, 1, 3, 7, 8, 9, 31, 32, 33, 100]))) == 10

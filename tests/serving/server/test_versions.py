@@ -1,0 +1,96 @@
+"""Versions of a model come and go while requests run."""
+
+import os
+import shutil
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+from serving_tools import (
+    copy_version,
+    eventually,
+    random_rows,
+    serving,
+    states,
+)
+
+
+def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy_versions, front_end):
+    copy_version(toy_versions[1], tmp_path, 1)
+    ended, failures, seen = threading.Event(), [], Counter()
+    settings = {"file_system_poll_wait_seconds": 0.1, "grpc_front_end": front_end}
+    with serving(tmp_path, **settings) as (server, caller), ThreadPoolExecutor(16) as pool:
+
+        def ask(number):
+            while not ended.is_set():
+                x = random_rows(number, 1 + number % 3)
+                try:
+                    name, factor = ("double", 2) if number % 2 else ("negate", -1)
+                    if not np.allclose(caller.predict(name, x=x)["y"], factor * x):
+                        failures.append("a wrong answer")
+                    seen[int(caller.predict("version", index=np.zeros(1, np.int32))["version"][0])] += 1
+                except grpc.RpcError as error:
+                    failures.append(error.details())
+
+        asking = [pool.submit(ask, number) for number in range(16)]
+        try:
+            eventually(lambda: seen[1] > 50)
+            threads = {}
+            for version in (2, 3, 4):
+                copy_version(toy_versions[version], tmp_path, version)
+                eventually(lambda version=version: seen[version] > 50)
+                eventually(lambda version=version: server.versions == [version])
+                eventually(lambda: sum(s.state != "END" for s in server.catalog.statuses("vae")) == 1)
+                threads[version] = threading_count()
+        finally:
+            ended.set()
+        for one in asking:
+            one.result()
+    assert failures == []
+    assert set(seen) == {1, 2, 3, 4}
+    # The threads of the batch queues end with their version; otherwise a dozen would stay for each.
+    assert threads[4] <= threads[2] + 4, threads
+
+
+def threading_count():
+    """Returns the threads of this process that are not Python's, whose pools grow as they are used."""
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+
+def test_versions_roll_over_under_requests_and_broken_ones_never_serve(toy_versions, tmp_path):
+    ended, failures, seen, threads = threading.Event(), [], set(), []
+    with serving(tmp_path, file_system_poll_wait_seconds=0.1) as (server, caller):
+
+        def ask():
+            while not ended.is_set():
+                try:
+                    seen.add(int(caller.predict("version", index=np.zeros(1, np.int32))["version"][0]))
+                except grpc.RpcError as error:
+                    failures.append(error.details())
+
+        try:
+            assert caller.refusal("version", index=np.zeros(1, np.int32))[0] == "NOT_FOUND"
+            assert not server._is_serving()
+            copy_version(toy_versions[1], tmp_path, 1)
+            eventually(lambda: server.versions == [1])
+            threads += [threading.Thread(target=ask) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            copy_version(toy_versions[2], tmp_path, 2)
+            eventually(lambda: 2 in seen)
+            eventually(lambda: states(caller, "vae") == [(2, "AVAILABLE", ""), (1, "END", "")])
+
+            (tmp_path / "3" / "variables").mkdir(parents=True)
+            shutil.copy(toy_versions[3] / "saved_model.pb", tmp_path / "3")
+            eventually(lambda: "no complete SavedModel" in states(caller, "vae")[0][2])
+            assert states(caller, "vae")[0][:2] == (3, "END")
+            shutil.copytree(toy_versions[3] / "variables", tmp_path / "3" / "variables", dirs_exist_ok=True)
+            eventually(lambda: 3 in seen)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+    assert failures == []
+    assert seen == {1, 2, 3}
