@@ -4,15 +4,13 @@ import gc
 import json
 import os
 import signal
-import socket
 import threading
 
-import grpc
 import pytest
 from serving_tools import Caller, run_command, steps
 
 from serving.server.config import ServerConfig
-from serving.server.server import Server
+from serving.server.server import Server, serve
 from tfpipe.errors import ServingError, UsageError
 
 
@@ -33,29 +31,34 @@ def test_missing_folder_and_taken_ports_are_one_line(exported, tmp_path, server)
     gc.collect()
 
 
-def test_serve_command_reports_its_ports_and_finishes_requests_on_sigterm(toy, capsys, restored_signals):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    answers = []
+def test_serve_command_reports_its_ports_and_finishes_requests_on_sigterm(toy, capsys, monkeypatch, restored_signals):
+    ports, answers = [], []
 
     def ask_and_end():
-        with Caller(port) as caller:
-            grpc.channel_ready_future(caller.channel).result(timeout=60)
+        with Caller(ports[0]) as caller:
             answer = caller.future("slow", x=steps(20_000))
             caller.predict("double", x=steps(1))
             os.kill(os.getpid(), signal.SIGTERM)
             answers.append(answer.result())
 
     thread = threading.Thread(target=ask_and_end)
-    thread.start()
-    code = run_command("serve", "--model_base_path", toy, "--port", port, "--rest_api_port", 0, "--json")
+
+    def serve_and_ask(config, *, on_ready):
+        def ready(running):
+            on_ready(running)
+            ports.append(running.port)
+            thread.start()
+
+        serve(config, on_ready=ready)
+
+    monkeypatch.setattr("serving.server.server.serve", serve_and_ask)
+    code = run_command("serve", "--model_base_path", toy, "--port", 0, "--rest_api_port", 0, "--json")
     thread.join()
     assert code == 0
     assert len(answers) == 1
     out, log = capsys.readouterr()
-    assert json.loads(out)["versions"] == [1]
-    assert json.loads(out)["port"] == port
-    assert f"ready: model vae, version 1, gRPC 127.0.0.1:{port}, REST" in log
+    assert (json.loads(out)["versions"], json.loads(out)["port"]) == ([1], ports[0])
+    assert f"ready: model vae, version 1, gRPC 127.0.0.1:{ports[0]}, REST" in log
 
 
 @pytest.fixture
