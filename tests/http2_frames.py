@@ -1,4 +1,4 @@
-"""HTTP/2 by hand, for what a well-behaved client never sends."""
+"""Frames of HTTP/2, for tests that send what no correct client would."""
 
 import contextlib
 import socket
@@ -39,13 +39,13 @@ def connection(port, data=b""):
     with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
         raw.sendall(PREFACE + frame(SETTINGS, 0, 0))
         frames(raw, lambda one: one[0] == WINDOW_UPDATE)
-        # From here on, the server's windows are as wide as it said.
+        # From here on, the server's announced window sizes hold.
         raw.sendall(frame(SETTINGS, 1, 0) + data)
         yield raw
 
 
 def frames(raw, until):
-    """Reads frames up to one that `until` accepts; returns (kind, flags, stream, payload) of each."""
+    """Reads frames until `until` accepts one; returns (kind, flags, stream, payload) of each."""
     data, found = b"", []
     while True:
         while len(data) >= 9:
@@ -71,6 +71,6 @@ def prefixed(message, *, flag=0, length=None):
 
 
 def text_of(block):
-    """Returns a block of response headers as text."""
+    """Returns the response headers of a block as text."""
     pairs = hpack.Decoder().decode(block, raw=True)
     return urllib.parse.unquote_to_bytes(b"\n".join(b"%s: %s" % (name, value) for name, value in pairs))

@@ -1,4 +1,4 @@
-"""Hostile requests, by the thousand: none crashes the server, shows its inside, or changes another client's answer."""
+"""Thousands of hostile requests: none crashes the server, reveals its internals, or changes another answer."""
 
 import http.client
 import io
@@ -27,7 +27,7 @@ from serving.server.service import Api
 FAST = {"handlers": 3000, "bodies": 2000, "grpc": 300, "http": 300, "sockets": 30}
 FULL = {"handlers": 60_000, "bodies": 35_000, "grpc": 4000, "http": 4000, "sockets": 600}
 SIGNATURES = ["double", "negate", "finite", "ran", "version", "serving_default", "", "nope", "n" * 3000, "\0"]
-# The toy's `slow` is left out: it does as many steps as it is told.
+# The toy's `slow` is left out, because it takes as many steps as the request says.
 SIZES = [0, 1, 2, 3, 5, 33, -1, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
 SECRETS = ("Traceback", 'File "', "site-packages", ".py", "its log says why", "0x7f")
 
@@ -36,7 +36,7 @@ SECRETS = ("Traceback", 'File "', "site-packages", ".py", "its log says why", "0
 def test_hostile_requests(toy_server, front_end, counts):
     assert counts is FAST or sum(counts.values()) >= 100_000
     if counts is FULL and front_end == "python":
-        counts = {**FAST, "grpc": FULL["grpc"], "sockets": FULL["sockets"]}  # the rest is the same behind either
+        counts = {**FAST, "grpc": FULL["grpc"], "sockets": FULL["sockets"]}  # the rest does not depend on the front end
     ended, asked = threading.Event(), Counter()
     with Caller(toy_server.port) as caller, ThreadPoolExecutor(8) as pool:
 
@@ -60,14 +60,14 @@ def test_hostile_requests(toy_server, front_end, counts):
             one.result()
     assert min(asked.values()) > 10
     assert codes.total() == sum(counts.values())
-    # All kinds of end were met: answers, refusals by the parser, by the checks, and by the model.
+    # There were answers, and refusals by the parser, by the checks and by the model.
     assert {"OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "200", "400", "404"} <= set(codes)
     assert {"UNKNOWN", "500", "DATA_LOSS"}.isdisjoint(codes), codes
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)], ids=["fast", "full"])
 def test_hostile_configurations(toy, count):
-    """What a reload may ask for: it can take every model away, but never the server, nor the next good reload."""
+    """A hostile reload may remove every model, but the server lives on and takes the next good reload."""
     rng, codes, before = random.Random(0), Counter(), followers()
     server = start_server(toy)
     x = np.ones((1, 3), np.float32)
@@ -144,9 +144,9 @@ def choose_policy(rng, policy):
 
 
 def straight_to_the_handlers(server, count, seed):
-    """The bytes of a request, as gRPC hands them over."""
+    """Sends requests to the gRPC methods without a connection."""
     rng, codes = random.Random(seed), Counter()
-    # A reload has a test of its own; health is not about models.
+    # Reload has its own test; health does not depend on models.
     paths = [path for path in server.methods.paths if "Reload" not in path and "Health" not in path]
     for _ in range(count):
         path = PREDICT if rng.random() < 0.8 else rng.choice(paths)
@@ -162,7 +162,7 @@ def straight_to_the_handlers(server, count, seed):
 
 
 def straight_to_the_application(server, count, seed):
-    """HTTP requests, as waitress hands them over."""
+    """Sends HTTP requests to the WSGI application without a connection."""
     limits = server.config.limits
     monitor = Monitor(server.catalog.knows)
     slots = AdmissionQueue(capacity=limits.open_requests, max_waiting=0)
@@ -211,7 +211,7 @@ def over_http(server, count, seed):
 
 
 def over_raw_sockets(server, count, seed):
-    """Bytes that are no HTTP/2 and no HTTP, or broken off in the middle."""
+    """Sends bytes that are not HTTP/2 or HTTP, or that end in the middle."""
     rng = random.Random(seed)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     head = b"POST /v1/models/vae:predict HTTP/1.1\r\nHost: x\r\n"
@@ -235,7 +235,7 @@ def over_raw_sockets(server, count, seed):
                     raw.shutdown(socket.SHUT_WR)
                     check(raw.recv(4096).decode("latin-1"))
             except OSError:
-                pass  # closed on us, as it should be
+                pass  # the server closed the connection, as it should
     return Counter(sockets=count)
 
 
@@ -254,7 +254,7 @@ def check(message):
 
 
 def hostile_bytes(rng):
-    """A PredictRequest with wrong values, most of the time damaged as bytes too."""
+    """Returns a PredictRequest with wrong values, whose bytes are usually damaged too."""
     data = bytearray(hostile_request(rng).SerializeToString())
     kind = rng.randrange(6)
     if kind == 0:

@@ -20,7 +20,7 @@ ROWS = np.ones((1, 3), np.float32)
 
 
 def issue(folder, name, *, by=None):
-    """Writes `NAME.pem` and `NAME.key`, signed by another pair or by itself; returns the pair."""
+    """Writes `NAME.pem` and `NAME.key`, signed by the pair `by` or by itself; returns the new pair."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     issuer, issuer_key = by or (subject, key)

@@ -1,6 +1,5 @@
-"""Requests read without copies are those that protobuf reads."""
+"""Requests that are read without copies are equal to what protobuf reads."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -22,7 +21,7 @@ def request(**inputs):
 
 
 def put_together(read):
-    """Returns the message that a request without its contents and these contents make."""
+    """Returns the whole message, with the contents that were cut out put back."""
     message = protos.PredictRequest()
     message.CopyFrom(read.message)
     for alias, content in read.contents.items():
@@ -38,7 +37,7 @@ def outcome(read, data):
 
 
 def assert_as_protobuf(data):
-    """Compares what both ways read, or that both refuse it."""
+    """Checks that both ways of reading give the same message, or both refuse it."""
     theirs = outcome(protos.PredictRequest.FromString, data)
     ours = outcome(lambda data: put_together(wire.read_predict(data, large=0)), data)
     assert ours == theirs
@@ -54,28 +53,30 @@ messages = st.builds(
         ),
         max_size=4,
     ),
-    # Nothing, a field that is not known, an input given twice, a value that is not whole.
+    # Nothing, an unknown field, an input given twice, an incomplete value.
     st.sampled_from([b"", b"\x80\x7d\x05", b"\x12\x00", b"\x12\x05\x0a\x01x\x12\x00", b"\x12\x04\x0a\x01x\x12"]),
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=messages)
 @example(data=request(x=np.ones(3, np.float32)).SerializeToString() + b"\x12\x05\x0a\x01x\x12\x00")
 def test_whole_messages(data):
     assert_as_protobuf(data)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(data=messages, changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4))
 @example(data=b"\x12\x08\x12\x04\x22\x02\x01\x02\x0a\x00", changes=[])  # the value before the key
 @example(data=b"\x12\x0a\x0a\x00\x12\x06\x22\x01\x01\x22\x01\x02", changes=[])  # the content twice
-@example(data=b"\x12\x09\x0a\x00\x12\x85\x00\x22\x03\x01\x02\x03", changes=[])  # a length longer than need be
+@example(data=b"\x12\x09\x0a\x00\x12\x85\x00\x22\x03\x01\x02\x03", changes=[])  # a length in more bytes than needed
 @example(
     data=b"\x12\x0f\x0a\x00\x12\x85\x80\x80\x80\x80\x80\x00\x22\x03\x01\x02\x03", changes=[]
-)  # ... than protobuf takes
-@example(data=b"\x12\x0f\x0a\x00\x92\x80\x80\x80\x80\x80\x00\x05\x22\x03\x01\x02\x03", changes=[])  # a tag likewise
-@example(data=b"\x12\x07\x0a\x01\xff\x12\x02\x22\x00", changes=[])  # an alias that is no UTF-8
+)  # ... and in more than protobuf accepts
+@example(
+    data=b"\x12\x0f\x0a\x00\x92\x80\x80\x80\x80\x80\x00\x05\x22\x03\x01\x02\x03", changes=[]
+)  # a tag in more bytes than protobuf accepts
+@example(data=b"\x12\x07\x0a\x01\xff\x12\x02\x22\x00", changes=[])  # an alias that is not UTF-8
 @example(data=b"\x12\x06\x12\x00\x12\x02\x22\x00", changes=[])  # two values, no key
 def test_damaged_messages(data, changes):
     damaged = bytearray(data)
@@ -104,9 +105,17 @@ def test_small_requests_are_left_to_protobuf():
 
 
 @pytest.mark.parametrize("part", [b"\x1a\x00", b"\x12\x00", b"\x12\x04\x0a\x00\x12\x00", b"\x80\x7d\x05"])
-def test_a_message_of_tiny_fields_costs_no_more_than_protobufs_own_reading(part):
+def test_a_message_of_many_tiny_fields_is_left_to_protobuf(part, monkeypatch):
     data = part * (1_000_000 // len(part))
-    started = time.perf_counter()
-    read = wire.read_predict(data)
-    assert time.perf_counter() - started < 2.0
-    assert not read.contents
+    looked_at = []
+    monkeypatch.setattr(wire._FieldReader, "_varint", counted(wire._FieldReader._varint, looked_at))
+    assert not wire.read_predict(data).contents
+    assert len(looked_at) < 2000, "protobuf reads a message of many fields"
+
+
+def counted(method, calls):
+    def wrapper(*arguments):
+        calls.append(1)
+        return method(*arguments)
+
+    return wrapper

@@ -1,4 +1,4 @@
-"""Configuration files are tensorflow_model_server's, and are refused as it refuses them."""
+"""Configuration files: what is read from them, and tensorflow_model_server's refusals."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_batching_parameters(tmp_path):
     thread_pool_name { value: "pool" }
     allowed_batch_sizes: 16
     allowed_batch_sizes: 64
-    pad_variable_length_inputs: true  # nothing to do here
+    pad_variable_length_inputs: true  # ignored
     """
     assert read_batching(written(tmp_path, text)) == Batching(
         max_batch_size=64, batch_timeout_micros=500, num_batch_threads=2, allowed_batch_sizes=(16, 64)

@@ -15,7 +15,7 @@ from serving_tools import eventually, peak_mib, serving, steps
 from serving.server.config import Limits
 
 
-def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end):
+def test_hostile_messages_take_bounded_memory(toy, front_end):
     """A message of many small parts grows when it is read: twenty times in protobuf, thirty times in JSON."""
     limits = Limits(message_bytes=4 << 20, json_bytes=2 << 20, open_requests=64)
     with serving(toy, limits=limits, grpc_front_end=front_end) as (server, caller), ThreadPoolExecutor(32) as pool:
@@ -55,7 +55,7 @@ def test_hostile_messages_take_no_more_memory_than_a_few_of_them(toy, front_end)
     assert grown < 1000, f"{grown} MiB"
 
 
-def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exported):
+def test_unread_answers_are_bounded_and_dropped_in_python(exported):
     limits = Limits(message_bytes=2 << 20, open_requests=64)
     z = np.zeros((16, 8), np.float32)
     settings = {"limits": limits, "grpc_front_end": "python", "enable_model_warmup": False}
@@ -73,12 +73,14 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exp
             "UNAVAILABLE",
             "Too many answers wait for clients that do not read them",
         )
-        assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still find room"
+        assert caller.predict("decode", z=z[:1])["mel"].shape[0] == 1, "small answers still fit"
         grown = peak_mib() - before
         eventually(lambda: len(unread._unread) == 4)
         unread._max_bytes = unread._used
         assert caller.refusal("decode", z=z[:1])[0] == "UNAVAILABLE"
-        assert len(caller.predict("encode", mel=np.zeros((1, 128, 216), np.float32))) == 2, "tiny ones need no room"
+        assert len(caller.predict("encode", mel=np.zeros((1, 128, 216), np.float32))) == 2, (
+            "tiny answers need no free memory"
+        )
         unread._timeout_s = 0.1
 
         def answered():
@@ -94,7 +96,7 @@ def test_answers_that_nobody_reads_are_bounded_in_sum_and_given_up_in_python(exp
     assert grown < 100, f"{grown} MiB"
 
 
-def test_long_answers_as_json_are_made_one_at_a_time_and_beyond_a_length_refused(exported):
+def test_long_json_answers_are_made_one_at_a_time_and_bounded_in_length(exported):
     limits = Limits(json_bytes=2 << 20)
 
     def ask(port, rows):
@@ -124,7 +126,7 @@ def test_long_answers_as_json_are_made_one_at_a_time_and_beyond_a_length_refused
 
 @contextlib.contextmanager
 def _clients_that_do_not_read(port, message, *, count):
-    """A connection that asks `count` times and allows not a byte of an answer (HTTP/2's window of 0)."""
+    """Opens a connection that asks `count` times and allows no bytes of an answer (HTTP/2 window of 0)."""
 
     def frame(kind, flags, stream, payload):
         return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload

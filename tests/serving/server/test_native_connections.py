@@ -71,7 +71,7 @@ def caller(served):
         (header_block(method=b"\x82"), b"", b"405"),
     ],
 )
-def test_calls_that_are_none(served, block, body, says):
+def test_invalid_calls_are_refused(served, block, body, says):
     data = frame(HEADERS, 4, 1, block) + frame(DATA, 1, 1, body)
     with connection(served.port, data) as raw:
         answered = frames(raw, lambda one: one[2] == 1 and ends_call(one))
@@ -81,7 +81,7 @@ def test_calls_that_are_none(served, block, body, says):
 
 
 @native
-def test_connections_that_are_none_end_and_disturb_nobody(served, caller):
+def test_invalid_connections_end_and_disturb_nobody(served, caller):
     rng = np.random.default_rng(0)
     endless = frame(HEADERS, 0, 1, header_block()) + b"".join(frame(9, 0, 1, b"\x00" * 8000) for _ in range(200))
     resets = b"".join(
@@ -109,8 +109,8 @@ def test_connections_that_are_none_end_and_disturb_nobody(served, caller):
 
 @native
 @pytest.mark.parametrize("window", [0, (1 << 31) - 1], ids=["no window", "no reading"])
-def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
-    """Whether a client allows not a byte, or allows all and reads nothing: its answers go, and their memory."""
+def test_unread_answers_are_dropped(exported, monkeypatch, window):
+    """A client that allows no bytes (HTTP/2 window of 0), or allows all and reads nothing, loses its answers."""
     monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 2.0)
     limits = Limits(message_bytes=8 << 20, open_requests=64)
     server = start_server(exported.path.parent, limits=limits, grpc_front_end="native")
@@ -123,7 +123,7 @@ def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
             wider = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 31) - 1 - 65_535)) if window else b""
             caller.predict("decode", z=z)
             before = peak_mib(reset=True)
-            for _ in range(30):  # of whose answers, 7 MB each, the server may hold four
+            for _ in range(30):  # each answer has 7 MB, and the server may hold four of them
                 raw = socket.socket()
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
                 raw.connect(("127.0.0.1", server.port))
@@ -133,7 +133,7 @@ def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
             assert caller.refusal("decode", z=z)[0] == "UNAVAILABLE"
             request_ = protos.HealthCheckRequest()
             health = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
-            assert health(request_.SerializeToString(), timeout=20), "small answers need no room"
+            assert health(request_.SerializeToString(), timeout=20), "small answers need no free memory"
             grown = peak_mib() - before
             time.sleep(2.2)
 
@@ -152,8 +152,8 @@ def test_answers_that_are_not_taken_are_given_up(exported, monkeypatch, window):
 
 
 @native
-def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
-    """Some clients send all but the end of large messages and fall silent; others get room once it is needed."""
+def test_requests_that_never_arrive_completely_are_dropped(toy, monkeypatch):
+    """Clients send all but the end of large messages; their memory is freed once others need it."""
     monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, limits=Limits(message_bytes=1 << 20), grpc_front_end="native")
     x = np.ones((1, 3), np.float32)
@@ -174,22 +174,22 @@ def test_requests_that_do_not_come_are_given_up(toy, monkeypatch):
 
 
 @native
-def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
-    """Idle ones end, and so do those of clients that never read what they are told."""
+def test_idle_connections_are_closed_when_others_need_their_place(toy, monkeypatch):
+    """So are connections whose clients never read their answers."""
     monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, grpc_front_end="native")
     unknown = header_block(path="/" + "x" * 100)
     try:
         with contextlib.ExitStack() as stack:
             idle = stack.enter_context(connection(server.port))
-            deaf = socket.socket()
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.connect(("127.0.0.1", server.port))
-            stack.enter_context(deaf).settimeout(20)
-            deaf.sendall(PREFACE + frame(SETTINGS, 0, 0))
-            # More answers than the socket holds, of no more calls than a connection may have.
+            unread = socket.socket()
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unread.connect(("127.0.0.1", server.port))
+            stack.enter_context(unread).settimeout(20)
+            unread.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            # More answers than the socket's buffer holds, but fewer calls than a connection may have.
             for stream in range(1, 1981, 2):
-                deaf.sendall(frame(HEADERS, 4, stream, unknown) + frame(DATA, 1, stream, prefixed(b"")))
+                unread.sendall(frame(HEADERS, 4, stream, unknown) + frame(DATA, 1, stream, prefixed(b"")))
             silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(998)]
             eventually(lambda: server._grpc.native.held()[0] == 0)
 
@@ -208,11 +208,11 @@ def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
                 with socket.create_connection(("127.0.0.1", server.port)) as another:
                     return is_closed(another)
 
-            assert is_refused(), "there is no room for one more"
+            assert is_refused(), "all places are taken"
             time.sleep(1.2)
             is_refused()
             assert is_closed(idle)
-            assert is_closed(deaf)
+            assert is_closed(unread)
             with Caller(server.port) as caller:
                 x = np.ones((1, 3), np.float32)
                 np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
@@ -222,8 +222,8 @@ def test_connections_that_do_nothing_make_room_for_others(toy, monkeypatch):
 
 
 @native
-def test_requests_that_are_read_are_bounded_in_sum(toy):
-    """Announced sizes take nothing; what was sent does, and goes with its client."""
+def test_memory_of_arriving_requests_is_bounded(toy):
+    """Only bytes that were sent take memory, and they are freed when their client disconnects."""
     limits = Limits(message_bytes=1 << 20)
     server = start_server(toy, limits=limits, grpc_front_end="native")
     try:

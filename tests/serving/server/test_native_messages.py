@@ -32,7 +32,7 @@ messages = st.builds(
     st.dictionaries(st.text(max_size=2), st.one_of(arrays, st.just(np.array([b"text"], object))), max_size=3),
     st.sampled_from(["vae", "", "\x00\x00\x00\x00"]),
     st.lists(st.sampled_from(["y", "z"]), max_size=2),
-    # Nothing, a field that is not known, an input given twice, another model.
+    # Nothing, an unknown field, an input given twice, another model.
     st.sampled_from([b"", b"\x80\x7d\x05", b"\x12\x05\x0a\x01x\x12\x00", b"\x0a\x03\x0a\x01x"]),
 )
 
@@ -41,7 +41,7 @@ seen = {}
 
 
 def assert_rows_are_protobufs(data):
-    """What is put together is what protobuf reads; requests of one key differ in nothing but their rows."""
+    """Checks that the rows found are those that protobuf reads, and that requests with one key differ only in rows."""
     found = _front.rows_of(bytes(data))
     if found is None:
         return False
@@ -49,7 +49,7 @@ def assert_rows_are_protobufs(data):
     try:
         message = protos.PredictRequest.FromString(bytes(data))
     except DecodeError:
-        return False  # it is never answered, so that its key is never learnt
+        return False  # an invalid request is never answered, so its key is never used
     assert rows > 0
     assert len(inputs) == len(message.inputs)
     assert {alias.decode(): content for alias, content in inputs} == {
@@ -64,17 +64,17 @@ def assert_rows_are_protobufs(data):
 
 
 @native
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=messages)
-def test_whole_messages(data):
+def test_whole_messages_are_read_as_protobuf_reads_them(data):
     assert_rows_are_protobufs(data)
 
 
 @native
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(data=messages, changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4))
 @example(data=predict_request(x=np.ones((1, 3), np.float32)).SerializeToString(), changes=[])
-def test_damaged_messages(data, changes):
+def test_damaged_messages_are_read_as_protobuf_reads_them(data, changes):
     damaged = bytearray(data)
     for place, byte in changes:
         if damaged:
@@ -104,7 +104,7 @@ def test_what_differs_in_more_than_its_rows_has_another_key():
     assert all(assert_rows_are_protobufs(message.SerializeToString()) for message in same + other)
     assert len({_front.rows_of(message.SerializeToString())[0] for message in same}) == 1
     assert len({_front.rows_of(message.SerializeToString())[0] for message in same + other}) == 1 + len(other)
-    # Strings, no rows, and inputs that differ in their number come by themselves.
+    # Strings, requests without rows, and inputs with different numbers of rows cannot share a batch.
     for alone in (
         predict_request(x=np.array([b"a"], object)),
         predict_request(x=x[:0]),
@@ -113,7 +113,7 @@ def test_what_differs_in_more_than_its_rows_has_another_key():
         predict_request(),
     ):
         assert _front.rows_of(alone.SerializeToString()) is None
-    # So does an input that is given twice, and what would make a long key.
+    # Neither can an input that is given twice, or a request whose key would be long.
     given = predict_request(x=x).SerializeToString()
     assert _front.rows_of(given) is not None
     assert _front.rows_of(given + given[given.index(b"\x12") :]) is None

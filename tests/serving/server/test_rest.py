@@ -162,7 +162,7 @@ def test_oversize_and_hostile_connections_leave_the_server_standing(server, conn
     for data in (b"GET", b"\x16\x03\x01" + rng.bytes(100), b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as raw:
             raw.sendall(data)
-    # Connections that say nothing take no thread: more of them than there are threads.
+    # Silent connections occupy no thread, so there may be more of them than threads.
     silent = [socket.create_connection(("127.0.0.1", server.rest_port)) for _ in range(120)]
     try:
         assert ask(connection, "GET", "/v1/models/vae")[0] == 200
@@ -187,8 +187,8 @@ def test_concurrent_requests_get_their_own_answers(server, client):
         assert max(pool.map(one, seeds)) < 1e-6
 
 
-def test_stops_whatever_wakes_its_loop_meanwhile(server, monkeypatch):
-    """A thread that has just answered may wake the loop between the steps of a stop."""
+def test_stop_works_when_the_loop_is_woken_meanwhile(server, monkeypatch):
+    """A thread that has just answered may wake the loop while it stops."""
     api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
     opened = rest.RestServer(api, monitor=monitor, host="127.0.0.1", port=0, threads=2)
     opened.start()
@@ -197,7 +197,7 @@ def test_stops_whatever_wakes_its_loop_meanwhile(server, monkeypatch):
 
     def wake_twice():
         wake()
-        time.sleep(0.1)  # the loop wakes and does what it finds
+        time.sleep(0.1)  # time for the loop to wake
         wake()
 
     monkeypatch.setattr(trigger, "_physical_pull", wake_twice)

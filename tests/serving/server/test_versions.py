@@ -55,7 +55,7 @@ def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_pa
 
 
 def threading_count():
-    """Returns the threads of this process that are not Python's, whose pools grow as they are used."""
+    """Returns the number of threads that Python did not start; Python's own pools grow with use."""
     return len(os.listdir("/proc/self/task")) - threading.active_count()
 
 
