@@ -1,8 +1,9 @@
-"""A dataset of windows so small that every preset trains on it in a moment; a Slurm cluster that is this machine."""
+"""A dataset of tiny windows, on which every preset trains within seconds; a run on it; Slurm's commands."""
 
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from tfpipe.data.manifest import MANIFEST, Manifest, Shard
 from tfpipe.data.records import Example, encode_example, write_record
 from tfpipe.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    from tfpipe.training.run_folder import Run
 
 _SCONTROL = """#!/bin/sh
 [ "$1 $2" = "show hostnames" ] || exit 1
@@ -19,7 +23,7 @@ case $3 in
   *) exit 1 ;;
 esac
 """
-# Two tasks, as srun starts them; options are left to the real one.
+# Starts two tasks as srun does, and ignores the options.
 _SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=here SLURM_STEP_TASKS_PER_NODE=2
@@ -32,7 +36,7 @@ SMALL_SPEC = FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050)
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 training and 12 validation windows: a bump each, somewhere."""
+    """60 training and 12 validation windows, each with one bump at a random place."""
     folder = tmp_path_factory.mktemp("small")
     rng = np.random.default_rng(0)
     band, frame = np.mgrid[0:16, 0:16]
@@ -58,6 +62,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = Manifest(spec=SMALL_SPEC, labels=("any",), shards=tuple(shards))
     (folder / MANIFEST).write_text(json.dumps(manifest.to_dict()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """A finished run of five epochs on `small`. Tests must not change its folder."""
+    from training_tools import train_config
+
+    from tfpipe.training.loop import train
+
+    return train(train_config(small, tmp_path_factory.mktemp("trained") / "run"), quiet=True)
 
 
 @pytest.fixture

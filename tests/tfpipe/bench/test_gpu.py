@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 from helpers import last_json, tfpipe
 
+from tfpipe.bench.gpu import training_flops
 from tfpipe.cli.main import main
+from tfpipe.model import networks
+from tfpipe.spec import FeatureSpec
 
 
 @pytest.mark.slow
@@ -29,3 +32,15 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
     assert said.out == ""
     assert said.err.startswith("tfpipe: bench gpu: TensorFlow sees no GPU here")
     assert len(said.err.splitlines()) == 1
+
+
+def test_training_flops_of_a_known_model_and_of_one_counted_by_hand() -> None:
+    assert training_flops(networks.build("notebook", FeatureSpec(), latent=16)) == pytest.approx(13e9, rel=0.02)
+    tiny = networks.build("tiny", FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050), latent=4)
+    # Kernel, channels before and after, places. The first and last layers see 16 frames, in between these halve to 2.
+    encoder = [(1, 16, 8, 16), (5, 8, 12, 8), (5, 12, 16, 4), (5, 16, 16, 2), (1, 16, 4, 2), (1, 8, 32, 1)]
+    decoder = [(1, 4, 32, 1), (1, 32, 32, 1), (4, 16, 16, 2), (4, 16, 16, 4), (4, 16, 12, 8), (1, 12, 16, 16)]
+    heads_and_linear = [(1, 32, 4, 2), (1, 256, 4, 1), (1, 4, 256, 1)]
+    sizes = [*encoder, *decoder, *heads_and_linear]
+    forward = sum(2 * kernel * before * after * places for kernel, before, after, places in sizes)
+    assert training_flops(tiny) == 3 * forward

@@ -1,4 +1,7 @@
-"""Two real workers that are stopped, killed, started wrongly; docs/DISTRIBUTED.md says what then happens."""
+"""Several workers or devices: the same loss as one, and workers that are stopped, killed or started wrongly.
+
+docs/DISTRIBUTED.md describes what happens to such workers.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, environment
+from training_tools import train_command, train_config
 
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import load_run
+from tfpipe.training.loop import train
+from tfpipe.training.run_folder import Run, load_run
 
 TRAIN = ("--preset", "tiny", "--epochs", "8", "--batch-size", "4", "--freq-mask", "8", "--seed", "7")
-# Sums round by how many threads share them; what the launcher chose for itself is said here once more.
+# The rounding of sums depends on the number of threads, so all workers get the number that the launcher chooses.
 THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
 GO_ON = "run the same command on all workers to go on from the last checkpoint"
 
 
 def free_port() -> int:
-    """A port that is free, under those that outgoing connections get."""
+    """Returns a free port below those that Linux gives to outgoing connections."""
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", random.randrange(10_000, 32_000)))
@@ -35,7 +40,7 @@ def free_port() -> int:
 
 
 class Workers:
-    """Two workers, the chief with a run folder, the other with none."""
+    """Two workers. The chief gets a run folder; the folder of the other one must not be made."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data, self.run, self.absent = folder, data, folder / "run", folder / "absent"
@@ -63,7 +68,7 @@ class Workers:
         return {path.name for path in folder.glob("step-*")} if folder.exists() else set()
 
     def await_checkpoint(self, workers: list[subprocess.Popen[str]]) -> None:
-        """Waits for one more than there are."""
+        """Waits until there is a new checkpoint."""
         before, deadline = self.steps(), time.monotonic() + 300
         while not self.steps() - before:
             assert all(worker.poll() is None for worker in workers), [end(worker) for worker in workers]
@@ -72,7 +77,7 @@ class Workers:
 
 
 def end(worker: subprocess.Popen[str]) -> tuple[int, str]:
-    """Waits for a worker; its status and what it wrote."""
+    """Waits for a worker; returns its exit status and its stderr."""
     try:
         _, errors = worker.communicate(timeout=300)
     except subprocess.TimeoutExpired:
@@ -85,10 +90,70 @@ def last(errors: str) -> str:
     return errors.strip().splitlines()[-1]
 
 
-# Four starts of two processes, which may share their cores with other tests.
+def train_together(data: Path, run: Path, **settings: object) -> Run:
+    """Trains with two worker processes on this machine."""
+    launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
+    command = [*launcher, *train_command(data, run, **settings)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "2 replica(s)" in done.stderr
+    return load_run(run)
+
+
+def train_on_devices(count: int, data: Path, run: Path, **settings: object) -> str:
+    """Trains in one process that divides its CPU into several devices; returns its stderr."""
+    code = (
+        "import sys, tensorflow as tf; from tfpipe.cli.main import main\n"
+        "(cpu,) = tf.config.list_physical_devices('CPU')\n"
+        f"tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, *train_command(data, run, strategy="mirrored", **settings)[3:]]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert f"{count} replica(s)" in done.stderr
+    return done.stderr
+
+
+def assert_same_curves(one: Run, other: Run) -> None:
+    for name in ("loss", "mse", "kl", "val_mse", "val_kl"):
+        np.testing.assert_allclose([row[name] for row in one.history], [row[name] for row in other.history], rtol=2e-3)
+
+
+def test_two_workers_have_the_losses_of_one(small: Path, trained: Run, tmp_path: Path) -> None:
+    # Two workers can share batches of 10 evenly, so they see the same global batches.
+    assert_same_curves(train_together(small, tmp_path / "run"), trained)
+
+
+@pytest.mark.slow
+def test_two_devices_of_a_process_have_the_losses_of_one(small: Path, trained: Run, tmp_path: Path) -> None:
+    assert "cannot share" not in train_on_devices(2, small, tmp_path / "run")
+    assert_same_curves(load_run(tmp_path / "run"), trained)
+
+
+@pytest.mark.slow
+def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_path: Path) -> None:
+    said = train_on_devices(3, small, tmp_path / "run", batch_size=8, epochs=1)
+    assert "3 replicas cannot share batches of 8 evenly: 2 of each are left out" in said
+    assert "--batch-size 6 or 9 leaves out none" in said
+
+
+@pytest.mark.slow
+def test_two_workers_can_share_the_data_by_file(dataset: Path, tmp_path: Path) -> None:
+    settings = {"batch_size": 4, "epochs": 3}
+    alone = train(train_config(dataset, tmp_path / "alone", **settings), quiet=True)
+    together = train_together(dataset, tmp_path / "run", shard_by="file", **settings)
+    assert [row["step"] for row in together.history] == [row["step"] for row in alone.history]
+    # The batches differ, but not the data.
+    assert together.history[-1]["mse"] == pytest.approx(alone.history[-1]["mse"], rel=0.1)
+    assert together.history[-1]["mse"] != alone.history[-1]["mse"]
+    assert together.config["shard_by"] == "file"
+
+
+# Two processes are started four times, and other tests may use the cores too.
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
-def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp_path: Path) -> None:
+def test_stopped_and_killed_workers_continue_to_the_same_weights(dataset: Path, tmp_path: Path) -> None:
     undisturbed, workers = tmp_path / "undisturbed", Workers(tmp_path, dataset)
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--", *workers.command(0)]
     launcher[launcher.index(str(workers.run))] = str(undisturbed)
@@ -96,7 +161,7 @@ def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp
     done = subprocess.run(launcher, env=alike, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
 
-    # SIGTERM to one: both stop at the same step, saved.
+    # SIGTERM to one worker: both save and stop at the same step.
     pair = workers.start()
     workers.await_checkpoint(pair)
     pair[1].send_signal(signal.SIGTERM)
@@ -110,7 +175,7 @@ def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp
     where = f"stopped at epoch {epoch + 1}, step {step};" if step else f"stopped after epoch {epoch};"
     assert words.pop().startswith(where)
 
-    # kill -9 of the chief, with whom the connections of all stand and fall.
+    # kill -9 of the chief, which holds the connections of all workers.
     pair = workers.start()
     workers.await_checkpoint(pair)
     pair[0].kill()
@@ -134,8 +199,8 @@ def test_stopped_and_killed_workers_go_on_to_the_same_weights(dataset: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_given_up(dataset: Path, tmp_path: Path) -> None:
-    """As when its machine is gone: nothing closes its connections."""
+def test_worker_that_hangs_ends_the_training_of_the_others(dataset: Path, tmp_path: Path) -> None:
+    """A stopped process is like a machine that is gone: nothing closes its connections."""
     workers = Workers(tmp_path, dataset)
     pair = workers.start()
     workers.await_checkpoint(pair)
@@ -149,7 +214,7 @@ def test_a_worker_that_hangs_is_given_up(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_worker_that_has_not_started_is_named(dataset: Path, tmp_path: Path) -> None:
     pair = Workers(tmp_path, dataset).start(indices=(0,))
     line = pair[0].stderr.readline()
     while line and not line.startswith("train: waiting for worker 1 (127."):
@@ -160,7 +225,7 @@ def test_a_worker_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_port_in_use_is_named(dataset: Path, tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         cluster = {"worker": [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:9"]}
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
@@ -174,7 +239,7 @@ def test_a_port_that_is_taken_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_of_other_settings_are_refused(dataset: Path, tmp_path: Path) -> None:
+def test_workers_with_other_settings_are_refused(dataset: Path, tmp_path: Path) -> None:
     (_, chief), (status, errors) = (end(worker) for worker in Workers(tmp_path, dataset).start("--latent", "8"))
     assert status == 1
     assert "worker 0 has other settings (latent: 16 there, 8 here); start all workers with the same ones" in errors
@@ -185,7 +250,7 @@ def test_workers_of_other_settings_are_refused(dataset: Path, tmp_path: Path) ->
 def test_slurm_tasks_train_together(dataset: Path, tmp_path: Path, slurm: None) -> None:
     workers = Workers(tmp_path, dataset)
     command = [str(ROOT / "scripts" / "launch_slurm"), *workers.command(0, "--epochs", "1")]
-    # The ports follow from the job's number.
+    # The ports are a function of the job's number.
     job = environment(SLURM_JOB_ID=str(random.randrange(1, 10**6)))
     done = subprocess.run(command, env=job, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
