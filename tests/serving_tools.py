@@ -15,14 +15,12 @@ import grpc
 import numpy as np
 
 from serving.protocol import protos, tensors
-from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT
+from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, UNLIMITED
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
 from serving.server.server import Server
 from serving.server.signature import Signature
 from tfpipe.cli.arguments import normalised
-
-UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 @contextlib.contextmanager

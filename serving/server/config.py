@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.protocol.names import MODEL_NAME
 from serving.server.config_files import Batching, Tls
 from tfpipe.errors import UsageError
 from tfpipe.settings import check, setting
@@ -61,7 +62,7 @@ class ServerConfig:
     model_base_path: Path | str | None = setting(
         None, help="folder with one numbered sub-folder for each version", metavar="MODEL_DIR"
     )
-    model_name: str = setting("vae", help="the model's name in requests")
+    model_name: str = setting(MODEL_NAME, help="the model's name in requests")
     model_config_file: Path | str | None = setting(
         None, help="text proto that lists models, version policies and labels", metavar="FILE"
     )
