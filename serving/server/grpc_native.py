@@ -84,7 +84,7 @@ class NativeGrpcServer:
     ) -> None:
         from serving.server import _front
 
-        self._methods, self._api, self._monitor, self._limits = methods, api, monitor, limits
+        self._methods, self._api, self._monitor = methods, api, monitor
         self._batching = batching or Batching()
         self._batching_is_off = batching is None
         try:
@@ -105,7 +105,7 @@ class NativeGrpcServer:
         self.port = self.native.port
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._free = threading.Semaphore(threads)
-        self._unpacking = AdmissionQueue(capacity=4 * limits.message_bytes, max_waiting=0)
+        self._unpacker = _Unpacker(max_bytes=limits.message_bytes)
         self._calls: dict[int, Call] = {}
         batch_threads = min(_BATCHED_SIGNATURES * self._batching.num_batch_threads, _MAX_BATCH_THREADS)
         loops = [self._take_calls, self._take_events, *[self._take_batches] * batch_threads]
@@ -167,7 +167,7 @@ class NativeGrpcServer:
         call = Call(asked.timeout_s, is_cancelled=asked.has_left, alone=alone, waited_s=asked.waited_s)
         self._calls[asked.id] = call
         try:
-            with self._message(asked, call) as message:
+            with self._unpacker.message(asked, call) as message:
                 answer = self._methods.answer(asked.path, message, call)
             if not asked.answer(answer):
                 self._monitor.add_refused(entrypoint="GRPC", model="", code=Code.UNAVAILABLE, why=UNREAD, count=1)
@@ -182,36 +182,6 @@ class NativeGrpcServer:
             asked.refuse(Code.INTERNAL, FAILED)
         finally:
             del self._calls[asked.id]
-
-    @contextlib.contextmanager
-    def _message(self, asked: _front.Call, call: Call) -> Iterator[Buffer]:
-        """Yields a request's message, unpacked if it is compressed.
-
-        Raises:
-            StatusError: it cannot be unpacked or is larger than allowed, or the memory for it is not free.
-        """
-        if asked.encoding is None:
-            yield memoryview(asked.body)
-            return
-        bits = _ZLIB_BITS.get(asked.encoding)
-        if bits is None:
-            raise StatusError(Code.UNIMPLEMENTED, f"Compression {asked.encoding[:40]!r} is not supported; use gzip")
-        unpacking = zlib.decompressobj(bits)
-        most = self._limits.message_bytes
-        try:
-            first = unpacking.decompress(memoryview(asked.body), _SMALL_MESSAGE)
-            if unpacking.eof:
-                yield first
-                return
-            with self._unpacking.slot(call, most):
-                message = first + unpacking.decompress(unpacking.unconsumed_tail, most)
-                if len(message) > most or unpacking.unconsumed_tail:
-                    raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {most} bytes")
-                if not unpacking.eof:
-                    raise StatusError(Code.INTERNAL, f"The message, compressed with {asked.encoding}, is incomplete")
-                yield message
-        except zlib.error:
-            raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}") from None
 
     def _take_batches(self) -> None:
         while (batch := self.native.next_batch()) is not None:
@@ -255,3 +225,40 @@ class NativeGrpcServer:
             took_s=batch.waited_s,
             runtime_s=call.runtime_s,
         )
+
+
+class _Unpacker:
+    """Unpacks compressed messages; all large ones together take at most four times the largest one's memory."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._queue = AdmissionQueue(capacity=4 * max_bytes, max_waiting=0)
+
+    @contextlib.contextmanager
+    def message(self, asked: _front.Call, call: Call) -> Iterator[Buffer]:
+        """Yields a request's message, unpacked if it is compressed.
+
+        Raises:
+            StatusError: it cannot be unpacked or is larger than allowed, or the memory for it is not free.
+        """
+        if asked.encoding is None:
+            yield memoryview(asked.body)
+            return
+        bits = _ZLIB_BITS.get(asked.encoding)
+        if bits is None:
+            raise StatusError(Code.UNIMPLEMENTED, f"Compression {asked.encoding[:40]!r} is not supported; use gzip")
+        unpacking = zlib.decompressobj(bits)
+        try:
+            first = unpacking.decompress(memoryview(asked.body), _SMALL_MESSAGE)
+            if unpacking.eof:
+                yield first
+                return
+            with self._queue.slot(call, self._max_bytes):
+                message = first + unpacking.decompress(unpacking.unconsumed_tail, self._max_bytes)
+                if len(message) > self._max_bytes or unpacking.unconsumed_tail:
+                    raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {self._max_bytes} bytes")
+                if not unpacking.eof:
+                    raise StatusError(Code.INTERNAL, f"The message, compressed with {asked.encoding}, is incomplete")
+                yield message
+        except zlib.error:
+            raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}") from None

@@ -113,7 +113,7 @@ def test_unread_answers_are_dropped(exported, monkeypatch, window):
     """A client that allows no bytes (HTTP/2 window of 0), or allows all and reads nothing, loses its answers."""
     monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 2.0)
     limits = Limits(message_bytes=8 << 20, open_requests=64)
-    server = start_server(exported.path.parent, limits=limits, grpc_front_end="native")
+    server = start_server(exported.path.parent, limits=limits, grpc_front_end="native", enable_model_warmup=False)
     z = np.zeros((64, 8), np.float32)
     try:
         with Caller(server.port) as caller, contextlib.ExitStack() as stack:
