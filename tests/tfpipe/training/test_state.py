@@ -11,7 +11,7 @@ from training_tools import arrays, same, train_config
 
 from tfpipe.data.manifest import load_manifest
 from tfpipe.training.loop import Interrupted, Trainer
-from tfpipe.training.run_folder import Run, load_run
+from tfpipe.training.run_folder import Run
 from tfpipe.training.state import State
 from tfpipe.training.strategy import make_strategy
 
@@ -55,7 +55,7 @@ def test_interrupted_run_continues_to_the_same_weights(small: Path, trained: Run
     saved = arrays(trained.path)
     assert same(saved, arrays(tmp_path / "run"))
     names = ("epoch", "step", "loss", "mse", "kl", "val_loss")
-    rows = [[[row[name] for name in names] for row in run.history] for run in (trained, load_run(tmp_path / "run"))]
+    rows = [[[row[name] for name in names] for row in history] for history in (trained.history, resumed.state.history)]
     assert rows[0] == rows[1]
     decoder = next(name for name in saved if name.startswith("decoder/"))
     assert not np.array_equal(saved[decoder], saved[f"trained_{decoder}"])  # the average is not the weights
