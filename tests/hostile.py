@@ -13,6 +13,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from audio_files import sound, write_av
 RATE = 16_000
 SECONDS = 1.5
 BAD = ("undecodable", "damaged", "truncated", "bad_header", "empty")
-CASES = {}
+CASES: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {}
 
 
 def case(name, *outcomes):
@@ -280,16 +281,17 @@ from_bytes("garbage-last.wav", lambda: wav(70) + b"garbage" * 99, "track")
 
 # Damage in the middle. FLAC and Ogg have checksums; MP3 and AAC may lose a frame unseen.
 for _place in (0.2, 0.5, 0.9):
-    for _suffix, _container, _codec, _outcomes in (
-        ("flac", "FLAC", "PCM_16", BAD),
-        ("ogg", "OGG", "VORBIS", BAD),
-        ("opus", "OGG", "OPUS", BAD),
-        ("mp3", "MP3", "MPEG_LAYER_III", (*BAD, "track")),
+    for _suffix, _container, _codec, _more in (
+        ("flac", "FLAC", "PCM_16", ()),
+        ("ogg", "OGG", "VORBIS", ()),
+        ("opus", "OGG", "OPUS", ()),
+        ("mp3", "MP3", "MPEG_LAYER_III", ("track",)),
     ):
         from_bytes(
             f"damaged-{_place}.{_suffix}",
             lambda c=_container, k=_codec, p=_place: noisy(encoded(c, k, seed=(71, p)), p, 71),
-            *_outcomes,
+            *BAD,
+            *_more,
         )
     from_bytes(f"damaged-{_place}.m4a", lambda p=_place: noisy(mp4(int(72 + 10 * p)), p, 72), *BAD, "track")
 

@@ -21,7 +21,7 @@ def run_watched(arguments, *, seconds):
     marker = f"TFPIPE_TEST={uuid.uuid4().hex}"
     name, _, value = marker.partition("=")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
-    peaks = {}
+    peaks: dict[str, int] = {}
     with subprocess.Popen(
         [sys.executable, "-m", "tfpipe", *map(str, arguments)],
         env=environment,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 # Settings with which the whole chain takes under a minute.
-QUICK_SETTINGS = {"preset": "tiny", "epochs": 2, "semitones": (0, 7), "chords": ()}
+QUICK_SETTINGS: dict[str, Any] = {"preset": "tiny", "epochs": 2, "semitones": (0, 7), "chords": ()}
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from tfpipe.training.config import TrainConfig
 from tfpipe.training.run_folder import CHECKPOINTS, claim
 
 
-def save_run(folder: Path, dataset: Path, models: networks.Models, **settings: object) -> Path:
+def save_run(folder: Path, dataset: Path, models: networks.Models, **settings: Any) -> Path:
     """Writes a run folder with given weights, as training would."""
     manifest = load_manifest(dataset)
     claim(folder, TrainConfig(data=str(dataset), run=str(folder), **settings), manifest)

@@ -18,6 +18,7 @@ from serving.protocol import protos, tensors
 from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, UNLIMITED
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
+from serving.server.grpc_native import NativeGrpcServer
 from serving.server.server import Server
 from serving.server.signature import Signature
 from tfpipe.cli.arguments import normalised
@@ -38,6 +39,12 @@ def start_server(folder: Path, **settings) -> Server:
     server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
     server.start()
     return server
+
+
+def native_grpc(server: Server) -> NativeGrpcServer:
+    """Returns the native gRPC front end of a server, to look inside it."""
+    assert isinstance(server._grpc, NativeGrpcServer)
+    return server._grpc
 
 
 def signature_of(definition, run, *, limits=None, **settings) -> Signature:
@@ -176,7 +183,7 @@ def metrics_page(server: Server, path: str = METRICS_PATH) -> tuple[int, str, st
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.getheader("Content-Type"), response.read().decode()
+        return response.status, response.getheader("Content-Type", ""), response.read().decode()
     finally:
         connection.close()
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,11 @@ def test_impossible_values_are_refused(name, value):
 
 
 def test_a_single_value_or_a_path_is_accepted_where_a_list_or_text_is_meant():
-    given = PreprocessConfig(inputs=Path("in"), output=Path("out"), semitones=[0, 4], chords="minor")
+    loose: dict[str, Any] = {"inputs": Path("in"), "output": Path("out"), "semitones": [0, 4], "chords": "minor"}
+    other: dict[str, Any] = {"inputs": "in", "output": "out", "semitones": (0, 4), "chords": ["minor"]}
     plain = PreprocessConfig(inputs=("in",), output="out", semitones=(0, 4), chords=("minor",))
-    assert given == plain == PreprocessConfig(inputs="in", output="out", semitones=(0, 4), chords=["minor"])
+    given = PreprocessConfig(**loose)
+    assert given == plain == PreprocessConfig(**other)
     assert given.to_dict() == plain.to_dict()
 
 

@@ -168,4 +168,4 @@ def test_examples_follow_from_key_and_variant_alone(engine):
 @settings(max_examples=30, deadline=None)
 def test_a_stack_cannot_clip(variant, seed):
     parts = np.random.default_rng(seed).uniform(-1, 1, (len(variant.notes), 256))
-    assert np.abs(stack_audio(parts, variant.weights)).max() <= 1.0
+    assert np.abs(stack_audio(list(parts), variant.weights)).max() <= 1.0

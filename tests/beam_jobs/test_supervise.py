@@ -96,6 +96,7 @@ def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     output = tmp_path / "out"
     code = "import pickle, sys; from beam_jobs.job import preprocess; preprocess(pickle.load(sys.stdin.buffer))"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment()) as command:
+        assert command.stdin is not None
         command.stdin.write(pickle.dumps(config_for(long_corpus, output)))
         command.stdin.close()
         finished = wait_for(lambda: list(output.glob(".work/*/*.tfrecord.json")))[0].with_suffix("")
@@ -108,6 +109,7 @@ def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     (finished.parent / "half.tfrecord.tmp-1").write_bytes(b"half")
     resumed = preprocess(config_for(long_corpus, output))
     profile = re.search(r"\((\d+) decoded now.* (\d+) examples \((\d+) computed now\)", capsys.readouterr().err)
+    assert profile is not None
     decoded, total, computed = map(int, profile.groups())
     assert decoded == 0
     assert computed < total == sum(shard.examples for shard in resumed.shards)
@@ -139,7 +141,8 @@ def test_an_interrupt_ends_every_process(long_corpus, tmp_path, marker):
 
 
 def test_a_worker_that_dies_ends_the_job_with_the_cause(long_corpus, tmp_path, marker):
-    output, workers = tmp_path / "out", []
+    output = tmp_path / "out"
+    workers: list[int] = []
 
     def kill_a_worker():
         workers.extend(number for number, line in descendants(marker).items() if "sdk_worker_main" in line)

@@ -78,7 +78,8 @@ def _everywhere(path: Path) -> set[str]:
 
 def _at_top(path: Path) -> set[str]:
     """Imports that run when the module is imported: all but those inside functions and TYPE_CHECKING."""
-    todo, found = list(ast.parse(path.read_text()).body), []
+    todo: list[ast.AST] = [*ast.parse(path.read_text()).body]
+    found = []
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -123,7 +123,9 @@ def test_monitoring():
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["scrape_configs"]
     (target,) = job["static_configs"][0]["targets"]
     assert target == "serving:8501"
-    path = re.search(r'path: "(.+)"', (DEPLOY / "monitoring.config").read_text())[1]
+    found = re.search(r'path: "(.+)"', (DEPLOY / "monitoring.config").read_text())
+    assert found is not None
+    path = found[1]
     assert job["metrics_path"] == path
     assert KUBERNETES[0]["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"] == path
     board = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())

@@ -37,7 +37,8 @@ def test_hostile_requests(toy_server, front_end, counts):
     assert counts is FAST or sum(counts.values()) >= 100_000
     if counts is FULL and front_end == "python":
         counts = {**FAST, "grpc": FULL["grpc"], "sockets": FULL["sockets"]}  # the rest does not depend on the front end
-    ended, asked = threading.Event(), Counter()
+    ended = threading.Event()
+    asked: Counter[int] = Counter()
     with Caller(toy_server.port) as caller, ThreadPoolExecutor(8) as pool:
 
         def bystander(number):
@@ -53,7 +54,7 @@ def test_hostile_requests(toy_server, front_end, counts):
                 pool.submit(attack, toy_server, count, seed)
                 for seed, (attack, count) in enumerate((ATTACKS[name], count) for name, count in counts.items())
             ]
-            codes = sum((one.result() for one in hostile), Counter())
+            codes: Counter[str] = sum((one.result() for one in hostile), Counter())
         finally:
             ended.set()
         for one in beside:
@@ -68,7 +69,8 @@ def test_hostile_requests(toy_server, front_end, counts):
 @pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)], ids=["fast", "full"])
 def test_hostile_configurations(toy, count):
     """A hostile reload may remove every model, but the server lives on and takes the next good reload."""
-    rng, codes, before = random.Random(0), Counter(), followers()
+    rng, before = random.Random(0), followers()
+    codes: Counter[tuple[str, bool]] = Counter()
     server = start_server(toy)
     x = np.ones((1, 3), np.float32)
     good = protos.ReloadConfigRequest()
@@ -145,7 +147,8 @@ def choose_policy(rng, policy):
 
 def straight_to_the_handlers(server, count, seed):
     """Sends requests to the gRPC methods without a connection."""
-    rng, codes = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    codes: Counter[str] = Counter()
     # Reload has its own test; health does not depend on models.
     paths = [path for path in server.methods.paths if "Reload" not in path and "Health" not in path]
     for _ in range(count):
@@ -167,13 +170,14 @@ def straight_to_the_application(server, count, seed):
     monitor = Monitor(server.catalog.knows)
     slots = AdmissionQueue(capacity=limits.open_requests, max_waiting=0)
     application = rest.Application(Api(server.catalog, limits), monitor, slots, timeout_s=60, metrics_path="/metrics")
-    rng, codes = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    codes: Counter[str] = Counter()
     for _ in range(count):
         body = hostile_json(rng)
         environ = {"REQUEST_METHOD": rng.choice(["POST", "POST", "POST", "GET", "PUT"]), "wsgi.input": io.BytesIO(body)}
         environ["PATH_INFO"] = hostile_path(rng)
         wsgiref.util.setup_testing_defaults(environ)
-        said = []
+        said: list[str] = []
         [answer] = application(environ, lambda status, headers, said=said: said.append(status))
         check(answer.decode())
         codes[said[0].split()[0]] += 1
@@ -181,7 +185,8 @@ def straight_to_the_application(server, count, seed):
 
 
 def over_grpc(server, count, seed):
-    rng, codes = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    codes: Counter[str] = Counter()
     services = {"PredictionService": ["Predict", "GetModelMetadata", "Classify", "Nothing"], "Model": ["x"]}
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         for _ in range(count):
@@ -198,7 +203,8 @@ def over_grpc(server, count, seed):
 
 
 def over_http(server, count, seed):
-    rng, codes = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    codes: Counter[str] = Counter()
     connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
     for _ in range(count):
         path = "/v1/models/vae:predict" if rng.random() < 0.5 else "/v1/models/vae/versions/1:predict"

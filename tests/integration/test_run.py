@@ -215,8 +215,8 @@ def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path
 def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(small_corpus: Path, tmp_path: Path) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(mount)], check=False)
-    if done.returncode:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(mount)], check=False)
+    if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
         # There is room for the dataset but not for a checkpoint.

@@ -1,5 +1,6 @@
 """The job reads from and writes to buckets of a local S3 server; gs:// is tested as far as it works without Google."""
 
+import io
 import json
 import os
 import re
@@ -262,6 +263,7 @@ def test_a_window_is_read_without_fetching_the_whole_object(store):
     with remote.open_read(store.url("big")) as file:
         file.seek(10_000_000)
         assert file.read(4) == bytes([128, 129, 130, 131])
+        assert isinstance(file, io.BufferedReader)
         assert file.raw.tell() - 10_000_000 < 2**20
 
 

@@ -79,7 +79,7 @@ def test_tls_and_mutual_tls(toy, certificates, tmp_path, verify):
             ({"ca": certificates / "other.pem"}, False),
             (None, False),
         ):
-            client_tls = settings and ClientTls(**settings)
+            client_tls = ClientTls(**settings) if settings else None
             timeout_s = 60 if answered else 1.0
             with Client(f"127.0.0.1:{server.port}", tls=client_tls, timeout_s=timeout_s) as client:
                 if answered:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +36,16 @@ def test_metadata_holds_what_was_said_of_the_setting():
 
 
 def test_paths_become_text_and_single_values_become_tuples():
-    config = Config(data=Path("d"), inputs=Path("in"), steps=[0, 4.5])
+    loose: dict[str, Any] = {"data": Path("d"), "inputs": Path("in"), "steps": [0, 4.5]}
+    config = Config(**loose)
     assert (config.data, config.inputs, config.steps) == ("d", ("in",), (0, 4.5))
-    assert Config(data="d", steps=4).steps == (4,)
+    single: dict[str, Any] = {"steps": 4}
+    assert Config(data="d", **single).steps == (4,)
 
 
 def test_numpy_numbers_become_plain_ones_and_whole_numbers_stay_whole():
-    config = Config(data="d", latent=np.int64(3), rate=np.float32(0.5), decay=0)
+    numbers: dict[str, Any] = {"latent": np.int64(3), "rate": np.float32(0.5), "decay": 0}
+    config = Config(data="d", **numbers)
     assert [type(value) for value in (config.latent, config.rate, config.decay)] == [int, float, int]
 
 

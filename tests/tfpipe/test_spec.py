@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def test_fingerprint_is_fixed() -> None:
 
 @given(st.sampled_from([field.name for field in dataclasses.fields(FeatureSpec)]))
 def test_every_field_changes_the_fingerprint(name: str) -> None:
-    others = {
+    others: dict[str, Any] = {
         "sample_rate": 24_000,
         "window_s": 4.0,
         "n_fft": 4096,

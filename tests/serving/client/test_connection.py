@@ -55,7 +55,7 @@ def test_a_call_waits_for_a_server_that_starts_late():
 
 def test_waiting_is_announced_once_and_ends_at_the_deadline(monkeypatch):
     monkeypatch.setattr(connection, "_QUIET_S", 0.1)
-    said = []
+    said: list[str] = []
     with pytest.raises(ServerUnavailableError, match=r"no answer within 0\.5 s .*; is a server running there\?"):
         ask("127.0.0.1:1", timeout_s=0.5, on_wait=said.append)
     assert said == ["127.0.0.1:1: no answer yet; trying for 0.5 s"]

@@ -57,6 +57,6 @@ def test_interpolation_is_spherical():
     np.testing.assert_allclose(np.linalg.norm(walk, axis=1), [2, 1.75, 1.5, 1.25, 1], atol=1e-6)
     np.testing.assert_allclose(np.degrees(np.arctan2(walk[:, 1], walk[:, 0])), [0, 22.5, 45, 67.5, 90], atol=1e-4)
     np.testing.assert_allclose(windows.interpolate(first, first, steps=3), [first] * 3)
-    np.testing.assert_allclose(windows.interpolate(first, 0 * last, steps=3)[1], first / 2)
+    np.testing.assert_allclose(windows.interpolate(first, 0.0 * last, steps=3)[1], first / 2)
     with pytest.raises(UsageError, match="at least 2 steps"):
         windows.interpolate(first, last, steps=1)

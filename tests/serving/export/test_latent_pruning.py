@@ -32,7 +32,7 @@ def test_the_kept_dimensions_are_encoded_and_decoded_as_before(model, spec):
     batch = np.random.default_rng(0).uniform(size=(3, *spec.mel_shape, 1)).astype(np.float32)
     for small, whole in zip(kept.encoder(batch), model.encoder(batch), strict=True):
         np.testing.assert_allclose(small, whole.numpy()[:, [5, 2]], atol=1e-5)
-    z = np.float32([[1.0, -2.0]])
+    z = np.array([[1.0, -2.0]], np.float32)
     full = np.zeros((1, model.latent), np.float32)
     full[0, [5, 2]] = z
     np.testing.assert_allclose(kept.decoder(z), model.decoder(full), atol=1e-5)

@@ -28,7 +28,7 @@ def test_encode_audio_agrees_with_librosa(loaded, recordings, spec):
     audio = np.stack([read_window(path, start_s=2.5, spec=spec) for path in recordings]).astype(np.float32)
     time = np.arange(spec.samples) / spec.sample_rate
     extra = [np.sin(2 * np.pi * 440 * time), np.full(spec.samples, 0.25), np.zeros(spec.samples)]
-    audio = np.concatenate([audio, np.float32(extra)])
+    audio = np.concatenate([audio, np.array(extra, np.float32)])
     answer = run_signature(loaded, "encode_audio", audio=audio)
     for index, row in enumerate(audio):
         expected = log_mel.log_mel(row, spec)
@@ -69,7 +69,7 @@ def test_encode_and_decode_equal_the_keras_models(loaded, model, spec):
 def test_decode_audio_is_griffin_lim_of_the_decoded_spectrogram(loaded, model, spec):
     from tfpipe.features.log_mel_tf import griffin_lim
 
-    z, ref_db = np.eye(2, model.latent, dtype=np.float32), np.float32([9.0, 3.0])
+    z, ref_db = np.eye(2, model.latent, dtype=np.float32), np.array([9.0, 3.0], np.float32)
     audio = run_signature(loaded, "decode_audio", z=z, ref_db=ref_db)["audio"]
     assert audio.shape == (2, spec.samples)
     decoded = run_signature(loaded, "decode", z=z)["mel"]
@@ -81,11 +81,10 @@ def test_decode_audio_is_griffin_lim_of_the_decoded_spectrogram(loaded, model, s
 
 def test_generated_row_depends_on_its_seed_alone(loaded, model):
     seeds = np.array([5, -3, 5, 2**62, 0], np.int64)
-    batch = run_signature(loaded, "generate", seed=seeds, temperature=np.float32([1, 1, 0.5, 1, 1]))
+    batch = run_signature(loaded, "generate", seed=seeds, temperature=np.array([1, 1, 0.5, 1, 1], np.float32))
     for row, seed in enumerate(seeds):
-        alone = run_signature(
-            loaded, "generate", seed=seeds[row : row + 1], temperature=np.float32([0.5 if row == 2 else 1])
-        )
+        temperature = np.array([0.5 if row == 2 else 1], np.float32)
+        alone = run_signature(loaded, "generate", seed=seeds[row : row + 1], temperature=temperature)
         np.testing.assert_array_equal(batch["z"][row], alone["z"][0], err_msg=str(seed))
         np.testing.assert_allclose(batch["mel"][row], alone["mel"][0], atol=1e-5)
     np.testing.assert_allclose(batch["z"][2] * 2, batch["z"][0], rtol=1e-6)
@@ -112,7 +111,7 @@ def test_generated_latents_are_standard_normal_and_defined_by_splitmix64():
 
 
 def test_an_empty_batch_has_an_empty_answer(loaded, model, spec):
-    inputs = {
+    inputs: dict[str, dict[str, np.ndarray]] = {
         "encode": {"mel": np.zeros((0, *spec.mel_shape), np.float32)},
         "encode_audio": {"audio": np.zeros((0, 100), np.float32)},
         "decode": {"z": np.zeros((0, model.latent), np.float32)},

@@ -21,7 +21,7 @@ def test_the_converted_models_give_what_the_signatures_give(small, tmp_path):
 
     model, functions = small
     tflite.write_tflite(model, functions, tmp_path)
-    z = np.float32([[1.0, -2.0]])
+    z = np.array([[1.0, -2.0]], np.float32)
     lite = tf.lite.Interpreter(str(tmp_path / "decode.tflite")).get_signature_runner("serving_default")
     np.testing.assert_allclose(lite(z=z)["mel"], functions["decode"](z=z)["mel"], atol=1e-3)
     assert (tmp_path / "encode.tflite").stat().st_size > 10_000

@@ -8,7 +8,7 @@ from tfpipe.data.records import read_records
 def test_every_signature_is_warmed_up_with_one_row_and_with_a_full_batch(exported):
     records = list(read_records(exported.path / WARMUP_FILE))
     requests = [protos.PredictionLog.FromString(record).predict_log.request for record in records]
-    rows = {name: [] for name in SIGNATURES}
+    rows: dict[str, list[int]] = {name: [] for name in SIGNATURES}
     for request in requests:
         sizes = {tensor.tensor_shape.dim[0].size for tensor in request.inputs.values()}
         assert set(request.inputs) == set(SIGNATURES[request.model_spec.signature_name].inputs)

@@ -48,7 +48,13 @@ def test_agrees_with_tensorflow_both_ways():
     import tensorflow as tf
     from tensorflow.core.framework import tensor_pb2
 
-    for array in (np.float32([[1, 2.5]]), np.int64([-1, 5]), np.array([True, False]), np.array([b"x", b""], object)):
+    arrays: list[np.ndarray] = [
+        np.array([[1, 2.5]], np.float32),
+        np.array([-1, 5], np.int64),
+        np.array([True, False]),
+        np.array([b"x", b""], object),
+    ]
+    for array in arrays:
         theirs = protos.TensorProto.FromString(tf.make_tensor_proto(array).SerializeToString())
         np.testing.assert_array_equal(tensors.from_proto(theirs, max_bytes=LIMIT), array)
         mine = tensor_pb2.TensorProto.FromString(tensors.to_proto(array).SerializeToString())

@@ -107,7 +107,7 @@ def test_small_requests_are_left_to_protobuf():
 @pytest.mark.parametrize("part", [b"\x1a\x00", b"\x12\x00", b"\x12\x04\x0a\x00\x12\x00", b"\x80\x7d\x05"])
 def test_a_message_of_many_tiny_fields_is_left_to_protobuf(part, monkeypatch):
     data = part * (1_000_000 // len(part))
-    looked_at = []
+    looked_at: list[int] = []
     monkeypatch.setattr(wire._FieldReader, "_varint", counted(wire._FieldReader._varint, looked_at))
     assert not wire.read_predict(data).contents
     assert len(looked_at) < 2000, "protobuf reads a message of many fields"

@@ -1,5 +1,6 @@
 """Admission: queues are bounded and served in order, a wait ends with its client, and unread answers are bounded."""
 
+import functools
 import threading
 
 import pytest
@@ -109,7 +110,12 @@ def test_unread_answers_are_bounded_and_old_ones_are_dropped_once_memory_is_need
     free = unread.add(30, lambda: None)  # a single answer may be larger than the bound
     free()
     free()
-    frees = [unread.add(5, lambda number=number: (dropped.append(number), frees[number]())) for number in range(2)]
+
+    def drop(number: int) -> None:
+        dropped.append(number)
+        frees[number]()
+
+    frees = [unread.add(5, functools.partial(drop, number)) for number in range(2)]
     with pytest.raises(StatusError, match=UNREAD):
         unread.add(1, lambda: None)
     assert dropped == [0, 1]

@@ -17,6 +17,7 @@ from serving_tools import (
     eventually,
     export_toy,
     metrics_page,
+    native_grpc,
     peak_mib,
     predict_request,
     samples,
@@ -201,7 +202,7 @@ def test_stop_finishes_requests_in_progress_and_takes_no_more(toy):
     with Caller(server.port) as caller:
         caller.predict("slow", x=slow * 0)
         waiting = [caller.future("slow", x=slow) for _ in range(5)]
-        eventually(lambda: server._grpc.native.held()[0] == 5)
+        eventually(lambda: native_grpc(server).native.held()[0] == 5)
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert all(one.result() for one in waiting)
@@ -214,7 +215,7 @@ def test_stop_waits_no_longer_than_the_grace_time(toy):
     server = start_server(toy, grpc_front_end="native")
     with Caller(server.port) as caller:
         waiting = caller.future("slow", x=np.full((1, 3), 100_000, np.float32))
-        eventually(lambda: server._grpc.native.held()[0] == 1)
+        eventually(lambda: native_grpc(server).native.held()[0] == 1)
         started = time.monotonic()
         server._grpc.stop(0.2).wait()
         assert time.monotonic() - started < 10
@@ -235,9 +236,9 @@ def test_all_requests_for_a_signature_share_one_queue(toy):
             quick = caller.request("slow", x=slow * 0).SerializeToString()
             for writing in writings:
                 raw(quick + writing, timeout=60)
-            eventually(lambda: not server._grpc._calls)  # then requests written in these ways are batched
+            eventually(lambda: not native_grpc(server)._calls)  # then requests written in these ways are batched
             long = raw.future(caller.request("slow", x=slow).SerializeToString(), timeout=60)
-            eventually(lambda: server._grpc.native.held()[0] == 1)
+            eventually(lambda: native_grpc(server).native.held()[0] == 1)
             codes = Counter(one.code().name for one in [raw.future(quick + w, timeout=60) for w in writings])
             assert long.code().name == "OK"
             assert codes == {"OK": 2, "UNAVAILABLE": 8}, "one computes, two wait"
@@ -266,7 +267,7 @@ def test_one_kind_of_requests_does_not_starve_another(toy):
                 return count
 
             asking = [pool.submit(ask_on) for _ in range(24)]
-            eventually(lambda: server._grpc.native.held()[0] >= 12)
+            eventually(lambda: native_grpc(server).native.held()[0] >= 12)
             waited = []
             for _ in range(5):
                 started = time.monotonic()

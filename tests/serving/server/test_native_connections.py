@@ -25,7 +25,7 @@ from http2_frames import (
     prefixed,
     text_of,
 )
-from serving_tools import ROWS, Caller, eventually, peak_mib, start_server
+from serving_tools import ROWS, Caller, eventually, native_grpc, peak_mib, start_server
 
 from serving.protocol import protos
 from serving.server import grpc_native
@@ -104,7 +104,7 @@ def test_invalid_connections_end_and_disturb_nobody(served, caller):
                 pass
     x = np.ones((1, 3), np.float32)
     np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
-    eventually(lambda: served._grpc.native.held() == (0, 0, 0))
+    eventually(lambda: native_grpc(served).native.held() == (0, 0, 0))
 
 
 @native
@@ -129,7 +129,7 @@ def test_unread_answers_are_dropped(exported, monkeypatch, window):
                 raw.connect(("127.0.0.1", server.port))
                 stack.enter_context(raw)
                 raw.sendall(PREFACE + settings_ + wider + call)
-            eventually(lambda: server._grpc.native.held()[2] > 24 << 20)
+            eventually(lambda: native_grpc(server).native.held()[2] > 24 << 20)
             assert caller.refusal("decode", z=z)[0] == "UNAVAILABLE"
             request_ = protos.HealthCheckRequest()
             health = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
@@ -163,7 +163,7 @@ def test_requests_that_never_arrive_completely_are_dropped(toy, monkeypatch):
             parts = b"".join(frame(DATA, 0, 1, most[at : at + 16_000]) for at in range(0, len(most), 16_000))
             for _ in range(4):
                 stack.enter_context(connection(server.port, frame(HEADERS, 4, 1, header_block()) + parts))
-            eventually(lambda: server._grpc.native.held()[1] > 4_100_000)
+            eventually(lambda: native_grpc(server).native.held()[1] > 4_100_000)
             np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
             large = np.ones((20_000, 3), np.float32)
             assert caller.refusal("double", x=large)[0] == "UNAVAILABLE"
@@ -191,7 +191,7 @@ def test_idle_connections_are_closed_when_others_need_their_place(toy, monkeypat
             for stream in range(1, 1981, 2):
                 unread.sendall(frame(HEADERS, 4, stream, unknown) + frame(DATA, 1, stream, prefixed(b"")))
             silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(998)]
-            eventually(lambda: server._grpc.native.held()[0] == 0)
+            eventually(lambda: native_grpc(server).native.held()[0] == 0)
 
             def is_closed(raw):
                 raw.settimeout(0.5)
@@ -236,8 +236,8 @@ def test_memory_of_arriving_requests_is_bounded(toy):
                     with contextlib.suppress(OSError):
                         raw.sendall(frame(HEADERS, 4, stream, header_block()))
                         raw.sendall(b"".join(frame(DATA, 0, stream, part) for part in parts))
-            eventually(lambda: server._grpc.native.held()[0] == 4)
-            assert server._grpc.native.held()[1] <= 4 << 20
-        eventually(lambda: server._grpc.native.held() == (0, 0, 0))
+            eventually(lambda: native_grpc(server).native.held()[0] == 4)
+            assert native_grpc(server).native.held()[1] <= 4 << 20
+        eventually(lambda: native_grpc(server).native.held() == (0, 0, 0))
     finally:
         server.stop(grace_s=5)

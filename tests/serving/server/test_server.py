@@ -32,7 +32,8 @@ def test_missing_folder_and_taken_ports_are_one_line(exported, tmp_path, server)
 
 
 def test_serve_command_reports_its_ports_and_finishes_requests_on_sigterm(toy, capsys, monkeypatch, restored_signals):
-    ports, answers = [], []
+    ports: list[int] = []
+    answers = []
 
     def ask_and_end():
         with Caller(ports[0]) as caller:

@@ -67,7 +67,7 @@ def test_empty_signature_name_is_serving_default(channel, spec):
 
 
 def test_output_filter_selects(channel):
-    feeds = {"seed": np.int64([1]), "temperature": np.float32([1])}
+    feeds = {"seed": np.array([1], np.int64), "temperature": np.array([1], np.float32)}
     assert set(predict(channel, predict_request("generate", output_filter=["z"], **feeds)).outputs) == {"z"}
     assert set(predict(channel, predict_request("generate", **feeds)).outputs) == {"z", "mel"}
 
@@ -134,7 +134,7 @@ def _huge():
         (predict_request(z=np.zeros(8, np.float32)), "INVALID_ARGUMENT", "[8]"),
         (predict_request(z=np.zeros((2000, 8), np.float32)), "INVALID_ARGUMENT", "2000 rows"),
         (
-            predict_request("decode_audio", z=np.zeros((2, 8), np.float32), ref_db=np.float32([0])),
+            predict_request("decode_audio", z=np.zeros((2, 8), np.float32), ref_db=np.zeros(1, np.float32)),
             "INVALID_ARGUMENT",
             "differ in batch size",
         ),

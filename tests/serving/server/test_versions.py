@@ -19,7 +19,8 @@ from serving_tools import (
 
 def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy_versions, front_end):
     copy_version(toy_versions[1], tmp_path, 1)
-    ended, failures, seen = threading.Event(), [], Counter()
+    ended, failures = threading.Event(), []
+    seen: Counter[int] = Counter()
     settings = {"file_system_poll_wait_seconds": 0.1, "grpc_front_end": front_end}
     with serving(tmp_path, **settings) as (server, caller), ThreadPoolExecutor(16) as pool:
 

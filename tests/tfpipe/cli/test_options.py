@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,13 +34,13 @@ class Config:
     not_an_option: int = 5
 
 
-def _parser(**how: object) -> argparse.ArgumentParser:
+def _parser(**how: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     add_settings(parser, Config, **{"required": False, **how})
     return parser
 
 
-def _given(typed: str, **how: object) -> dict:
+def _given(typed: str, **how: Any) -> dict:
     return given(_parser(**how).parse_args(typed.split()), Config)
 
 

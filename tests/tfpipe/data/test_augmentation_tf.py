@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def test_what_a_preset_turns_on_stays_unless_told(options: str, expected: Augmen
 # In the pipeline --------------------------------------------------------------
 
 
-def by_key(folder: Path, **more: object) -> dict[bytes, np.ndarray]:
+def by_key(folder: Path, **more: Any) -> dict[bytes, np.ndarray]:
     elements = make_dataset(folder, split="train", batch_size=6, seed=5, **more).as_numpy_iterator()
     return {key: mel for batch in elements for key, mel in zip(batch["key"], batch["mel"], strict=True)}
 

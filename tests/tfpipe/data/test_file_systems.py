@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,16 +63,18 @@ def test_a_url_that_tensorflow_cannot_read_says_who_can(dataset, plain_web, stor
 @pytest.mark.slow
 def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(dataset, store, tmp_path):
     url = store.put_folder(dataset, "data")
-    settings = {"preset": "tiny", "epochs": 1, "batch_size": 8, "seed": 7}
+    settings: dict[str, Any] = {"preset": "tiny", "epochs": 1, "batch_size": 8, "seed": 7}
     options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
     # S3_ENDPOINT is not set, because the variables of boto3 are enough.
     places = ["--data", url, "--run", tmp_path / "ours", *([] if COMPILED else ["--cache", tmp_path / "cache"])]
     assert last_json(tfpipe("train", *places, *options, "--json"))["epochs"] == 1
     train(TrainConfig(data=str(dataset), run=str(tmp_path / "theirs"), **settings), quiet=True)
-    ours, theirs = (checkpoint.load(tmp_path / name / "checkpoints").arrays for name in ("ours", "theirs"))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    ours, theirs = (checkpoint.load(tmp_path / name / "checkpoints") for name in ("ours", "theirs"))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.arrays.keys() == theirs.arrays.keys()
+    for name in ours.arrays:
+        np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name])
 
 
 @needs_tensorflow_io
@@ -87,8 +91,9 @@ def test_a_missing_object_ends_training_with_status_1_and_one_line(dataset, stor
 
 def test_wrong_usage(tmp_path, capsys):
     for field in ("run", "cache"):
+        values: dict[str, Any] = {"data": "data", "run": "run", field: "s3://bucket/x"}
         with pytest.raises(UsageError, match="must be a local folder"):
-            TrainConfig(**{"data": "data", "run": "run", field: "s3://bucket/x"})
+            TrainConfig(**values)
     for wrong in ("localhost:5050", "grpc://h", "grpc://h:1,grpc://h:1"):
         with pytest.raises(UsageError, match="use grpc://HOST:PORT"):
             TrainConfig(data="data", run="run", data_service=wrong)

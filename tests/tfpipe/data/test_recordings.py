@@ -86,8 +86,8 @@ def test_tensorflow_io_resamples_to_the_same_log_mels(tmp_path: Path) -> None:
     for index, rate in enumerate(rates):
         assert list(found[index]) == list(expected[index])
         for start, window in expected[index].items():
-            mels = [log_mel(samples, SPEC).mel for samples in (found[index][start], window)]
-            np.testing.assert_allclose(*mels, rtol=0.0, atol=5e-3, err_msg=str(rate))
+            mel, wanted = (log_mel(samples, SPEC).mel for samples in (found[index][start], window))
+            np.testing.assert_allclose(mel, wanted, rtol=0.0, atol=5e-3, err_msg=str(rate))
 
 
 @needs_tfio

@@ -8,6 +8,7 @@ import pytest
 from dataset_tools import example, write_dataset
 
 from tfpipe.data.manifest import Skipped, Track
+from tfpipe.data.records import Example
 from tfpipe.data.statistics import inspect, levels
 
 
@@ -52,7 +53,7 @@ def test_inspect_counts_what_is_there(folder: Path, kind: type) -> None:
 
 
 def test_levels_are_measured_by_split_and_label(folder: Path) -> None:
-    seen = []
+    seen: list[Example] = []
     found = levels(folder, on_example=seen.append)
     assert len(seen) == 4
     assert {split: set(labels) for split, labels in found.items()} == {

@@ -21,7 +21,8 @@ def _example(track: str, variant: str, *, label: int = 0) -> Example:
 def test_the_variants_of_a_label_are_those_of_the_same_window_in_any_order():
     tracks, variants = ["a" * 64, "b" * 64, "c" * 64], ["original", "shift+7"]
     examples = [_example(track, variant, label=label) for track in tracks for variant in variants for label in (0, 1)]
-    picked, reverse = {}, {}
+    picked: dict[tuple[int, str], Example] = {}
+    reverse: dict[tuple[int, str], Example] = {}
     for example in examples:
         pick(example, picked)
     for example in examples[::-1]:

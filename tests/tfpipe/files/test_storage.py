@@ -113,6 +113,7 @@ def test_who_waits_for_a_lock_gets_it_when_the_holder_dies(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
+        assert holder.stdout is not None
         holder.stdout.readline()
         waited = []
 

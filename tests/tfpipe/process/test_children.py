@@ -31,6 +31,8 @@ def test_a_child_dies_with_its_parent(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         pid = int(process.stdout.readline())
         process.stdin.write("x")
         process.stdin.close()

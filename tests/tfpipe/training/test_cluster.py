@@ -67,12 +67,14 @@ def test_what_cannot_be_used_is_named(variables, message):
 
 def test_slurm(slurm):
     found = [from_environment({**SLURM, "SLURM_PROCID": str(index)}) for index in range(5)]
+    assert found[0] is not None
     first = int(found[0].workers[0].partition(":")[2])
     hosts = ["gpu01", "gpu01", "gpu02", "gpu02", "gpu03"]
     ports = [first, first + 1, first, first + 1, first]
     expected = tuple(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
     assert found == [Cluster(workers=expected, index=index) for index in range(5)]
     other_job = from_environment({**SLURM, "SLURM_JOB_ID": "78", "SLURM_PROCID": "0"})
+    assert other_job is not None
     assert not set(other_job.workers) & set(expected)
     with pytest.raises(UsageError, match="does not fit the 3 nodes"):
         from_environment({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": "0"})
@@ -119,6 +121,7 @@ def test_kubernetes_manifest_is_valid_and_means_what_tfpipe_reads():
     # The downward API and the Indexed Job fill these in.
     variables |= {"TFPIPE_JOB": name, "JOB_COMPLETION_INDEX": "0"}
     cluster = from_environment(variables)
+    assert cluster is not None
     assert len(cluster.workers) == job["spec"]["completions"] == job["spec"]["parallelism"]
     host, _, port = cluster.workers[0].partition(":")
     assert host == f"{name}-0.{pod['subdomain']}"
@@ -135,7 +138,7 @@ def test_kubernetes_manifest_is_valid_and_means_what_tfpipe_reads():
 
 def launch(*arguments, **variables):
     env = {**environment(), **variables}
-    command = [sys.executable, LOCAL, *map(str, arguments)]
+    command = [sys.executable, str(LOCAL), *map(str, arguments)]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -145,7 +148,7 @@ def test_local_workers_get_places_cores_and_gpus():
     seen = {0: json.loads(done.stdout)}
     for line in done.stderr.splitlines():
         seen[int(line[1])] = json.loads(line[4:])
-    clusters = [from_tf_config(seen[index]) for index in range(3)]
+    clusters = [cluster for index in range(3) if (cluster := from_tf_config(seen[index]))]
     assert [cluster.index for cluster in clusters] == [0, 1, 2]
     assert len({cluster.workers for cluster in clusters}) == 1
     assert [seen[index]["CUDA_VISIBLE_DEVICES"] for index in range(3)] == ["4,5", "6,7", "8,9"]
@@ -195,9 +198,10 @@ def launched(setup=""):
         f"import os, signal, sys, time\n{setup}\n"
         "print(os.getpid(), file=sys.stderr, flush=True)\nwhile True: time.sleep(0.05)"
     )
-    command = [sys.executable, LOCAL, "2", "--", sys.executable, "-c", code]
+    command = [sys.executable, str(LOCAL), "2", "--", sys.executable, "-c", code]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stderr is not None
             yield process, [int(process.stderr.readline().rpartition(" ")[2]) for _ in range(2)]
         finally:
             process.kill()

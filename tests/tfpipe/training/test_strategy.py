@@ -216,6 +216,7 @@ def test_worker_that_hangs_ends_the_training_of_the_others(dataset: Path, tmp_pa
 @pytest.mark.slow
 def test_worker_that_has_not_started_is_named(dataset: Path, tmp_path: Path) -> None:
     pair = Workers(tmp_path, dataset).start(indices=(0,))
+    assert pair[0].stderr is not None
     line = pair[0].stderr.readline()
     while line and not line.startswith("train: waiting for worker 1 (127."):
         line = pair[0].stderr.readline()
