@@ -75,7 +75,7 @@ def test_every_example_comes_once_an_epoch(dataset, service):
 
 
 def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
-    """A second worker would send every batch again."""
+    """A second worker would send every batch again; the range is long enough that its batches arrive in time."""
     code = (
         "import sys, time; import tensorflow as tf; from tfpipe.data.data_service import spread\n"
         "s = tf.data.experimental.service\n"
@@ -83,8 +83,9 @@ def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
         "where = d.target.removeprefix('grpc://')\n"
         "both = [s.WorkerServer(s.WorkerConfig(dispatcher_address=where)) for _ in range(2)]\n"
         "while d._num_workers() < 2: time.sleep(0.01)\n"
-        "spread_ = spread(tf.data.Dataset.range(50), lambda x: x, service=(d.target,), total=50)\n"
-        "try: print(list(spread_.as_numpy_iterator()))\n"
+        "many = 300_000\n"
+        "spread_ = spread(tf.data.Dataset.range(many), lambda x: x, service=(d.target,), total=many)\n"
+        "try: print(sum(1 for _ in spread_.as_numpy_iterator()), 'batches came')\n"
         "except tf.errors.InvalidArgumentError as error: print(error.message)\n"
         "sys.stdout.flush(); import os; os._exit(0)\n"
     )
