@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The entry point of the program `tfpipe`: runs one command and ends the process with its exit code."""
     from tfpipe.process.exit_status import end_process
+    from tfpipe.process.lean_keras import leave_out_optional_imports
 
+    leave_out_optional_imports()
     end_process(main())
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.process import exit_status
+from tfpipe.process.lean_keras import leave_out_optional_imports
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -199,4 +200,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    leave_out_optional_imports()
     sys.exit(main(sys.argv[1:]))
