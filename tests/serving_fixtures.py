@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from once import make_once
 from serving_tools import Caller, export_toy, start_server
 
 from serving.client.client import Client
@@ -48,10 +50,16 @@ def model(spec):
 
 
 @pytest.fixture(scope="session")
-def exported(model, tmp_path_factory):
-    from serving.export.saved_model import export_model
+def exported(request, tmp_path_factory):
+    """The result of exporting `model`; the export takes 15 s of processor time."""
 
-    return export_model(model, tmp_path_factory.mktemp("export") / "models")
+    def export(folder):
+        from serving.export.saved_model import export_model
+
+        done = export_model(request.getfixturevalue("model"), folder / "models")
+        (folder / "exported.pickle").write_bytes(pickle.dumps(done))
+
+    return pickle.loads((make_once(tmp_path_factory, "exported", export) / "exported.pickle").read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -65,27 +73,32 @@ def loaded(exported):
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """The folder of a small model (`serving_tools.export_toy`) with version 1."""
-    folder = tmp_path_factory.mktemp("toy") / "models"
-    folder.mkdir()
-    return export_toy(folder, 1).parent
+    return make_once(tmp_path_factory, "toy", lambda folder: export_toy(folder, 1))
 
 
 @pytest.fixture(scope="session")
-def toy_versions(toy):
+def toy_versions(toy, tmp_path_factory):
     """Versions 1 to 4 of the toy, whose signature `version` tells them apart."""
-    return {1: toy / "1", **{version: export_toy(toy.parent, version) for version in (2, 3, 4)}}
+
+    def export(folder):
+        for version in (2, 3, 4):
+            export_toy(folder, version)
+
+    more = make_once(tmp_path_factory, "toy_versions", export)
+    return {1: toy / "1", **{version: more / str(version) for version in (2, 3, 4)}}
 
 
 @pytest.fixture(scope="session")
 def shared_server():
-    """Returns a function that starts a server of a folder once for each front end; tests must not change it."""
+    """Returns a function that starts a server of a folder once for each front end; tests must not change it.
+
+    It runs no warm-up requests, which take seconds; `test_conformance.py` has a server that does.
+    """
     running = {}
 
     def get(folder, front_end):
         if (folder, front_end) not in running:
-            # Warming up takes seconds; what it does is the same on both front ends.
-            warmup = front_end == "native" or not is_built()
-            running[folder, front_end] = start_server(folder, grpc_front_end=front_end, enable_model_warmup=warmup)
+            running[folder, front_end] = start_server(folder, grpc_front_end=front_end, enable_model_warmup=False)
         return running[folder, front_end]
 
     yield get

@@ -16,7 +16,7 @@ from tfpipe.cli.main import main
 
 @pytest.fixture(params=["default", "python"])
 def running(request, exported, server):
-    """The server that most tests share, with the default front end; and one whose gRPC is in Python."""
+    """The server that most tests share, with the default front end; and one in Python that was warmed up."""
     if request.param == "default":
         yield server
         return
