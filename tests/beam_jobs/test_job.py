@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from job_tools import SMALL, config_for, note, run_here
+from job_tools import SMALL, config_for, note, run_here, run_without_beam
 
 from beam_jobs.corpus import discover
 from beam_jobs.job import preprocess
@@ -49,7 +49,7 @@ def test_originals_have_the_codes_of_the_notebook(clips, tmp_path):
     """Compares every stored original with what librosa gives, called as in the notebook (In [8])."""
     spec = FeatureSpec()
     inputs = [clips[0], clips[-1]]
-    run_here(config_for(inputs, tmp_path / "out", spec=spec, semitones=(0, 4)))
+    run_without_beam(config_for(inputs, tmp_path / "out", spec=spec, semitones=(0, 4)))
     paths = {track.hash: track.path for track in load_tracks(tmp_path / "out")}
     base = discover([str(path) for path in inputs]).base
     originals = [example for example in examples(tmp_path / "out") if example.variant == "original"]
@@ -119,7 +119,7 @@ def odd_files(folder):
 
 def test_each_odd_file_is_used_or_reported(tmp_path):
     fates = odd_files(tmp_path / "Odd")
-    run_here(config_for(tmp_path / "Odd", tmp_path / "out", max_skipped=0.9))
+    run_without_beam(config_for(tmp_path / "Odd", tmp_path / "out", max_skipped=0.9))
     assert {row.path: row.code for row in load_skipped(tmp_path / "out")} == {
         name: code for name, code in fates.items() if code
     }
@@ -134,7 +134,7 @@ def test_windows_and_silence_are_counted(tmp_path):
     sound, silence = note(440, 1.0, 16_000), np.zeros(16_000)
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "gap.wav", np.concatenate([sound, silence, sound[:4000]]), 16_000)
-    run_here(config_for(tmp_path / "in", tmp_path / "out", hop_s=0.25, semitones=(0,), chords=()))
+    run_without_beam(config_for(tmp_path / "in", tmp_path / "out", hop_s=0.25, semitones=(0,), chords=()))
     (track,) = load_tracks(tmp_path / "out")
     starts = [example.start_s for example in examples(tmp_path / "out")]
     assert starts == [0.0, 0.25, 0.5, 0.75, 1.75]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_tools import config_for, run_here, write_corpus
+from job_tools import config_for, run_without_beam, write_corpus
 
 from beam_jobs.recompute import verify_deep
 from tfpipe.cli.main import main
@@ -28,8 +28,8 @@ VARIED = {
 def varied(request, tmp_path_factory):
     """A dataset with every kind of variant, and its recordings, whose sample rate is not that of the features."""
     folder = tmp_path_factory.mktemp("varied")
-    corpus = write_corpus(folder / "corpus", tracks=2, rate=22_050)
-    run_here(config_for(corpus, folder / "data", engine=request.param, **VARIED))
+    corpus = write_corpus(folder / "corpus", tracks=2, seconds=1.2, rate=22_050)
+    run_without_beam(config_for(corpus, folder / "data", engine=request.param, **VARIED))
     return folder / "data", corpus
 
 
@@ -84,7 +84,7 @@ def test_an_example_that_its_recording_does_not_give_is_named(varied, change, tm
 
 def test_missing_and_changed_recordings_are_reported_without_failure(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus", tracks=2)
-    run_here(config_for(corpus, tmp_path / "data"))
+    run_without_beam(config_for(corpus, tmp_path / "data"))
     gone, changed, *_ = (Path(corpus / track.path) for track in load_tracks(tmp_path / "data"))
     gone.unlink()
     changed.write_bytes(changed.read_bytes() + b"x")

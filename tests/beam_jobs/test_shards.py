@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import soundfile
-from job_tools import config_for, note, run_here, shard_bytes
+from job_tools import config_for, note, run_here, run_without_beam, shard_bytes
 
 from beam_jobs import pipeline
 from beam_jobs.corpus import discover
@@ -31,12 +31,12 @@ def test_a_damaged_shard_of_a_killed_job_is_not_used(job_corpus, job_dataset, tm
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_publish", lambda job: None)
         with pytest.raises(TfpipeError, match="no complete dataset"):
-            run_here(config_for(job_corpus, tmp_path / "out"))
+            run_without_beam(config_for(job_corpus, tmp_path / "out"))
     leftovers = sorted((tmp_path / "out" / ".work").glob("*/*.tfrecord"))
     data = bytearray(leftovers[0].read_bytes())
     data[100] ^= 1
     leftovers[0].write_bytes(data)
-    run_here(config_for(job_corpus, tmp_path / "out"))
+    run_without_beam(config_for(job_corpus, tmp_path / "out"))
     assert shard_bytes(tmp_path / "out") == shard_bytes(job_dataset)
 
 
@@ -56,7 +56,7 @@ def test_a_full_disk_is_reported_and_the_next_job_keeps_the_finished_shards(job_
         assert done
         kept = {path.stat().st_ino for path in done}
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        run_here(config_for(job_corpus, small / "out"))
+        run_without_beam(config_for(job_corpus, small / "out"))
         assert kept <= {path.stat().st_ino for path in (small / "out").glob("*.tfrecord")}
         assert shard_bytes(small / "out") == shard_bytes(job_dataset)
     finally:

@@ -1,4 +1,7 @@
-"""The child process of a job: it gives the bytes of a job in this process, and it never outlives its parent."""
+"""The child process of a job: it never outlives its parent, and its end is explained.
+
+`tests/integration/test_s3_job.py` shows that it gives the bytes of a job in this process.
+"""
 
 import contextlib
 import os
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from helpers import environment
-from job_tools import config_for, run_here, shard_bytes, write_corpus
+from job_tools import config_for, run_without_beam, write_corpus
 
 from beam_jobs.job import preprocess
 from beam_jobs.supervise import _explain_death
@@ -76,20 +79,6 @@ def once_writing(output, act):
         thread.join()
 
 
-def test_two_workers_and_any_order_give_the_same_bytes_without_tensorflow(
-    job_corpus, job_dataset, tmp_path, monkeypatch
-):
-    trap = tmp_path / "trap" / "tensorflow"
-    trap.mkdir(parents=True)
-    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
-    monkeypatch.setenv("PYTHONPATH", str(trap.parent))
-    shuffled = [job_corpus / "Piano", *sorted((job_corpus / "Human").iterdir(), reverse=True)]
-    manifest = preprocess(config_for(shuffled, tmp_path / "out", workers=2), quiet=True)
-    assert manifest.fingerprint == load_manifest(job_dataset).fingerprint
-    assert shard_bytes(tmp_path / "out") == shard_bytes(job_dataset)
-    assert not (tmp_path / "imported").exists()
-
-
 def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     long_corpus, tmp_path, marker, in_process, capsys
 ):
@@ -122,7 +111,7 @@ def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
         "skipped.jsonl",
         "tracks.jsonl",
     ]
-    clean = run_here(config_for(long_corpus, tmp_path / "clean"))
+    clean = run_without_beam(config_for(long_corpus, tmp_path / "clean"))
     assert resumed.fingerprint == clean.fingerprint
 
 

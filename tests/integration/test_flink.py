@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 from helpers import ROOT, environment
-from job_tools import SMALL, config_for, run_here, shard_bytes
+from job_tools import SMALL, config_for, run_without_beam, shard_bytes
 
 from beam_jobs.job import preprocess
 from tfpipe.data.manifest import load_manifest
@@ -82,7 +82,7 @@ def cluster(job_server):
 def local(clips, tmp_path_factory):
     """The dataset of the clips, made by the local runner."""
     output = tmp_path_factory.mktemp("local")
-    run_here(config(clips, output))
+    run_without_beam(config(clips, output))
     return output
 
 

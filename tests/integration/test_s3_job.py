@@ -14,7 +14,7 @@ import pytest
 import requests
 import soundfile
 from botocore.config import Config
-from job_tools import config_for, count_here, note, run_here, spec_options, write_corpus
+from job_tools import config_for, count_here, note, run_here, run_without_beam, spec_options, write_corpus
 
 from beam_jobs import files
 from beam_jobs.corpus import discover
@@ -68,7 +68,8 @@ def test_a_job_between_buckets_gives_the_dataset_of_a_job_between_folders(
         for path in label.iterdir():
             (corpus / label.name / path.name).symlink_to(path)
     (corpus / "Piano" / "broken.wav").write_bytes(b"RIFF no audio")
-    run_here(config_for(corpus, tmp_path / "data", spec=FeatureSpec(), shard_bytes=2**27, semitones=(0, 4), chords=()))
+    changes = {"spec": FeatureSpec(), "shard_bytes": 2**27, "semitones": (0, 4), "chords": ()}
+    run_without_beam(config_for(corpus, tmp_path / "data", **changes))
 
     (theirs, their_manifest), (ours, our_manifest) = parted(local_files(tmp_path / "data")), parted(store.get("data"))
     skipped = json.loads(ours.pop("skipped.jsonl")), json.loads(theirs.pop("skipped.jsonl"))
@@ -83,18 +84,26 @@ def test_a_job_between_buckets_gives_the_dataset_of_a_job_between_folders(
     assert store.get("data") == before
 
 
-def test_beam_options_reach_every_process(endpoint, store, job_corpus, job_dataset, monkeypatch, capsys):
+def test_two_workers_get_beams_options_and_give_the_same_bytes_in_any_order_without_tensorflow(
+    endpoint, store, job_corpus, job_dataset, monkeypatch, tmp_path, capsys
+):
+    trap = tmp_path / "trap" / "tensorflow"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.setenv("PYTHONPATH", str(trap.parent))
     recordings = store.put_folder(job_corpus, "in")
+    shuffled = [f"{recordings}/Piano", *(f"{recordings}/Human/{index}.wav" for index in reversed(range(6)))]
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     s3._connection.cache_clear()
     options = [f"--s3_endpoint_url={endpoint}", "--s3_access_key_id=us", "--s3_secret_access_key=secret"]
-    arguments = [recordings, "--output", store.url("out"), "--shard-mib", "0.0625", "--workers", "2", *spec_options()]
+    arguments = [*shuffled, "--output", store.url("out"), "--shard-mib", "0.0625", "--workers", "2", *spec_options()]
     assert main(["preprocess", *arguments, "--", *options]) == 0, capsys.readouterr().err
     ours, theirs = parted(store.get("out"))[0], parted(local_files(job_dataset))[0]
     assert ours == theirs
     assert ours["skipped.jsonl"] == b""
     assert b"secret" not in store.get("out")["dataset.json"]
+    assert not (tmp_path / "imported").exists()
 
 
 def test_audio_suffixes_decide_in_buckets(store, tmp_path):
@@ -155,7 +164,7 @@ def test_a_missing_object_of_a_list_is_reported(store, job_corpus):
     rows = "".join(f"Human/{index}.wav,Human\n" for index in range(8))
     store.put_folder(job_corpus, "in")
     store.put("in/list.csv", f"path,label\n{rows}".encode())
-    run_here(config_for(store.url("in/list.csv"), store.url("out")))
+    run_without_beam(config_for(store.url("in/list.csv"), store.url("out")))
     assert [(row.path, row.code) for row in load_skipped(store.url("out"))] == [
         *(("Human/6.wav", "missing"), ("Human/7.wav", "missing")),
     ]
@@ -163,7 +172,7 @@ def test_a_missing_object_of_a_list_is_reported(store, job_corpus):
 
 def test_verify_and_inspect_read_buckets(store, job_corpus, job_dataset, capsys):
     recordings = store.put_folder(job_corpus, "in")
-    run_here(config_for(recordings, store.url("data")))
+    run_without_beam(config_for(recordings, store.url("data")))
     url = store.url("data")
     assert verify(url) == []
     assert main(["verify", url, "--deep", "6", "--json"]) == 0
@@ -222,7 +231,7 @@ def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypa
 def test_a_failing_job_leaves_the_old_dataset_whole(store, tmp_path):
     corpus = write_corpus(tmp_path, tracks=2)
     config = config_for(store.put_folder(corpus, "in"), store.url("out"), semitones=(0,), chords=())
-    run_here(config)
+    run_without_beam(config)
     before = store.get("out")
     for index in range(6):
         store.put(f"in/Human/broken-{index}.wav", b"no audio")
@@ -232,7 +241,7 @@ def test_a_failing_job_leaves_the_old_dataset_whole(store, tmp_path):
     for index in range(6):
         store.client.delete_object(Bucket=store.bucket, Key=f"in/Human/broken-{index}.wav")
     store.client.delete_object(Bucket=store.bucket, Key="in/Human/0.wav")
-    run_here(config)
+    run_without_beam(config)
     after = store.get("out")
     assert after["tracks.jsonl"].count(b"\n") == before["tracks.jsonl"].count(b"\n") - 1
     assert not [name for name in after if name.startswith((".work", ".lock"))]
