@@ -8,15 +8,8 @@ import urllib.parse
 import hpack
 
 from serving.protocol.names import PREDICT
-from serving.server.grpc_native import is_built
-
-if is_built():
-    pass
-
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 
 

@@ -1,5 +1,7 @@
 """Small corpora of synthesised notes, and jobs that run in the test's own process."""
 
+import dataclasses
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import soundfile
 from beam_jobs import pipeline
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
+from beam_jobs.metrics import Counts
 from beam_jobs.payload import Job
 from beam_jobs.reuse import recorded_scans, salvage, with_earlier
 from tfpipe.data.manifest import MANIFEST, load_manifest
@@ -56,26 +59,25 @@ def config_for(corpus, output, **changes):
 
 def run_here(config):
     """Runs the pipeline in this process and returns the manifest; skips the checks of `preprocess`."""
-    count_here(config)
+    pipeline.run(_job(config))
     return load_manifest(config.output)
-
-
-def count_here(config):
-    """Like `run_here`, but returns the job's counts."""
-    return pipeline.run(_job(config))
 
 
 def run_without_beam(config):
-    """Like `run_here`, but calls the steps of the pipeline one after the other; Beam takes most of a short job's time.
-
-    For datasets that a test only reads or compares with.
-    """
-    job = _job(config)
-    scans = [pipeline._scan((file, job.known.get(file.path)), job) for file in job.corpus.files]
-    shards = [pipeline._write(plan, job) for plan in pipeline._shard_plans(scans, job)]
-    pipeline._write_result(None, scans=scans, shards=shards, job=job)
-    pipeline._publish(job)
+    """Like `run_here`, but calls the steps one after the other; Beam takes most of a short job's time."""
+    count_without_beam(config)
     return load_manifest(config.output)
+
+
+def count_without_beam(config):
+    """Like `run_without_beam`, but returns the job's counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = dataclasses.replace(_job(config), counts=folder)
+        scans = [pipeline._scan((file, job.known.get(file.path)), job) for file in job.corpus.files]
+        shards = [pipeline._write(plan, job) for plan in pipeline._shard_plans(scans, job)]
+        pipeline._write_result(None, scans=scans, shards=shards, job=job)
+        pipeline._publish(job)
+        return Counts(folder).read()
 
 
 def _job(config):

@@ -125,6 +125,19 @@ def caller(toy_server):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def native_server(toy, shared_server):
+    """The native server of the toy, for tests with the mark `serving_tools.native`."""
+    return shared_server(toy, "native")
+
+
+@pytest.fixture(scope="module")
+def native_caller(native_server):
+    """Calls `native_server`."""
+    with Caller(native_server.port) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="module", params=["native", "python"])
 def front_end(request):
     """Each gRPC server; without Rust there is one."""

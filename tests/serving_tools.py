@@ -13,15 +13,19 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from serving.protocol import protos, tensors
 from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, UNLIMITED
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
-from serving.server.grpc_native import NativeGrpcServer
+from serving.server.grpc_native import NativeGrpcServer, is_built
 from serving.server.server import Server
 from serving.server.signature import Signature
 from tfpipe.cli.arguments import normalised
+
+# Marks tests that need the compiled server.
+native = pytest.mark.skipif(not is_built(), reason="the native front end is not built; install Rust")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 import requests
 import soundfile
 from botocore.config import Config
-from job_tools import config_for, count_here, note, run_here, run_without_beam, spec_options, write_corpus
+from job_tools import config_for, count_without_beam, note, run_here, run_without_beam, spec_options, write_corpus
 
 from beam_jobs import files
 from beam_jobs.corpus import discover
@@ -223,7 +223,7 @@ def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypa
     store.put("out/.work/x.tfrecord.tmp-1", b"half")
     monkeypatch.setattr(files, "_LAPSE_S", 0.0)
     with files.held(store.url("out"), what="job"):
-        counts = count_here(config_for(recordings, store.url("out")))
+        counts = count_without_beam(config_for(recordings, store.url("out")))
     assert counts["copied"] > 0
     assert parted(store.get("out"))[0] == parted(local_files(job_dataset))[0]
 

@@ -17,6 +17,7 @@ from serving_tools import (
     eventually,
     export_toy,
     metrics_page,
+    native,
     native_grpc,
     peak_mib,
     predict_request,
@@ -33,23 +34,10 @@ from serving.server.config_files import Batching
 from serving.server.grpc_native import is_built
 from tfpipe.errors import ServingError
 
-native = pytest.mark.skipif(not is_built(), reason="the native front end is not built; install Rust")
-
 
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="no Rust here")
 def test_where_there_is_rust_the_front_end_is_built():
     assert is_built(), "scripts/setup built no native front end; run `cargo build --release` to see why"
-
-
-@pytest.fixture(scope="module")
-def served(toy, shared_server):
-    return shared_server(toy, "native")
-
-
-@pytest.fixture(scope="module")
-def caller(served):
-    with Caller(served.port) as opened:
-        yield opened
 
 
 @native
@@ -97,10 +85,10 @@ def test_another_model_of_the_same_name_refuses_the_old_ones_requests(tmp_path, 
 
 
 @native
-def test_requests_written_in_many_ways_are_all_answered(caller):
+def test_requests_written_in_many_ways_are_all_answered(native_caller):
     """The server remembers 256 kinds of requests that may share batches; these are more."""
     x = np.ones((1, 3), np.float32)
-    raw = caller.channel.unary_unary(PREDICT)
+    raw = native_caller.channel.unary_unary(PREDICT)
     for number in range(720):
         more = number // 60
         message = predict_request(
@@ -112,20 +100,20 @@ def test_requests_written_in_many_ways_are_all_answered(caller):
         data = message.SerializeToString() + b"\x0a\x02\x22\x00" * (number % 60)
         response = protos.PredictResponse.FromString(raw(data, timeout=60))
         np.testing.assert_array_equal(tensors.from_proto(response.outputs["y"], max_bytes=100), 2 * x)
-    np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
+    np.testing.assert_array_equal(native_caller.predict("double", x=x)["y"], 2 * x)
 
 
 @native
-def test_compressed_messages(served, caller, caplog):
+def test_compressed_messages(native_server, native_caller, caplog):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    message = caller.request("double", x=x).SerializeToString()
-    raw = caller.channel.unary_unary(PREDICT)
+    message = native_caller.request("double", x=x).SerializeToString()
+    raw = native_caller.channel.unary_unary(PREDICT)
     for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
         answer = protos.PredictResponse.FromString(raw(message, compression=compression, timeout=60))
         np.testing.assert_array_equal(tensors.from_proto(answer.outputs["y"], max_bytes=100), 2 * x)
     # This message is small when compressed, and larger than the limit once it is unpacked.
     with pytest.raises(grpc.RpcError) as info:
-        raw(bytes(served.config.limits.message_bytes + 1), compression=grpc.Compression.Gzip, timeout=60)
+        raw(bytes(native_server.config.limits.message_bytes + 1), compression=grpc.Compression.Gzip, timeout=60)
     assert info.value.code().name == "RESOURCE_EXHAUSTED"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
@@ -161,14 +149,14 @@ def test_compressed_messages_cannot_fill_the_memory(toy):
 
 
 @native
-def test_unknown_methods_and_invalid_messages_are_refused(caller):
+def test_unknown_methods_and_invalid_messages_are_refused(native_caller):
     for path, data, code in (
         ("/tensorflow.serving.PredictionService/Nothing", b"", "UNIMPLEMENTED"),
         ("/x", b"", "UNIMPLEMENTED"),
         (PREDICT, b"\xff", "INTERNAL"),
     ):
         with pytest.raises(grpc.RpcError) as info:
-            caller.channel.unary_unary(path)(data, timeout=60)
+            native_caller.channel.unary_unary(path)(data, timeout=60)
         assert info.value.code().name == code
 
 

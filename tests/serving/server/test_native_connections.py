@@ -25,29 +25,11 @@ from http2_frames import (
     prefixed,
     text_of,
 )
-from serving_tools import ROWS, Caller, eventually, native_grpc, peak_mib, start_server
+from serving_tools import ROWS, Caller, eventually, native, native_grpc, peak_mib, start_server
 
 from serving.protocol import protos
 from serving.server import grpc_native
 from serving.server.config import Limits
-from serving.server.grpc_native import is_built
-
-if is_built():
-    pass
-
-
-native = pytest.mark.skipif(not is_built(), reason="the native front end is not built; install Rust")
-
-
-@pytest.fixture(scope="module")
-def served(toy, shared_server):
-    return shared_server(toy, "native")
-
-
-@pytest.fixture(scope="module")
-def caller(served):
-    with Caller(served.port) as opened:
-        yield opened
 
 
 @native
@@ -71,9 +53,9 @@ def caller(served):
         (header_block(method=b"\x82"), b"", b"405"),
     ],
 )
-def test_invalid_calls_are_refused(served, block, body, says):
+def test_invalid_calls_are_refused(native_server, block, body, says):
     data = frame(HEADERS, 4, 1, block) + frame(DATA, 1, 1, body)
-    with connection(served.port, data) as raw:
+    with connection(native_server.port, data) as raw:
         answered = frames(raw, lambda one: one[2] == 1 and ends_call(one))
     [head] = [payload for kind, _, stream, payload in answered if (kind, stream) == (HEADERS, 1)]
     assert says in text_of(head), head
@@ -81,7 +63,7 @@ def test_invalid_calls_are_refused(served, block, body, says):
 
 
 @native
-def test_invalid_connections_end_and_disturb_nobody(served, caller):
+def test_invalid_connections_end_and_disturb_nobody(native_server, native_caller):
     rng = np.random.default_rng(0)
     endless = frame(HEADERS, 0, 1, header_block()) + b"".join(frame(9, 0, 1, b"\x00" * 8000) for _ in range(200))
     resets = b"".join(
@@ -97,14 +79,14 @@ def test_invalid_connections_end_and_disturb_nobody(served, caller):
         frame(GOAWAY, 0, 0, bytes(8)),
         rng.bytes(5000),
     ):
-        with connection(served.port) as raw, contextlib.suppress(OSError):
+        with connection(native_server.port) as raw, contextlib.suppress(OSError):
             raw.sendall(data)
             raw.shutdown(socket.SHUT_WR)
             while raw.recv(65536):
                 pass
     x = np.ones((1, 3), np.float32)
-    np.testing.assert_array_equal(caller.predict("double", x=x)["y"], 2 * x)
-    eventually(lambda: native_grpc(served).native.held() == (0, 0, 0))
+    np.testing.assert_array_equal(native_caller.predict("double", x=x)["y"], 2 * x)
+    eventually(lambda: native_grpc(native_server).native.held() == (0, 0, 0))
 
 
 @native
