@@ -189,15 +189,9 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
     Raises:
         ServingError: the written model does not load, or its outputs differ.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    with tf.device("/CPU:0"):
-        for name, feeds in inputs.items():
-            outputs = functions[name](**{alias: tf.constant(array) for alias, array in feeds.items()})
-            arrays |= {f"{name}/in/{alias}": array for alias, array in feeds.items()}
-            arrays |= {f"{name}/out/{alias}": _plain(tensor.numpy()) for alias, tensor in outputs.items()}
     with tempfile.TemporaryDirectory(prefix="tfpipe-check-") as folder:
         reference = Path(folder) / "reference.npz"
-        np.savez(reference, **arrays)
+        _write_reference(functions, inputs, reference)
         script = Path(__file__).with_name("read_back.py")
         child = subprocess.run(
             children.python(["-P", str(script), str(path), str(reference)]),
@@ -210,12 +204,28 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise ServingError(f"{path.parent}: the written model cannot be read back ({last}); nothing was exported")
     difference, where = json.loads(child.stdout.strip().splitlines()[-1])
+    _require_agreement(difference, where, path)
+    return float(difference)
+
+
+def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> None:
+    """Writes the inputs and the outputs that the functions give for them, as `read_back.compare` takes them."""
+    arrays: dict[str, NDArray[Any]] = {}
+    with tf.device("/CPU:0"):
+        for name, feeds in inputs.items():
+            outputs = functions[name](**{alias: tf.constant(array) for alias, array in feeds.items()})
+            arrays |= {f"{name}/in/{alias}": array for alias, array in feeds.items()}
+            arrays |= {f"{name}/out/{alias}": _plain(tensor.numpy()) for alias, tensor in outputs.items()}
+    np.savez(path, **arrays)
+
+
+def _require_agreement(difference: float, where: str, path: Path) -> None:
+    """Refuses a written model whose output `where` differs by more than the tolerance, or is NaN."""
     if not difference <= TOLERANCE:
         raise ServingError(
             f"{path.parent}: the written model differs from the trained one by {difference:.2g} in {where} "
             f"(allowed {TOLERANCE:g}); nothing was exported"
         )
-    return float(difference)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -17,12 +17,15 @@ def test_the_graph_uses_tensorflows_own_ops_alone(exported):
     assert not [op for op in ops if "PyFunc" in op]
 
 
-def test_read_back_check_sees_other_weights(exported, model, tmp_path):
+def test_other_weights_are_seen_and_refused(exported, model, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(exported.path, damaged)
     data = next((damaged / "variables").glob("*.data*"))
     data.write_bytes(bytes(len(data.read_bytes())))
-    functions = build_signatures(model)
     examples = {"decode": {"z": np.ones((1, model.latent), np.float32)}}
-    with pytest.raises(ServingError, match="nothing was exported"):
-        saved_model._check_in_child(functions, examples, damaged)
+    saved_model._write_reference(build_signatures(model), examples, tmp_path / "reference.npz")
+    assert read_back.compare(str(exported.path), str(tmp_path / "reference.npz"))[0] <= saved_model.TOLERANCE
+    difference, where = read_back.compare(str(damaged), str(tmp_path / "reference.npz"))
+    assert where == "decode/mel"
+    with pytest.raises(ServingError, match=r"differs from the trained one by .* nothing was exported"):
+        saved_model._require_agreement(difference, where, damaged)
