@@ -92,7 +92,7 @@ def toy_versions(toy, tmp_path_factory):
 def shared_server():
     """Returns a function that starts a server of a folder once for each front end; tests must not change it.
 
-    It runs no warm-up requests, which take seconds; `test_conformance.py` has a server that does.
+    It runs no warm-up requests, which take seconds; `test_loaded_model.py` tests them.
     """
     running = {}
 

@@ -6,26 +6,17 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
-from serving_tools import start_server
+from serving_tools import Caller
 
 from serving.checks import conformance
 from serving.protocol import protos, tensors
-from serving.protocol.names import UNLIMITED
+from serving.protocol.names import UNLIMITED, WARMUP_FILE
 from tfpipe.cli.main import main
+from tfpipe.data.records import read_records
 
 
-@pytest.fixture(params=["default", "python"])
-def running(request, exported, server):
-    """The server that most tests share, with the default front end; and one in Python that was warmed up."""
-    if request.param == "default":
-        yield server
-        return
-    other = start_server(exported.path.parent, grpc_front_end="python")
-    yield other
-    other.stop(grace_s=5)
-
-
-def test_the_embedded_server_conforms(running, capsys):
+def test_the_embedded_server_conforms(exported, front_end, shared_server, capsys):
+    running = shared_server(exported.path.parent, front_end)
     arguments = [f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]
     status = main(["check-server", *arguments])
     said = capsys.readouterr()
@@ -33,6 +24,13 @@ def test_the_embedded_server_conforms(running, capsys):
     result = json.loads(said.out)
     assert result["differ"] == {}
     assert result["checks"] >= 45
+
+
+def test_the_models_warm_up_requests_are_answered(exported, server):
+    with Caller(server.port) as caller:
+        for record in read_records(exported.path / WARMUP_FILE):
+            request = protos.PredictionLog.FromString(record).predict_log.request
+            assert caller._predict(request, timeout=60).outputs
 
 
 @pytest.fixture

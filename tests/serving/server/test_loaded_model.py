@@ -1,10 +1,25 @@
 """Loading one version of a model: warm-up requests, and models of TensorFlow 1."""
 
 import numpy as np
-from serving_tools import copy_version, serving, states
+from serving_tools import copy_version, predict_request, ran, serving, states, steps
 
+from serving.protocol import protos
 from serving.protocol.names import WARMUP_FILE
 from serving.server import loaded_model
+from tfpipe.data.records import write_record
+
+
+def test_each_warm_up_request_is_run_batched_and_unbatched_before_the_version_serves(toy, tmp_path):
+    path = copy_version(toy / "1", tmp_path, 1)
+    (path / WARMUP_FILE).parent.mkdir()
+    with open(path / WARMUP_FILE, "wb") as file:
+        for _ in range(3):
+            log = protos.PredictionLog()
+            log.predict_log.request.CopyFrom(predict_request(signature="slow", x=steps(1)))
+            write_record(file, log.SerializeToString())
+    for warm_up, runs in ((True, 6), (False, 0)):
+        with serving(tmp_path, enable_model_warmup=warm_up) as (_, caller):
+            assert ran(caller) == (runs, runs)
 
 
 def test_a_damaged_warmup_file_fails_the_version(toy, tmp_path):

@@ -31,7 +31,9 @@ def full_queue(toy, front_end):
             inside = [caller.future("slow", x=steps(LONG))]
             eventually(lambda: held(server) == 1)
         else:
-            inside = [caller.future("slow", x=steps(LONG)) for _ in range(4)]
+            inside = [caller.future("slow", x=steps(LONG))]
+            eventually(lambda: queue._free == 3)
+            inside += [caller.future("slow", x=steps(1)) for _ in range(3)]  # they wait for the long one
             eventually(lambda: queue._free == 0)
         waiting = [caller.future("slow", x=steps(1)) for _ in range(2)]
 
@@ -84,7 +86,7 @@ def test_deadlines_are_honoured_and_abandoned_work_is_not_run(toy, front_end):
 def test_more_requests_than_there_are_threads_are_refused(toy, front_end):
     limits = Limits(concurrent_runs=1, open_requests=4)
     with serving(toy, limits=limits, batching=None, grpc_front_end=front_end) as (_, caller):
-        answers = [caller.future("slow", x=steps(10_000)) for _ in range(60)]
+        answers = [caller.future("slow", x=steps(5000)) for _ in range(60)]
         codes = Counter(one.code().name for one in answers)
         assert set(codes) == {"OK", "UNAVAILABLE"}
         assert codes["OK"] >= 4
