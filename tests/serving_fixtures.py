@@ -43,6 +43,7 @@ def model(spec):
         spec=spec,
         labels=("Human", "Piano"),
         latent=8,
+        latent_shape=(1, 8),
         encoder=models.encoder,
         decoder=models.decoder,
         metadata={"preset": "tiny", "step": 7},

@@ -62,6 +62,7 @@ def with_dimensions(model: TrainedModel, kept: Sequence[int]) -> TrainedModel:
     return dataclasses.replace(
         model,
         latent=len(kept),
+        latent_shape=(1, len(kept)),
         encoder=encoder,
         decoder=decoder,
         metadata={**model.metadata, "latent": len(kept), "latent_kept": list(kept)},

@@ -90,6 +90,12 @@ def export(
     """
     model = load_models(Path(run), which=which)
     if keep is not None:
+        if model.latent_shape[0] > 1:
+            steps, channels = model.latent_shape
+            raise UsageError(
+                f"--keep {keep}: the latent is a sequence of {steps} steps, which would lose their order; "
+                f"train with fewer channels instead, such as --latent {steps}x{max(1, channels // 2)}"
+            )
         if data is None or not 1 <= keep <= model.latent:
             raise UsageError(f"--keep {keep} needs a number from 1 to {model.latent}, and the run's dataset (--data)")
         say(f"measuring the information in each of {model.latent} latent dimensions ...")
@@ -172,7 +178,7 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 
 - Input: windows of {spec.window_s:g} s of mono audio at {spec.sample_rate} Hz,
   or their log-mel `{list(spec.mel_shape)}` in [0, 1].
-- Latent: {model.latent} dimensions with a standard normal prior.
+- Latent: {_latent_in_words(model)} with a standard normal prior.
 - Trained on tracks labelled: {", ".join(model.labels) or "nothing"}. Labels are not an input of the model.
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
 - Audio out is rebuilt from the spectrogram by Griffin-Lim: phases are estimated, not the recording's.
@@ -181,6 +187,11 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 | --- | --- |
 {facts}
 """
+
+
+def _latent_in_words(model: TrainedModel) -> str:
+    steps, channels = model.latent_shape
+    return f"{model.latent} dimensions" + (f", {steps} steps along time of {channels} each" if steps > 1 else "")
 
 
 def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> float:

@@ -96,6 +96,7 @@ def describe(model: TrainedModel) -> dict[str, Any]:
         "fingerprint": model.spec.fingerprint,
         "labels": list(model.labels),
         "latent": model.latent,
+        "latent_shape": list(model.latent_shape),
         "metadata": model.metadata,
     }
 

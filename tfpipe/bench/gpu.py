@@ -77,7 +77,7 @@ def check(
 
 
 def bench_gpu(data: Path | None = None, *, batch_size: int = 64, cpu: bool = False) -> dict[str, Any]:
-    """Measures training of the presets `notebook` and `standard` on this machine's GPU.
+    """Measures training of the presets `notebook` and `sequence` on this machine's GPU.
 
     Args:
         data: dataset folder; when None, recordings are synthesised and preprocessed first.
@@ -90,7 +90,7 @@ def bench_gpu(data: Path | None = None, *, batch_size: int = 64, cpu: bool = Fal
     Raises:
         TfpipeError: TensorFlow sees no GPU, or there is no usable dataset.
     """
-    size: dict[str, Any] = {"presets": ("notebook", "standard"), "batch_size": batch_size}
+    size: dict[str, Any] = {"presets": ("notebook", "sequence"), "batch_size": batch_size}
     if cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         size = {"presets": ("tiny",), "batch_size": 4, "rounds": 1, "steps": 10}

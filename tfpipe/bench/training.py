@@ -32,7 +32,7 @@ from tfpipe.training.config import TrainConfig
 from tfpipe.training.loop import Trainer
 from tfpipe.training.strategy import make_strategy
 
-_PRESETS = ("notebook", "standard")
+_PRESETS = ("notebook", "sequence")
 _BASELINE = "the notebook's Keras code, float32"
 # A multiple of the batch sizes of both presets.
 _EXAMPLES = 480

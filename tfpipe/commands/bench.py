@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu = benches.add_parser(
         "gpu",
         help="training on this machine's GPU",
-        description="Prints one JSON line: examples/s and TFLOP/s of the presets notebook and standard in float32 and "
+        description="Prints one JSON line: examples/s and TFLOP/s of the presets notebook and sequence in float32 and "
         "in mixed precision, with and without XLA, and the share of its time that training waits for input.",
     )
     gpu.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder; one is made without")

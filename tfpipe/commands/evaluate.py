@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(result: Mapping[str, Any]) -> str:
     """Returns an evaluation as text for people."""
+    from tfpipe.workflow.report import pca_name
 
     def row(name: str, baseline: Mapping[str, Any]) -> str:
         share = f"{result['mse'] / baseline['mse']:.2f} of it" if baseline["mse"] else "which is 0"
@@ -60,7 +61,7 @@ def describe(result: Mapping[str, Any]) -> str:
             f"{result['split']}: {result['windows']} windows",
             f"{'reconstruction error (mse)':<26}  {result['mse']:.5f}",
             row("mean spectrogram", mean),
-            row(f"PCA, {pca['components']} components", pca),
+            row(pca_name(pca), pca),
             *(row(f"{name}, {other['run']}", other) for name, other in baselines.items()),
             f"{carries}; dead: {dead}" if dead else carries,
         ]

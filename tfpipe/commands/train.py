@@ -85,8 +85,7 @@ def _summary(args: argparse.Namespace) -> int:
 
     spec = load_manifest(args.data).spec if args.data else FeatureSpec()
     preset = args.preset or TrainConfig.preset
-    latent = TrainConfig.latent if args.latent is None else args.latent
-    models = networks.build(preset, spec, latent=latent)
+    models = networks.build(preset, spec, latent=args.latent)
     for part in models:
         part.summary(line_length=100, print_fn=print)
     counts = {part.name: part.count_params() for part in models}

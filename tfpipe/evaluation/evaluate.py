@@ -1,8 +1,8 @@
 """Measures a run's reconstruction error on a held-out split, and two baselines (needs TensorFlow).
 
 The baselines are the mean spectrogram, which is what a collapsed VAE learns,
-and PCA with as many components as the latent has dimensions, which is what a
-linear model learns. Both are computed from the training split of the same dataset.
+and PCA with as many numbers as the latent has (of patches along time, if the latent
+is a sequence), which is what a linear model learns. Both are computed from the training split of the same dataset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tfpipe.errors import DatasetError
 from tfpipe.evaluation.plots import spectrograms
 from tfpipe.features.log_mel import dequantise
 from tfpipe.model import measure
-from tfpipe.model.pca import principal_components
+from tfpipe.model.pca import patches, principal_components, reconstruct_patches
 from tfpipe.process.progress import Progress
 from tfpipe.spec import require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
@@ -83,7 +83,7 @@ def evaluate(
         data = cached(data, cache, splits={split, "train"})
     total = manifest.examples(split)
     mse, kl = _reconstruction(model, data, split=split, total=total, quiet=quiet)
-    baselines = _baselines(manifest, data, split=split, components=model.latent)
+    baselines = _baselines(manifest, data, split=split, shape=model.latent_shape)
     if other is not None:
         other_mse, other_kl = _reconstruction(other, data, split=split, total=total, quiet=quiet)
         figures = {"mse": other_mse, "kl": float(other_kl.sum()), "active_units": active_units(other_kl)}
@@ -147,23 +147,21 @@ def _reconstruction(
     return squared / total, kl / total
 
 
-def _baselines(manifest: Manifest, data: Folder, *, split: str, components: int) -> dict[str, Any]:
-    """Returns the errors of the mean training spectrogram and of PCA on a split."""
+def _baselines(manifest: Manifest, data: Folder, *, split: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """Returns the errors of the mean training spectrogram and of PCA with as many numbers as z has, on a split."""
+    steps, components = shape
     # At random, because with a regular stride in key order every example could be the same variant.
     total = manifest.examples("train")
     drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
     training = _some(_mels(data, "train"), np.sort(drawn))
-    pca = principal_components(training, components)
+    mean, pca = training.mean(axis=0), principal_components(patches(training, steps), components)
     mean_error, pca_error = 0.0, 0.0
     for mel in _mels(data, split)():
-        windows = mel.reshape(len(mel), -1)
-        mean_error += float(measure.squared_error(windows, pca.mean).sum())
-        pca_error += float(measure.squared_error(windows, pca.reconstruct(windows)).sum())
+        mean_error += float(measure.squared_error(mel, mean).sum())
+        pca_error += float(measure.squared_error(mel, reconstruct_patches(pca, mel, steps)).sum())
     total = manifest.examples(split)
-    return {
-        "mean": {"mse": mean_error / total},
-        "pca": {"components": len(pca.basis), "mse": pca_error / total, "examples": len(training)},
-    }
+    figures = {"components": len(pca.basis), "steps": steps, "mse": pca_error / total, "examples": len(training)}
+    return {"mean": {"mse": mean_error / total}, "pca": figures}
 
 
 def _some(batches: Batches, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

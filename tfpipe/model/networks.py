@@ -15,8 +15,10 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from tfpipe.errors import SpecError, UsageError
-from tfpipe.model.presets import MAX_LATENT, Preset, preset
+from tfpipe.errors import SpecError
+from tfpipe.model import sequence
+from tfpipe.model.latent_shape import latent_shape
+from tfpipe.model.presets import Preset, preset
 from tfpipe.spec import FeatureSpec
 
 
@@ -41,23 +43,30 @@ class Models(NamedTuple):
     decoder: keras.Model
 
 
-def build(name: str, spec: FeatureSpec, *, latent: int, policy: str = "float32") -> Models:
+def build(
+    chosen: str | Preset, spec: FeatureSpec, *, latent: int | str | None = None, policy: str = "float32"
+) -> Models:
     """Builds encoder and decoder with fresh weights.
 
     Args:
-        name: preset name.
+        chosen: a preset or its name.
         spec: gives the input size.
-        latent: dimensions of z.
+        latent: dimensions of z, such as 16 or `27x64`; None is the preset's own size.
         policy: Keras dtype policy of the layers.
 
     Raises:
         UsageError: unknown preset or latent size out of range.
         SpecError: the preset cannot take the spec's size; the message names sizes that fit.
     """
-    chosen = preset(name)
-    if not 1 <= latent <= MAX_LATENT:
-        raise UsageError(f"latent={latent} is out of range; use 1 to {MAX_LATENT}")
-    parts = _Builder(chosen, spec, latent=latent, policy=policy)
+    if isinstance(chosen, str):
+        chosen = preset(chosen)
+    shape = latent_shape(chosen, latent, spec)
+    if chosen.network == "sequence":
+        return Models(
+            sequence.encoder(chosen, spec, shape=shape, policy=policy),
+            sequence.decoder(chosen, spec, shape=shape, policy=policy),
+        )
+    parts = _Builder(chosen, spec, latent=shape.size, policy=policy)
     return Models(parts.encoder(), parts.decoder())
 
 
@@ -80,7 +89,7 @@ class BandBias(layers.Layer):
 
 
 class _Builder:
-    """Builds the two models of a preset around its convolutions."""
+    """Builds the two models of a preset with one vector for a window, around its convolutions."""
 
     def __init__(self, chosen: Preset, spec: FeatureSpec, *, latent: int, policy: str) -> None:
         self.linear, self.spec, self.latent, self.policy = chosen.linear, spec, latent, policy
@@ -126,7 +135,7 @@ def _padded(spec: FeatureSpec, chosen: Preset, strides: tuple[int, int]) -> tupl
         raise SpecError(
             f"preset {chosen.name!r} cannot take spectrograms of {spec.n_mels}x{spec.frames}; "
             f"use n_mels={height} and {width} frames (window_s={width * spec.hop / spec.sample_rate:.3f} "
-            "with this hop), or preset standard, which pads"
+            "with this hop), or preset sequence or compact, which pad"
         )
     return height, width
 

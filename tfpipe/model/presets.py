@@ -5,6 +5,7 @@ To add a preset, add a `Preset` to the tuple at the end of this module.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,7 +14,9 @@ from typing import Any
 from tfpipe.errors import UsageError
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-MAX_LATENT = 4096
+# As many numbers as the log-mel of a default window has.
+MAX_LATENT = 27_648
+DEFAULT = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,14 @@ class Preset:
 
     Attributes:
         name: what `--preset` takes.
-        network: `timewise` (convolutions along time, the mel bands are channels) or `notebook` (the
-            notebook's convolutions over bands and frames).
-        width: channels of the network's narrowest layer; the other layers have multiples of it.
+        network: `sequence` (a latent along time, `tfpipe.model.sequence`), `timewise` (one vector; convolutions
+            along time, the mel bands are channels) or `notebook` (one vector; the notebook's convolutions
+            over bands and frames).
+        width: channels of the network: of its steps for `sequence`, else of its narrowest layer, of which the
+            other layers have multiples.
+        depth: residual blocks of each half of a `sequence` network.
+        patch: frames that a step of the latent covers by default; None has one vector for the window.
+        channels: numbers in a step, or in the one vector, by default.
         objective: `gaussian` (Gaussian likelihood with its best variance, per pixel) or `notebook`
             (mean squared error plus KL averaged over the dimensions).
         pads: whether a spectrogram whose size the strides do not divide is padded, and the output
@@ -42,9 +50,12 @@ class Preset:
     name: str
     network: str
     width: int
-    objective: str
-    pads: bool
-    linear: bool
+    depth: int = 0
+    patch: int | None = None
+    channels: int = 16
+    objective: str = "gaussian"
+    pads: bool = True
+    linear: bool = True
     batch_size: int
     epochs: int
     learning_rate: float
@@ -59,29 +70,49 @@ def preset(name: str) -> Preset:
     Raises:
         UsageError: no preset has this name.
     """
+    name = RENAMED.get(name, name)
     if name not in PRESETS:
         raise UsageError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
+def stored_preset(name: str, network: str) -> Preset:
+    """Returns the preset that a run folder names, also one of an earlier version with another network."""
+    chosen = preset(name)
+    return chosen if chosen.network == network else _EARLIER[chosen.name]
+
+
+_COSINE: Mapping[str, Any] = {"schedule": "cosine", "augment": {"roll_s": 2.5}}
+# Names that presets had in earlier versions.
+RENAMED: Mapping[str, str] = MappingProxyType({"standard": "compact"})
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         chosen.name: chosen
         for chosen in (
-            # docs/MODEL.md has the measurements behind the augmentation of `standard` and `large`.
+            # docs/MODEL.md has the measurements behind these values.
             Preset(
-                name="standard",
-                network="timewise",
-                width=64,
-                objective="gaussian",
-                pads=True,
-                linear=True,
+                name="sequence",
+                network="sequence",
+                width=256,
+                depth=3,
+                patch=8,
+                channels=64,
                 batch_size=16,
                 epochs=40,
                 learning_rate=1e-3,
-                schedule="cosine",
                 patience=20,
-                augment={"roll_s": 2.5},
+                **_COSINE,
+            ),
+            # One vector for a window: for maps and sliders.
+            Preset(
+                name="compact",
+                network="timewise",
+                width=64,
+                batch_size=16,
+                epochs=40,
+                learning_rate=1e-3,
+                patience=20,
+                **_COSINE,
             ),
             # The notebook's own values.
             Preset(
@@ -99,26 +130,25 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             Preset(
                 name="large",
-                network="timewise",
-                width=256,
-                objective="gaussian",
-                pads=True,
-                linear=True,
+                network="sequence",
+                width=768,
+                depth=6,
+                patch=8,
+                channels=64,
                 batch_size=64,
                 epochs=100,
                 learning_rate=5e-4,
-                schedule="cosine",
                 patience=20,
-                augment={"roll_s": 2.5},
+                **_COSINE,
             ),
             # For tests and first tries.
             Preset(
                 name="tiny",
-                network="timewise",
-                width=8,
-                objective="gaussian",
-                pads=True,
-                linear=True,
+                network="sequence",
+                width=16,
+                depth=1,
+                patch=8,
+                channels=16,
                 batch_size=16,
                 epochs=10,
                 learning_rate=5e-4,
@@ -126,5 +156,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 patience=0,
             ),
         )
+    }
+)
+# Presets whose network became another one; run folders of theirs are still read.
+_EARLIER: Mapping[str, Preset] = MappingProxyType(
+    {
+        name: dataclasses.replace(PRESETS[name], network="timewise", width=width, depth=0, patch=None, channels=16)
+        for name, width in (("large", 256), ("tiny", 8))
     }
 )

@@ -10,9 +10,11 @@ from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.data_service import addresses
 from tfpipe.errors import UsageError
 from tfpipe.files.remote import require_local
-from tfpipe.model.presets import MAX_LATENT, PRECISIONS, PRESETS, Preset
+from tfpipe.model.latent_shape import LatentShape, latent_shape, parse_latent
+from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, RENAMED, Preset
 from tfpipe.model.presets import preset as preset_named
 from tfpipe.settings import check, setting
+from tfpipe.spec import FeatureSpec
 
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
 # Settings of the preset that a person may override.
@@ -49,8 +51,14 @@ class TrainConfig:
 
     data: str = setting(help="dataset folder, local or a URL", metavar="DIR")
     run: str = setting(help="run folder, made if missing, continued if it holds an unfinished run", metavar="DIR")
-    preset: str = setting("standard", help="networks, objective and training defaults", choices=tuple(PRESETS))
-    latent: int = setting(16, help="dimensions of z", metavar="N", at_least=1, at_most=MAX_LATENT)
+    preset: str = setting(DEFAULT, help="networks, objective and training defaults", choices=tuple(PRESETS))
+    latent: int | str | None = setting(
+        None,
+        help="numbers in z: steps along time and numbers in each, such as 27x64, or one vector, such as 16 "
+        "(default: the preset's)",
+        metavar="SxN",
+        parse=str,
+    )
     batch_size: int | None = setting(
         None,
         help="examples in a global batch, over all workers (default: the preset's)",
@@ -112,7 +120,11 @@ class TrainConfig:
     augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preset", RENAMED.get(self.preset, self.preset))
         check(self)
+        if self.latent is not None:
+            shape = parse_latent(self.latent)
+            object.__setattr__(self, "latent", str(shape) if shape.steps > 1 else shape.channels)
         require_local(self.run, what="the run folder")
         require_local(self.cache, what="the cache")
         addresses(self.data_service)
@@ -128,6 +140,10 @@ class TrainConfig:
     def chosen(self) -> Preset:
         """The preset that `preset` names."""
         return preset_named(self.preset)
+
+    def latent_shape(self, spec: FeatureSpec) -> LatentShape:
+        """Returns the shape of the latent on windows of a spec; see `tfpipe.model.latent_shape.latent_shape`."""
+        return latent_shape(self.chosen, self.latent, spec)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all settings as plain JSON values; those of `augment` are not nested."""

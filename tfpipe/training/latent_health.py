@@ -39,13 +39,13 @@ def warnings(history: Sequence[Mapping[str, Any]], *, preset: str, latent: int) 
     if max(active) == 0:
         fix = "a smaller --learning-rate, more varied recordings or a smaller --latent"
         if preset == "notebook":
-            fix = "--preset standard, whose objective weighs KL against the error as a likelihood does"
+            fix = "--preset sequence, whose objective weighs KL against the error as a likelihood does"
         return {
             "collapsed": f"the latent has collapsed: KL {kl[-1]:.3f} nats, 0 of {latent} dimensions active {after}, "
             f"so every reconstruction is the mean spectrogram; train into another run folder with {fix}"
         }
     if max(active) < _FEW * latent:
-        fix = "--preset standard" if preset == "notebook" else "more epochs, or more varied recordings"
+        fix = "--preset sequence" if preset == "notebook" else "more epochs, or more varied recordings"
         return {
             "few": f"only {active[-1]} of {latent} latent dimensions are active {after} (KL {kl[-1]:.2f} nats), "
             f"the others carry no information; a smaller --latent would do the same, and {fix} may use more of them"

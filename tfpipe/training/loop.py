@@ -112,7 +112,7 @@ class Trainer:
         self.is_chief = part.worker == 0
         total = self.epochs * self.batches.steps
         self.stepper = Stepper(config, manifest.spec, strategy=strategy, part=part, total_steps=total)
-        self.state = State(sums=np.zeros(2 + config.latent))
+        self.state = State(sums=np.zeros(2 + self.stepper.latent))
         self._reporter = Reporter(config, state=self.state, stepper=self.stepper, batches=self.batches)
         self._launched: _Launched | None = None
         self._settled: _Launched | None = None
@@ -247,7 +247,7 @@ class Trainer:
         if not self.batches.validates:
             self._reporter.kl = self.state.means[1:]
             return None
-        sums, z_means = np.zeros(2 + self.config.latent), []
+        sums, z_means = np.zeros(2 + self.stepper.latent), []
         with self.batches.translate_input_errors("validation"):
             for batch, count in self.batches.validation():
                 with together(self.strategy):  # the loss of a worker is not an error of the data

@@ -40,7 +40,7 @@ class Reporter:
         self._is_chief = batches.part.worker == 0
         self._warned: set[str] = set()
         self._summaries: Summaries | None = None
-        self.z_mean, self.kl = np.zeros((0, config.latent), np.float32), np.zeros(config.latent)
+        self.z_mean, self.kl = np.zeros((0, stepper.latent), np.float32), np.zeros(stepper.latent)
 
     def start(self, bar: Progress) -> None:
         """Prints the size of the training, and what of the dataset is left out."""
@@ -62,7 +62,7 @@ class Reporter:
                 "loss": f"{self._stepper.loss(means):.4f}",
                 "mse": f"{means[0]:.5f}",
                 "kl": f"{means[1:].sum():.2f}",
-                "active": f"{active_units(means[1:])}/{self._config.latent}",
+                "active": f"{active_units(means[1:])}/{self._stepper.latent}",
             }
         bar.update(1, epoch=f"{self._state.epoch + 1}/{self._config.epochs}", **notes, wait=f"{input_share:.0%}")
 
@@ -103,7 +103,7 @@ class Reporter:
         """Prints the problems of the latent that were not printed before; with `again` all that still exist."""
         if again:
             self._warned.clear()
-        found = latent_health.warnings(self._state.history, preset=self._config.preset, latent=self._config.latent)
+        found = latent_health.warnings(self._state.history, preset=self._config.preset, latent=self._stepper.latent)
         for cause, sentence in found.items():
             if cause not in self._warned:
                 self._warned.add(cause)
@@ -117,7 +117,7 @@ class Reporter:
         if self._summaries is None:
             mels, ref_db = self._batches.shown(SHOWN)
             folder, spec = Path(self._config.run), self._batches.manifest.spec
-            self._summaries = Summaries(folder, spec, latent=self._config.latent, mels=mels, ref_db=ref_db)
+            self._summaries = Summaries(folder, spec, latent=self._stepper.latent, mels=mels, ref_db=ref_db)
         if not last:
             self._summaries.scalars(history[-1])
         if last or self._summaries.due:

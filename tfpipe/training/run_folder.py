@@ -19,6 +19,7 @@ from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json, write_bytes, write_json
+from tfpipe.model.presets import RENAMED
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.config import TrainConfig
@@ -111,7 +112,8 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
     Raises:
         RunError: the folder holds a run with other settings or of another dataset.
     """
-    wanted = {**config.settings(), "labels": list(manifest.labels), "dataset": manifest.fingerprint, **(machine or {})}
+    wanted = {**config.settings(), **_model(config, manifest.spec), "labels": list(manifest.labels)}
+    wanted |= {"dataset": manifest.fingerprint, **(machine or {})}
     if (folder / CONFIG).exists():
         stored = read_config(folder)
         differing = [
@@ -125,6 +127,13 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
         return
     write_json(folder / SPEC, manifest.spec.to_dict())
     write_json(folder / CONFIG, {**config.to_dict(), **wanted})
+
+
+def _model(config: TrainConfig, spec: FeatureSpec) -> dict[str, Any]:
+    """Returns the values that say which networks were trained, whatever later versions mean by the preset's name."""
+    shape = config.latent_shape(spec)
+    network = config.chosen.network
+    return {"network": network, "latent": shape.size, "latent_shape": [shape.steps, shape.channels]}
 
 
 def finished(config: TrainConfig) -> Run | None:
@@ -147,7 +156,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         TfpipeError: the file is damaged.
     """
-    return {**_ADDED_LATER, **read_json(path / CONFIG)}
+    stored = read_json(path / CONFIG)
+    name = stored.get("preset", "")
+    # Before latents could be sequences, each preset but one had the same network.
+    earlier = {"network": "notebook" if name == "notebook" else "timewise", "latent_shape": [1, stored.get("latent")]}
+    return {**_ADDED_LATER, **earlier, **stored, "preset": RENAMED.get(name, name)}
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

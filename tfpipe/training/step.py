@@ -33,6 +33,7 @@ class Stepper:
         policy: the Keras dtype policy that the setting `precision` was resolved to.
         jit: whether XLA compiles the step.
         pixels: values in a window's log-mel.
+        latent: dimensions of z.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Stepper:
     ) -> None:
         self.config, self.strategy, self.part = config, strategy, part
         self.objective, self.pixels = config.chosen.objective, math.prod(spec.mel_shape)
+        self.latent = config.latent_shape(spec).size
         self.policy = precision.resolve(config.precision)
         self.jit = precision.compiled(config.jit_compile, replicas=part.total)
         keras.utils.set_random_seed(config.seed)
@@ -91,7 +93,7 @@ class Stepper:
     def loss(self, means: NDArray[np.float64]) -> float:
         """Returns the objective for mean mse and mean KL per dimension, `[1 + latent]`."""
         mse, kl = float(means[0]), float(means[1:].sum())
-        return float(measure.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.config.latent))
+        return float(measure.objective(self.objective, mse, kl, pixels=self.pixels, latent=self.latent))
 
     def start(self, mels: NDArray[np.float32]) -> None:
         """Starts the linear path of the models from PCA of `mels` `[n, n_mels, frames]`."""
@@ -130,7 +132,7 @@ class Stepper:
             means = context.all_reduce(
                 tf.distribute.ReduceOp.SUM, tf.stop_gradient(tf.concat([mse[None], kl, stop[None]], 0))
             )
-            kl_weight = 1.0 / (self.config.latent if self.objective == "notebook" else self.pixels)
+            kl_weight = 1.0 / (self.latent if self.objective == "notebook" else self.pixels)
             loss = mse * measure.gradient_weight(self.objective, means[0]) + tf.reduce_sum(kl) * kl_weight
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.variables)
@@ -143,7 +145,7 @@ class Stepper:
         """Returns this replica's rows of the noise of the global batch, which is the same for any number of workers."""
         rows = tf.shape(like)[0]
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        shape = [rows * self.part.total, self.config.latent]
+        shape = [rows * self.part.total, self.latent]
         noise = tf.random.stateless_normal(shape, seed=tf.stack([self.config.seed, step]))
         return noise[replica * rows : (replica + 1) * rows]
 

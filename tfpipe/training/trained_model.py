@@ -8,6 +8,7 @@ from typing import Any
 
 from tfpipe.errors import RunError
 from tfpipe.model import networks
+from tfpipe.model.presets import stored_preset
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
 from tfpipe.training.run_folder import CHECKPOINTS, load_run
@@ -21,6 +22,7 @@ class TrainedModel:
         spec: the feature spec it was trained on.
         labels: label names of its dataset.
         latent: dimensions of z.
+        latent_shape: steps along time and channels of each, whose product is `latent`; one step is a vector.
         encoder: Keras model, mel `[n, n_mels, frames, 1]` -> z_mean, z_log_var `[n, latent]`.
         decoder: Keras model, z `[n, latent]` -> mel `[n, n_mels, frames, 1]` in [0, 1].
         metadata: JSON values about the model: preset, dataset, step, metrics.
@@ -29,6 +31,7 @@ class TrainedModel:
     spec: FeatureSpec
     labels: tuple[str, ...]
     latent: int
+    latent_shape: tuple[int, int]
     encoder: Any
     decoder: Any
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -55,13 +58,16 @@ def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) ->
         raise RunError(
             f"{folder}: no {which} checkpoint yet; run `tfpipe train --data DIR --run {folder}` until an epoch is done"
         )
-    models = networks.build(config["preset"], loaded.spec, latent=config["latent"])
+    steps, channels = config["latent_shape"]
+    chosen = stored_preset(config["preset"], config["network"])
+    models = networks.build(chosen, loaded.spec, latent=f"{steps}x{channels}")
     for part in models:
         checkpoint.assign(part.weights, saved.arrays, prefix=part.name, where=str(folder))
     return TrainedModel(
         spec=loaded.spec,
         labels=tuple(config["labels"]),
         latent=config["latent"],
+        latent_shape=(steps, channels),
         encoder=models.encoder,
         decoder=models.decoder,
         metadata={

@@ -45,7 +45,7 @@ def table(report: Mapping[str, Any]) -> str:
         ("training mse", f"{training['first_mse']:.5f} -> {training['last_mse']:.5f}  (loss {training['loss']:.4f})"),
         ("reconstruction mse", f"{judged['mse']:.5f}  ({held_out})"),
         ("  mean spectrogram", f"{mean['mse']:.5f}"),
-        (f"  PCA, {pca['components']} components", f"{pca['mse']:.5f}"),
+        (f"  {pca_name(pca)}", f"{pca['mse']:.5f}"),
         ("latent", f"{judged['active_units']} of {judged['latent']} dimensions active, KL {judged['kl']:.1f} nats"),
         ("figures", str(Path(report["workdir"]) / "figures")),
         ("served sounds", report["serve_check"]["folder"]),
@@ -55,6 +55,12 @@ def table(report: Mapping[str, Any]) -> str:
     state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
     lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     return f"\n{state}{lines}\n\nServe it:\n  {report['serve']}"
+
+
+def pca_name(pca: Mapping[str, Any]) -> str:
+    """Returns what an evaluation calls its linear baseline."""
+    steps = pca.get("steps", 1)
+    return f"PCA, {steps} x {pca['components']}" if steps > 1 else f"PCA, {pca['components']} components"
 
 
 def _skipped(skipped: Mapping[str, Any]) -> str:
