@@ -6,6 +6,7 @@ the model that was exported from it, its latents file, and what `evaluate` and `
 """
 
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -36,9 +37,19 @@ def test_a_run_gives_the_same_figures(stored):
     assert now["kl"] == pytest.approx(before["kl"], rel=1e-4)
 
 
-def test_a_finished_run_is_finished(stored):
-    run = tp.train(stored / "data", stored / "run", preset="tiny", latent=4, epochs=2, precision="float32", quiet=True)
-    assert len(run.history) == 2
+def test_a_run_is_not_continued_with_the_network_that_its_preset_has_today(stored):
+    with pytest.raises(tp.errors.RunError, match=r"network: timewise there, sequence now\)"):
+        tp.train(stored / "data", stored / "run", preset="tiny", latent=4, epochs=2, precision="float32", quiet=True)
+
+
+def test_a_finished_run_of_a_renamed_preset_is_finished(stored, tmp_path):
+    run = shutil.copytree(stored / "run", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "preset": "standard"}))
+    settings = {"latent": 4, "epochs": 2, "precision": "float32", "batch_size": 16, "learning_rate": 5e-4}
+    for name in ("standard", "compact"):
+        again = tp.train(stored / "data", run, preset=name, patience=0, roll_s=0.0, quiet=True, **settings)
+        assert len(again.history) == 2
 
 
 def test_an_exported_model_serves_and_decodes_its_old_latents(stored):

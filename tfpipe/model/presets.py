@@ -64,13 +64,18 @@ class Preset:
     augment: Mapping[str, Any] = field(default_factory=dict)
 
 
+def current_name(name: str) -> str:
+    """Returns the name that a preset has today: in earlier versions `compact` was called `standard`."""
+    return "compact" if name == "standard" else name
+
+
 def preset(name: str) -> Preset:
     """Returns a preset by name.
 
     Raises:
         UsageError: no preset has this name.
     """
-    name = RENAMED.get(name, name)
+    name = current_name(name)
     if name not in PRESETS:
         raise UsageError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -83,8 +88,6 @@ def stored_preset(name: str, network: str) -> Preset:
 
 
 _COSINE: Mapping[str, Any] = {"schedule": "cosine", "augment": {"roll_s": 2.5}}
-# Names that presets had in earlier versions.
-RENAMED: Mapping[str, str] = MappingProxyType({"standard": "compact"})
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         chosen.name: chosen

@@ -11,7 +11,7 @@ from tfpipe.data.data_service import addresses
 from tfpipe.errors import UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.model.latent_shape import LatentShape, latent_shape, parse_latent
-from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, RENAMED, Preset
+from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, Preset, current_name
 from tfpipe.model.presets import preset as preset_named
 from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
@@ -51,7 +51,9 @@ class TrainConfig:
 
     data: str = setting(help="dataset folder, local or a URL", metavar="DIR")
     run: str = setting(help="run folder, made if missing, continued if it holds an unfinished run", metavar="DIR")
-    preset: str = setting(DEFAULT, help="networks, objective and training defaults", choices=tuple(PRESETS))
+    preset: str = setting(
+        DEFAULT, help="networks, objective and training defaults", choices=tuple(PRESETS), parse=current_name
+    )
     latent: int | str | None = setting(
         None,
         help="numbers in z: steps along time and numbers in each, such as 27x64, or one vector, such as 16 "
@@ -120,7 +122,7 @@ class TrainConfig:
     augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "preset", RENAMED.get(self.preset, self.preset))
+        object.__setattr__(self, "preset", current_name(self.preset))
         check(self)
         if self.latent is not None:
             shape = parse_latent(self.latent)

@@ -19,7 +19,7 @@ from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json, write_bytes, write_json
-from tfpipe.model.presets import RENAMED
+from tfpipe.model.presets import current_name
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.config import TrainConfig
@@ -160,7 +160,7 @@ def read_config(path: Path) -> dict[str, Any]:
     name = stored.get("preset", "")
     # Before latents could be sequences, each preset but one had the same network.
     earlier = {"network": "notebook" if name == "notebook" else "timewise", "latent_shape": [1, stored.get("latent")]}
-    return {**_ADDED_LATER, **earlier, **stored, "preset": RENAMED.get(name, name)}
+    return {**_ADDED_LATER, **earlier, **stored, "preset": current_name(name)}
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from tfpipe.errors import UsageError
 def test_results_are_ratios_within_one_run(small: Path) -> None:
     results = {result.name: result for result in bench_train(small, rounds=1, steps=2)}
     assert results["the notebook's Keras code, float32"].ratio == 1.0
-    for preset in ("notebook", "standard"):
+    for preset in ("notebook", "sequence"):
         mine = {name: result for name, result in results.items() if name.startswith(f"{preset}, ")}
         assert [result.against for result in mine.values()] == ["limit", "limit", "baseline", None]
         assert all(result.value > 0 for result in mine.values())

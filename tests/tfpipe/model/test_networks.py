@@ -21,11 +21,12 @@ def test_notebook_preset_has_the_notebooks_parameters() -> None:
     assert [(layer.filters, layer.strides[0]) for layer in convolutions] == [(32, 1), (64, 2), (128, 2), (256, 2)]
 
 
-def test_standard_preset_has_no_more_parameters_than_the_notebook() -> None:
-    assert sum(part.count_params() for part in networks.build("standard", SPEC, latent=16)) <= 6_784_545
+@pytest.mark.parametrize("preset", ["sequence", "compact"])
+def test_presets_have_no_more_parameters_than_the_notebook(preset: str) -> None:
+    assert sum(part.count_params() for part in networks.build(preset, SPEC)) <= 6_784_545
 
 
-@pytest.mark.parametrize("preset", ["standard", "large", "tiny"])
+@pytest.mark.parametrize("preset", ["sequence", "compact", "large", "tiny"])
 @pytest.mark.parametrize("spec", [SPEC, FeatureSpec(n_mels=50, window_s=1.3), FeatureSpec(n_mels=127, window_s=0.1)])
 def test_presets_that_pad_take_spectrograms_of_any_size(preset: str, spec: FeatureSpec) -> None:
     encoder, decoder = networks.build(preset, spec, latent=5)
@@ -57,7 +58,7 @@ def test_samples_have_the_mean_and_deviation_of_the_posterior() -> None:
 
 
 def test_unknown_preset_and_latent_size_are_refused() -> None:
-    with pytest.raises(UsageError, match="standard"):
+    with pytest.raises(UsageError, match="sequence, compact"):
         networks.build("huge", SPEC, latent=16)
     with pytest.raises(UsageError, match="latent"):
         networks.build("tiny", SPEC, latent=0)

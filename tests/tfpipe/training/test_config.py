@@ -43,9 +43,9 @@ def test_places_and_speed_do_not_count_as_other_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "huge"}, "preset='huge' is unknown; use one of standard, notebook"),
+        ({"preset": "huge"}, "preset='huge' is unknown; use one of sequence, compact"),
         ({"latent": 0}, "latent=0 is out of range"),
-        ({"latent": "16"}, "latent='16' has the wrong type"),
+        ({"latent": "many"}, "latent='many' is not a size; use a number such as 16, or STEPSxCHANNELS"),
         ({"learning_rate": 2.0}, "learning_rate=2.0 is out of range"),
         ({"batch_size": 0}, "batch_size=0 is out of range"),
         ({"schedule": "linear"}, "schedule='linear' is unknown; use one of cosine, constant"),

@@ -23,23 +23,23 @@ def test_latent_that_works_has_no_problem(trained: Run) -> None:
 
 def test_few_active_dimensions_are_reported_by_the_figures_of_validation() -> None:
     history = rows(active_units=9, kl=30.0, val_active_units=2, val_kl=4.0)
-    found = latent_health.warnings(history, preset="standard", latent=16)
+    found = latent_health.warnings(history, preset="sequence", latent=16)
     assert "only 2 of 16 latent dimensions are active after 3 epochs (KL 4.00 nats)" in found["few"]
     recovered = [*history, {**history[-1], "epoch": 4, "val_active_units": 12}]
-    assert latent_health.warnings(recovered, preset="standard", latent=16) == {}
+    assert latent_health.warnings(recovered, preset="sequence", latent=16) == {}
 
 
 def test_nothing_is_reported_before_the_third_epoch() -> None:
-    assert latent_health.warnings(rows(active_units=0, kl=0.0)[:2], preset="standard", latent=16) == {}
+    assert latent_health.warnings(rows(active_units=0, kl=0.0)[:2], preset="sequence", latent=16) == {}
 
 
 def test_collapsed_latent_is_reported_with_a_fix_for_the_preset() -> None:
     history = rows(active_units=0, kl=-1e-9)
     (notebook,) = latent_health.warnings(history, preset="notebook", latent=16).values()
     assert notebook.startswith("the latent has collapsed: KL 0.000 nats, 0 of 16 dimensions active after 3 epochs")
-    assert "--preset standard" in notebook
-    (standard,) = latent_health.warnings(history, preset="standard", latent=16).values()
-    assert "a smaller --learning-rate" in standard
+    assert "--preset sequence" in notebook
+    (other,) = latent_health.warnings(history, preset="sequence", latent=16).values()
+    assert "a smaller --learning-rate" in other
 
 
 @pytest.mark.slow

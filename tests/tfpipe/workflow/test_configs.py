@@ -16,8 +16,8 @@ def test_settings_of_the_job_and_of_the_features_go_where_they_belong():
 
 
 def test_an_augmentation_that_is_not_given_keeps_the_value_of_the_preset():
-    plain = configs.train_config("data", "run", {"preset": "standard"})
-    config = configs.train_config("data", "run", {"preset": "standard", "gain_db": 6.0})
+    plain = configs.train_config("data", "run", {"preset": "compact"})
+    config = configs.train_config("data", "run", {"preset": "compact", "gain_db": 6.0})
     assert plain.augment is not None
     assert config.augment is not None
     assert config.augment.gain_db == 6.0
