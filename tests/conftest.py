@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
 pytest_plugins = ["job_fixtures", "run_fixtures", "serving_fixtures", "training_fixtures"]
@@ -30,9 +31,9 @@ def synth_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Piano/ and Voice/, three synthesised tracks of 11 s each."""
     from tfpipe.testing.synthesis import synthesise
 
-    folder = tmp_path_factory.mktemp("synth_corpus")
-    synthesise(folder, tracks_per_label=3, seconds=11.0)
-    return folder
+    return made_once(
+        tmp_path_factory, "synth_corpus", lambda folder: synthesise(folder, tracks_per_label=3, seconds=11.0)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +49,8 @@ def dataset(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from beam_jobs.config import PreprocessConfig
     from beam_jobs.job import preprocess
 
-    folder = tmp_path_factory.mktemp("dataset") / "data"
-    preprocess(
-        PreprocessConfig(inputs=(str(small_corpus),), output=str(folder), semitones=(0, 7), chords=()), quiet=True
-    )
-    return folder
+    def make(folder: Path) -> None:
+        config = PreprocessConfig(inputs=(str(small_corpus),), output=str(folder), semitones=(0, 7), chords=())
+        preprocess(config, quiet=True)
+
+    return made_once(tmp_path_factory, "dataset", make)

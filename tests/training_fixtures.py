@@ -1,5 +1,6 @@
 """A dataset of tiny windows, on which every preset trains within seconds; a run on it; Slurm's commands."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from made_once import made_once
 
 from tfpipe.data.manifest import MANIFEST, Manifest, Shard
 from tfpipe.data.records import Example, encode_example, write_record
@@ -37,7 +39,11 @@ SMALL_SPEC = FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050)
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training and 12 validation windows, each with one bump at a random place."""
-    folder = tmp_path_factory.mktemp("small")
+    return made_once(tmp_path_factory, "small", _write_small)
+
+
+def _write_small(folder: Path) -> None:
+    folder.mkdir()
     rng = np.random.default_rng(0)
     band, frame = np.mgrid[0:16, 0:16]
     shards = []
@@ -57,21 +63,24 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     key=f"{split}/{index:04d}/original",
                 )
                 write_record(file, encode_example(example))
-        size = (folder / name).stat().st_size
-        shards.append(Shard(name=name, split=split, examples=count, bytes=size, sha256="", variants={}))
+        data = (folder / name).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        shards.append(Shard(name=name, split=split, examples=count, bytes=len(data), sha256=digest, variants={}))
     manifest = Manifest(spec=SMALL_SPEC, labels=("any",), shards=tuple(shards))
     (folder / MANIFEST).write_text(json.dumps(manifest.to_dict()))
-    return folder
 
 
 @pytest.fixture(scope="session")
 def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """A finished run of five epochs on `small`. Tests must not change its folder."""
+    """A finished run of three epochs on `small`. Tests must not change its folder."""
     from training_tools import train_config
 
     from tfpipe.training.loop import train
+    from tfpipe.training.run_folder import load_run
 
-    return train(train_config(small, tmp_path_factory.mktemp("trained") / "run"), quiet=True)
+    return load_run(
+        made_once(tmp_path_factory, "trained", lambda folder: train(train_config(small, folder), quiet=True))
+    )
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -16,9 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import environment, last_json, tfpipe
+from helpers import environment, tfpipe
 
 from tfpipe.cli.main import main
+from tfpipe.data.manifest import load_manifest
+from tfpipe.data.verify import verify
 
 STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check"]
 # The same settings as those of the fixture `finished_run`.
@@ -27,12 +31,19 @@ Run = tuple[Path, dict[str, Any]]
 
 
 def run(corpus: Path, workdir: Path, *more: object) -> dict[str, Any]:
-    return last_json(tfpipe("run", corpus, "--workdir", workdir, *QUICK, *more, "--json"))
+    """Runs the command in this process, which has imported TensorFlow already, and returns its report."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = main(["run", str(corpus), "--workdir", str(workdir), *QUICK, *map(str, more), "--json"])
+    assert status == 0
+    report: dict[str, Any] = json.loads(output.getvalue().splitlines()[-1])
+    return report
 
 
-def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, dataset: Path) -> None:
+def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, few_recordings: Path, tmp_path: Path) -> None:
     workdir, report = finished_run
-    assert report["preprocess"]["fingerprint"] == json.loads((dataset / "dataset.json").read_text())["fingerprint"]
+    assert main(["preprocess", str(few_recordings), "--output", str(tmp_path), *QUICK[4:]]) == 0
+    assert report["preprocess"]["fingerprint"] == load_manifest(tmp_path).fingerprint
     assert report["train"]["epochs"] == 2
     assert report["changed"] == STAGES
     assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
@@ -62,11 +73,12 @@ def test_served_answers_are_sound(finished_run: Run) -> None:
         assert len(audio) == 110_250
         assert np.isfinite(audio).all()
         assert 1e-3 < np.sqrt(np.mean(np.square(audio))) < 0.7
-        assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
+        if name != "held_out.wav":  # the recording, which the server did not make
+            assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
 
 
 def test_a_second_run_says_that_all_is_up_to_date_and_changes_nothing(
-    finished_run: Run, small_corpus: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Run, few_recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir, report = finished_run
 
@@ -78,7 +90,7 @@ def test_a_second_run_says_that_all_is_up_to_date_and_changes_nothing(
         }
 
     before = files()
-    arguments = ["run", str(small_corpus), "--workdir", str(workdir), *QUICK]
+    arguments = ["run", str(few_recordings), "--workdir", str(workdir), *QUICK]
     assert main([*arguments, "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["changed"] == []
@@ -113,9 +125,9 @@ def test_bad_input_gets_one_line_with_what_where_and_the_fix(
     assert main(["run"]) == 2
 
 
-def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(small_corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(few_recordings: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfpipe", "run", str(small_corpus), "--workdir", str(tmp_path / "work"), *QUICK],
+        [sys.executable, "-m", "tfpipe", "run", str(few_recordings), "--workdir", str(tmp_path / "work"), *QUICK],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -162,36 +174,36 @@ def commandline(path: Path) -> str:
 
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(
-    finished_run: Run, small_corpus: Path, tmp_path: Path
+    finished_run: Run, few_recordings: Path, tmp_path: Path
 ) -> None:
     workdir, undisturbed = tmp_path / "work", finished_run[1]
     for stage in range(1, 7):
-        kill_in_stage(small_corpus, workdir, stage)
+        kill_in_stage(few_recordings, workdir, stage)
         state = workdir / "stages.json"
         done = list(json.loads(state.read_text())) if state.exists() else []
         assert len(done) >= stage - 1
         assert not (workdir / "report.json").exists()
-    report = run(small_corpus, workdir)
+    report = run(few_recordings, workdir)
     assert report["preprocess"] == undisturbed["preprocess"]
     assert report["train"]["weights"] == undisturbed["train"]["weights"]
     assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
-    assert tfpipe("verify", workdir / "data").returncode == 0
+    assert verify(workdir / "data") == []
 
 
 @pytest.mark.slow
 def test_changed_settings_and_input_rebuild_what_depends_on_them(
-    finished_run: Run, small_corpus: Path, tmp_path: Path
+    finished_run: Run, few_recordings: Path, tmp_path: Path
 ) -> None:
     report = finished_run[1]
     workdir = shutil.copytree(finished_run[0], tmp_path / "work")
-    more_epochs = run(small_corpus, workdir, "--epochs", "1")
+    more_epochs = run(few_recordings, workdir, "--epochs", "1")
     assert more_epochs["changed"] == ["train", "evaluate", "export", "serve check"]
     assert more_epochs["preprocess"] == report["preprocess"]
     assert more_epochs["export"]["version"] == report["export"]["version"] + 1
     assert (workdir / "previous" / "run" / "DONE").exists()
 
     corpus = tmp_path / "corpus"
-    shutil.copytree(small_corpus, corpus)
+    shutil.copytree(few_recordings, corpus)
     next(corpus.rglob("*.wav")).unlink()
     fewer = run(corpus, workdir, "--epochs", "1")
     assert fewer["changed"] == STAGES
@@ -199,10 +211,10 @@ def test_changed_settings_and_input_rebuild_what_depends_on_them(
 
 
 @pytest.mark.slow
-def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path: Path) -> None:
+def test_one_track_of_one_label_still_gives_a_model(few_recordings: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "only one" / "Läbel"
     corpus.mkdir(parents=True)
-    shutil.copy(next(small_corpus.rglob("*.wav")), corpus / "a b.wav")
+    shutil.copy(next(few_recordings.rglob("*.wav")), corpus / "a b.wav")
     (corpus / "broken.wav").write_bytes(b"RIFF not really a wav")
     report = run(tmp_path / "only one", tmp_path / "work", "--epochs", "1")
     assert report["preprocess"]["tracks"] == 1
@@ -212,20 +224,20 @@ def test_one_track_of_one_label_still_gives_a_model(small_corpus: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(small_corpus: Path, tmp_path: Path) -> None:
+def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(few_recordings: Path, tmp_path: Path) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(mount)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], check=False)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
         # There is room for the dataset but not for a checkpoint.
-        done = tfpipe("run", small_corpus, "--workdir", mount / "w", *QUICK)
+        done = tfpipe("run", few_recordings, "--workdir", mount / "w", *QUICK)
         assert done.returncode == 1
         assert "disk full; free some space" in done.stderr.strip().splitlines()[-1]
-        assert tfpipe("verify", mount / "w" / "data").returncode == 0
+        assert verify(mount / "w" / "data") == []
         subprocess.run(["mount", "-o", "remount,size=200m", str(mount)], check=True)
-        report = run(small_corpus, mount / "w")
+        report = run(few_recordings, mount / "w")
         assert "verify" not in report["changed"]
         assert report["train"]["epochs"] == 2
     finally:

@@ -44,7 +44,7 @@ def parser(
         UsageError: augmentation without a seed, or settings that do not fit the spec.
     """
     if augment is None or not augment.on:
-        return functools.partial(parse, spec=spec)
+        return _without_autograph(functools.partial(parse, spec=spec))
     if seed is None:
         raise UsageError(f"augmentation ({', '.join(augment.on)}) is for training: give make_dataset a seed")
     augment.check(spec)
@@ -53,4 +53,10 @@ def parser(
     def parse_and_augment(serialised: tf.Tensor) -> Batch:
         return apply(parse(serialised, spec))
 
-    return parse_and_augment
+    return _without_autograph(parse_and_augment)
+
+
+def _without_autograph(function: Callable[[tf.Tensor], Batch]) -> Callable[[tf.Tensor], Batch]:
+    """AutoGraph would make the start of each epoch slower, and no function here branches on a tensor's value."""
+    unconverted: Callable[[tf.Tensor], Batch] = tf.autograph.experimental.do_not_convert(function)
+    return unconverted

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
 import subprocess
 import sys
 
 import pytest
 from dataset_tools import require_same_batches
-from helpers import environment, tfpipe
+from helpers import environment
 
 from tfpipe.cli.main import main
 from tfpipe.data import service_processes
@@ -38,10 +40,11 @@ def free_ports():
 def service():
     """Two processes; also the port of the first."""
     port = free_ports()
-    started = tfpipe("data-service", "start", "--workers", 2, "--port", port)
-    assert started.returncode == 0, started.stderr
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["data-service", "start", "--workers", "2", "--port", str(port)]) == 0
     try:
-        yield addresses(started.stdout.strip()), port
+        yield addresses(said.getvalue().strip()), port
     finally:
         assert main(["data-service", "stop", "--port", str(port)]) == 0
 

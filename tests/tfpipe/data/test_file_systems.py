@@ -61,14 +61,14 @@ def test_a_url_that_tensorflow_cannot_read_says_who_can(dataset, plain_web, stor
 
 
 @pytest.mark.slow
-def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(dataset, store, tmp_path):
-    url = store.put_folder(dataset, "data")
-    settings: dict[str, Any] = {"preset": "tiny", "epochs": 1, "batch_size": 8, "seed": 7}
+def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(small, store, tmp_path):
+    url = store.put_folder(small, "data")
+    settings: dict[str, Any] = {"preset": "tiny", "epochs": 1, "batch_size": 12, "seed": 7}
     options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
     # S3_ENDPOINT is not set, because the variables of boto3 are enough.
     places = ["--data", url, "--run", tmp_path / "ours", *([] if COMPILED else ["--cache", tmp_path / "cache"])]
     assert last_json(tfpipe("train", *places, *options, "--json"))["epochs"] == 1
-    train(TrainConfig(data=str(dataset), run=str(tmp_path / "theirs"), **settings), quiet=True)
+    train(TrainConfig(data=str(small), run=str(tmp_path / "theirs"), **settings), quiet=True)
     ours, theirs = (checkpoint.load(tmp_path / name / "checkpoints") for name in ("ours", "theirs"))
     assert ours is not None
     assert theirs is not None
@@ -78,12 +78,12 @@ def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(dataset
 
 
 @needs_tensorflow_io
-def test_a_missing_object_ends_training_with_status_1_and_one_line(dataset, store, tmp_path):
+def test_a_missing_object_ends_training_with_status_1_and_one_line(small, store, tmp_path):
     """The validation shard is missing, so TensorFlow has used its s3:// for training before the error."""
-    url = store.put_folder(dataset, "data")
-    shard = load_manifest(dataset).split_shards("validation")[0]
+    url = store.put_folder(small, "data")
+    shard = load_manifest(small).split_shards("validation")[0]
     store.client.delete_object(Bucket=store.bucket, Key=f"data/{shard.name}")
-    options = ("--preset", "tiny", "--epochs", 1, "--batch-size", 16)
+    options = ("--preset", "tiny", "--epochs", 1, "--batch-size", 60)
     done = tfpipe("train", "--data", url, "--run", tmp_path / "run", *options)
     assert done.returncode == 1
     assert f"tfpipe: {url}/{shard.name}: the shard is gone; make the dataset again" in done.stderr.splitlines()[-1]

@@ -19,31 +19,10 @@ from tfpipe.training.loop import train
 from tfpipe.training.run_folder import Run
 
 
-def test_killed_run_continues_to_the_same_weights(small: Path, trained: Run, tmp_path: Path) -> None:
-    run, random_s = tmp_path / "run", random.Random(os.getpid()).uniform(0.0, 0.2)
-    process = subprocess.Popen(
-        train_command(small, run), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    while process.poll() is None and not list(run.glob("checkpoints/step-*")):
-        time.sleep(0.01)
-    time.sleep(random_s)
-    process.kill()
-    process.wait()
-    continued = train(train_config(small, run), quiet=True)
-    assert same(arrays(trained.path), arrays(run))
-    names = ("epoch", "step", "loss", "mse", "kl", "val_loss")
-    assert [[row[name] for name in names] for row in continued.history] == [
-        [row[name] for name in names] for row in trained.history
-    ]
-
-
-def test_sigterm_saves_inside_the_epoch_and_the_run_continues_to_the_same_weights(
-    small: Path, trained: Run, tmp_path: Path
-) -> None:
+def test_a_stopped_and_then_killed_run_continues_to_the_same_weights(small: Path, trained: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with subprocess.Popen(
-        train_command(small, run), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    # SIGTERM in the first epoch: the process saves and ends.
+    with start_training(small, run) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         while line and not line.startswith("train: 60 examples"):
@@ -56,13 +35,34 @@ def test_sigterm_saves_inside_the_epoch_and_the_run_continues_to_the_same_weight
     saved = checkpoint.load(run / "checkpoints")
     assert saved is not None
     assert saved.state["next_epoch"] == 0
-    assert 0 < saved.state["next_step"] < 6
-    train(train_config(small, run), quiet=True)
-    assert same(arrays(trained.path), arrays(run))
+    assert 0 < saved.state["next_step"] < 5
+    assert f"stopped at epoch 1, step {saved.state['next_step']};" in said
+
+    # kill -9 of the process that goes on, at a random time after it has written a checkpoint of its own.
+    with start_training(small, run) as process:
+        while process.poll() is None and len(list(run.glob("checkpoints/step-*"))) < 2:
+            time.sleep(0.01)
+        time.sleep(random.Random(os.getpid()).uniform(0.0, 0.2))
+        process.kill()
+
+    continued = train(train_config(small, run), quiet=True)
+    weights, expected = arrays(run), arrays(trained.path)
+    assert same(weights, expected)
+    names = ("epoch", "step", "loss", "mse", "kl", "val_loss")
+    rows = [[[row[name] for name in names] for row in history] for history in (continued.history, trained.history)]
+    assert rows[0] == rows[1]
+    decoder = next(name for name in weights if name.startswith("decoder/"))
+    assert not np.array_equal(weights[decoder], weights[f"trained_{decoder}"])  # the average is not the weights
+
+
+def start_training(data: Path, run: Path) -> subprocess.Popen[str]:
+    """Starts a process that trains as `train_config(data, run)` does."""
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(train_command(data, run), env=environment(), text=True, **pipes)
 
 
 def test_run_stops_early_and_is_not_trained_further_if_it_was_killed_right_then(small: Path, tmp_path: Path) -> None:
-    config = train_config(small, tmp_path / "run", epochs=40, patience=1, learning_rate=0.02)
+    config = train_config(small, tmp_path / "run", epochs=40, patience=1, learning_rate=0.1, batch_size=30, average=0.0)
     epochs = len(train(config, quiet=True).history)
     assert epochs < 40
     (tmp_path / "run" / "DONE").unlink()

@@ -18,7 +18,7 @@ from tfpipe.training.loop import train
 
 def test_loss_that_is_not_finite_is_reported_with_step_batch_and_checkpoint(small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = {"preset": "notebook", "learning_rate": 1.0, "schedule": "constant", "epochs": 50}
+    settings = {"preset": "notebook", "learning_rate": 1.0, "schedule": "constant", "epochs": 50, "batch_size": 10}
     with pytest.raises(RunError) as raised:
         train(train_config(small, run, checkpoint_every_s=1e-9, **settings), quiet=True)
     text = str(raised.value)

@@ -19,14 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, environment
-from training_tools import train_command, train_config
+from training_tools import train_command
 
 from tfpipe.training import checkpoint
-from tfpipe.training.loop import train
 from tfpipe.training.run_folder import Run, load_run
 
-TRAIN = ("--preset", "tiny", "--epochs", "8", "--batch-size", "4", "--freq-mask", "8", "--seed", "7")
-# The rounding of sums depends on the number of threads, so all workers get the number that the launcher chooses.
+# The rounding of sums depends on the number of threads, so all workers get the same number.
 THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
 GO_ON = "run the same command on all workers to go on from the last checkpoint"
 
@@ -46,15 +44,16 @@ class Workers:
         self.folder, self.data, self.run, self.absent = folder, data, folder / "run", folder / "absent"
 
     def command(self, index: int, *more: object) -> list[str]:
-        places = ("--data", self.data, "--run", (self.run, self.absent)[index])
-        return [sys.executable, "-m", "tfpipe", "train", *map(str, (*places, *TRAIN, *more))]
+        return [*train_command(self.data, (self.run, self.absent)[index]), *map(str, more)]
 
-    def start(self, *more_of_the_second: object, indices: tuple[int, ...] = (0, 1)) -> list[subprocess.Popen[str]]:
+    def start(
+        self, *more: object, more_of_the_second: tuple[object, ...] = (), indices: tuple[int, ...] = (0, 1)
+    ) -> list[subprocess.Popen[str]]:
         cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
         configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
         return [
             subprocess.Popen(
-                self.command(index, *(more_of_the_second if index else ())),
+                self.command(index, *more, *(more_of_the_second if index else ())),
                 env=environment(TF_CONFIG=configs[index], **THREADS),
                 stderr=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -91,10 +90,10 @@ def last(errors: str) -> str:
 
 
 def train_together(data: Path, run: Path, **settings: object) -> Run:
-    """Trains with two worker processes on this machine."""
+    """Trains with two worker processes on this machine, each with one thread."""
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
     command = [*launcher, *train_command(data, run, **settings)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "2 replica(s)" in done.stderr
     return load_run(run)
@@ -120,9 +119,15 @@ def assert_same_curves(one: Run, other: Run) -> None:
         np.testing.assert_allclose([row[name] for row in one.history], [row[name] for row in other.history], rtol=2e-3)
 
 
-def test_two_workers_have_the_losses_of_one(small: Path, trained: Run, tmp_path: Path) -> None:
-    # Two workers can share batches of 10 evenly, so they see the same global batches.
-    assert_same_curves(train_together(small, tmp_path / "run"), trained)
+@pytest.fixture(scope="module")
+def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of two workers with the settings of `trained`. Tests must not change its folder."""
+    return train_together(small, tmp_path_factory.mktemp("two") / "run")
+
+
+def test_two_workers_have_the_losses_of_one(run_of_two: Run, trained: Run) -> None:
+    # Two workers can share batches of 12 evenly, so they see the same global batches.
+    assert_same_curves(run_of_two, trained)
 
 
 @pytest.mark.slow
@@ -139,30 +144,25 @@ def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_
 
 
 @pytest.mark.slow
-def test_two_workers_can_share_the_data_by_file(dataset: Path, tmp_path: Path) -> None:
-    settings = {"batch_size": 4, "epochs": 3}
-    alone = train(train_config(dataset, tmp_path / "alone", **settings), quiet=True)
-    together = train_together(dataset, tmp_path / "run", shard_by="file", **settings)
-    assert [row["step"] for row in together.history] == [row["step"] for row in alone.history]
-    # The batches differ, but not the data.
-    assert together.history[-1]["mse"] == pytest.approx(alone.history[-1]["mse"], rel=0.1)
-    assert together.history[-1]["mse"] != alone.history[-1]["mse"]
+def test_two_workers_can_share_the_data_by_file(small: Path, trained: Run, tmp_path: Path) -> None:
+    together = train_together(small, tmp_path / "run", shard_by="file")
+    assert [row["step"] for row in together.history] == [row["step"] for row in trained.history]
+    # The batches differ by more than the rounding, but the data are the same.
+    assert together.history[-1]["mse"] == pytest.approx(trained.history[-1]["mse"], rel=0.1)
+    assert together.history[-1]["mse"] != pytest.approx(trained.history[-1]["mse"], rel=1e-5)
     assert together.config["shard_by"] == "file"
 
 
-# Two processes are started four times, and other tests may use the cores too.
+# Two processes are started three times, and other tests may use the cores too.
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
-def test_stopped_and_killed_workers_continue_to_the_same_weights(dataset: Path, tmp_path: Path) -> None:
-    undisturbed, workers = tmp_path / "undisturbed", Workers(tmp_path, dataset)
-    launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--", *workers.command(0)]
-    launcher[launcher.index(str(workers.run))] = str(undisturbed)
-    alike = environment(**THREADS)
-    done = subprocess.run(launcher, env=alike, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
+def test_stopped_and_killed_workers_continue_to_the_same_weights(small: Path, run_of_two: Run, tmp_path: Path) -> None:
+    workers = Workers(tmp_path, small)
+    # A checkpoint after every step, so that the signals arrive long before the end.
+    often = ("--checkpoint-every-s", "0.001")
 
     # SIGTERM to one worker: both save and stop at the same step.
-    pair = workers.start()
+    pair = workers.start(*often)
     workers.await_checkpoint(pair)
     pair[1].send_signal(signal.SIGTERM)
     ends = [end(worker) for worker in pair]
@@ -176,7 +176,7 @@ def test_stopped_and_killed_workers_continue_to_the_same_weights(dataset: Path, 
     assert words.pop().startswith(where)
 
     # kill -9 of the chief, which holds the connections of all workers.
-    pair = workers.start()
+    pair = workers.start(*often)
     workers.await_checkpoint(pair)
     pair[0].kill()
     assert end(pair[0])[0] == -signal.SIGKILL
@@ -189,19 +189,19 @@ def test_stopped_and_killed_workers_continue_to_the_same_weights(dataset: Path, 
     ends = [end(worker) for worker in workers.start()]
     assert [status for status, _ in ends] == [0, 0], ends
     assert not workers.absent.exists()
-    expected, got = (checkpoint.load(run / "checkpoints") for run in (undisturbed, workers.run))
+    expected, got = (checkpoint.load(run / "checkpoints") for run in (run_of_two.path, workers.run))
     assert expected is not None
     assert got is not None
     assert expected.arrays.keys() == got.arrays.keys()
     assert all(np.array_equal(array, got.arrays[name]) for name, array in expected.arrays.items())
-    losses = [[row["loss"] for row in load_run(run).history] for run in (undisturbed, workers.run)]
+    losses = [[row["loss"] for row in load_run(run).history] for run in (run_of_two.path, workers.run)]
     assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
-def test_worker_that_hangs_ends_the_training_of_the_others(dataset: Path, tmp_path: Path) -> None:
+def test_worker_that_hangs_ends_the_training_of_the_others(small: Path, tmp_path: Path) -> None:
     """A stopped process is like a machine that is gone: nothing closes its connections."""
-    workers = Workers(tmp_path, dataset)
+    workers = Workers(tmp_path, small)
     pair = workers.start()
     workers.await_checkpoint(pair)
     pair[1].send_signal(signal.SIGSTOP)
@@ -214,8 +214,8 @@ def test_worker_that_hangs_ends_the_training_of_the_others(dataset: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_worker_that_has_not_started_is_named(dataset: Path, tmp_path: Path) -> None:
-    pair = Workers(tmp_path, dataset).start(indices=(0,))
+def test_worker_that_has_not_started_is_named(small: Path, tmp_path: Path) -> None:
+    pair = Workers(tmp_path, small).start(indices=(0,))
     assert pair[0].stderr is not None
     line = pair[0].stderr.readline()
     while line and not line.startswith("train: waiting for worker 1 (127."):
@@ -226,11 +226,11 @@ def test_worker_that_has_not_started_is_named(dataset: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_port_in_use_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_port_in_use_is_named(small: Path, tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         cluster = {"worker": [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:9"]}
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
-        command = Workers(tmp_path, dataset).command(0)
+        command = Workers(tmp_path, small).command(0)
         done = subprocess.run(
             command, env=environment(TF_CONFIG=config), capture_output=True, text=True, check=False, timeout=300
         )
@@ -240,16 +240,18 @@ def test_port_in_use_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_with_other_settings_are_refused(dataset: Path, tmp_path: Path) -> None:
-    (_, chief), (status, errors) = (end(worker) for worker in Workers(tmp_path, dataset).start("--latent", "8"))
+def test_workers_with_other_settings_are_refused(small: Path, tmp_path: Path) -> None:
+    (_, chief), (status, errors) = (
+        end(worker) for worker in Workers(tmp_path, small).start(more_of_the_second=("--latent", "8"))
+    )
     assert status == 1
-    assert "worker 0 has other settings (latent: 16 there, 8 here); start all workers with the same ones" in errors
+    assert "worker 0 has other settings (latent: 4 there, 8 here); start all workers with the same ones" in errors
     assert last(chief).endswith(GO_ON)
 
 
 @pytest.mark.slow
-def test_slurm_tasks_train_together(dataset: Path, tmp_path: Path, slurm: None) -> None:
-    workers = Workers(tmp_path, dataset)
+def test_slurm_tasks_train_together(small: Path, tmp_path: Path, slurm: None) -> None:
+    workers = Workers(tmp_path, small)
     command = [str(ROOT / "scripts" / "launch_slurm"), *workers.command(0, "--epochs", "1")]
     # The ports are a function of the job's number.
     job = environment(SLURM_JOB_ID=str(random.randrange(1, 10**6)))
