@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pathlib import Path
 
 import pytest
-from made_once import made_once
+from once import make_once
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
 pytest_plugins = ["job_fixtures", "run_fixtures", "serving_fixtures", "training_fixtures"]
@@ -31,7 +31,7 @@ def synth_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Piano/ and Voice/, three synthesised tracks of 11 s each."""
     from tfpipe.testing.synthesis import synthesise
 
-    return made_once(
+    return make_once(
         tmp_path_factory, "synth_corpus", lambda folder: synthesise(folder, tracks_per_label=3, seconds=11.0)
     )
 
@@ -53,4 +53,4 @@ def dataset(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         config = PreprocessConfig(inputs=(str(small_corpus),), output=str(folder), semitones=(0, 7), chords=())
         preprocess(config, quiet=True)
 
-    return made_once(tmp_path_factory, "dataset", make)
+    return make_once(tmp_path_factory, "dataset", make)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from made_once import made_once
+from once import make_once
 
 from tfpipe.data.manifest import MANIFEST, Manifest, Shard
 from tfpipe.data.records import Example, encode_example, write_record
@@ -39,11 +39,10 @@ SMALL_SPEC = FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050)
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training and 12 validation windows, each with one bump at a random place."""
-    return made_once(tmp_path_factory, "small", _write_small)
+    return make_once(tmp_path_factory, "small", _write_small)
 
 
 def _write_small(folder: Path) -> None:
-    folder.mkdir()
     rng = np.random.default_rng(0)
     band, frame = np.mgrid[0:16, 0:16]
     shards = []
@@ -79,7 +78,7 @@ def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     from tfpipe.training.run_folder import load_run
 
     return load_run(
-        made_once(tmp_path_factory, "trained", lambda folder: train(train_config(small, folder), quiet=True))
+        make_once(tmp_path_factory, "trained", lambda folder: train(train_config(small, folder), quiet=True))
     )
 
 
