@@ -2,9 +2,10 @@
 
 >>> import tfpipe as tp
 >>> tp.preprocess("recordings", "data", semitones=(0, 4, 7))
->>> run = tp.train("data", "run", latent=16)
+>>> run = tp.train("data", "run")
 >>> tp.evaluate("data", "run")["mse"]
 >>> tp.export(run, "models/vae")
+>>> rebuilt = tp.load("models/vae").rebuild_file("song.wav")
 >>> with tp.serve("models/vae") as server, tp.Client(server.address) as vae:
 ...     audio = vae.decode_audio(vae.generate([1, 2, 3]).z, ref_db=[9.0] * 3)
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from beam_jobs.config import PreprocessConfig
     from serving.client.client import Client
     from serving.server.config import ServerConfig
-    from tfpipe.api import evaluate, export, inspect, make_dataset, preprocess, score, serve, train, verify
+    from tfpipe.api import evaluate, export, inspect, load, make_dataset, preprocess, score, serve, train, verify
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.features.log_mel import log_mel
     from tfpipe.spec import FeatureSpec
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "load",
     "log_mel",
     "make_dataset",
     "preprocess",
@@ -60,6 +62,7 @@ _HOMES = {
     "evaluate": "tfpipe.api",
     "export": "tfpipe.api",
     "inspect": "tfpipe.api",
+    "load": "tfpipe.api",
     "log_mel": "tfpipe.features.log_mel",
     "make_dataset": "tfpipe.api",
     "preprocess": "tfpipe.api",

@@ -17,6 +17,7 @@ from tfpipe.workflow.configs import PathLike
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from serving.client.local_model import LocalModel
     from serving.export.saved_model import Exported
     from serving.server.server import Server
     from tfpipe.data.augmentation import AugmentConfig
@@ -248,6 +249,23 @@ def export(
         data=None if data is None else os.fspath(data),
         tflite=tflite,
     )
+
+
+def load(model: PathLike) -> LocalModel:
+    """Loads an exported model into this process; its methods are those of `Client`, without a server.
+
+    Example:
+        `audio = tp.load("models/vae").decode_audio(z, ref_db)`
+
+    Args:
+        model: model folder, of which the newest version is taken, or the folder of one version.
+
+    Raises:
+        ServingError: there is no model in the folder, or it cannot be loaded.
+    """
+    from serving.client.local_model import LocalModel
+
+    return LocalModel(model)
 
 
 def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:

@@ -1,4 +1,4 @@
-"""`tfpipe client` against a running server."""
+"""The actions on a model: `tfpipe client ACTION` against a running server, and `tfpipe ACTION` without one."""
 
 import json
 
@@ -11,10 +11,11 @@ from tfpipe.audio.reader import probe
 from tfpipe.errors import AudioError, TfpipeError, UsageError
 
 
-def test_command_encode_and_decode(target, client, recordings, spec, tmp_path, capsys):
+def test_encode_and_decode_without_a_server(exported, client, recordings, spec, tmp_path, capsys):
+    model = exported.path.parent
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF no")
-    run_command("client", "encode", *recordings, broken, "--out", tmp_path / "x.npz", "--server", target, "--json")
+    run_command("encode", *recordings, broken, "--out", tmp_path / "x.npz", "--model", model, "--json")
     output = capsys.readouterr()
     result = json.loads(output.out.splitlines()[-1])
     assert [entry["reason"] for entry in result["skipped"]] == ["undecodable"]
@@ -27,7 +28,7 @@ def test_command_encode_and_decode(target, client, recordings, spec, tmp_path, c
         assert set(latents["path"]) == {str(path) for path in recordings}
         assert latents["fingerprint"] == spec.fingerprint
         arrays = dict(latents)
-    run_command("client", "decode", tmp_path / "x.npz", "--out", tmp_path / "d", "--server", target)
+    run_command("decode", tmp_path / "x.npz", "--out", tmp_path / "d", "--model", model)
     assert len(list((tmp_path / "d").glob("*.wav"))) == count
     assert soundfile.info(tmp_path / "d" / "00000.wav").frames == spec.samples
     with np.load(tmp_path / "d" / "mel.npz") as decoded:
@@ -40,7 +41,7 @@ def test_command_encode_and_decode(target, client, recordings, spec, tmp_path, c
     ):
         np.savez(tmp_path / "y.npz", **{**arrays, **change})
         with pytest.raises(UsageError, match=says):
-            run_command("client", "decode", tmp_path / "y.npz", "--out", tmp_path / "e", "--server", target)
+            run_command("decode", tmp_path / "y.npz", "--out", tmp_path / "e", "--model", model)
     assert not (tmp_path / "e").exists()
 
 

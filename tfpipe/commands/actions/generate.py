@@ -1,4 +1,4 @@
-"""`tfpipe client generate`: new windows from seeds."""
+"""`tfpipe generate`: new windows from seeds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.cli.options import whole_numbers
-from tfpipe.commands.client.output import plot, wrote
+from tfpipe.commands.actions.output import plot, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving.client.client import Client
+    from serving.client.vae import Vae
 
 HELP = "new windows from seeds, to wav and PNG"
 # The median level of 36 five-second windows of pianos and voices was 8.7 dB (90 % between 6 and 12).
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
 
 
-def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Writes a wav for each seed and one picture.
 
     Raises:
@@ -50,9 +50,9 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         )
     if not 0.0 <= args.temperature <= 10.0:
         raise UsageError(f"--temperature {args.temperature:g} is out of range; use 0 to 10")
-    made = client.generate(args.seeds, args.temperature)
-    audio = client.decode_audio(made.z, np.full(len(args.seeds), args.ref_db))
+    made = vae.generate(args.seeds, args.temperature)
+    audio = vae.decode_audio(made.z, np.full(len(args.seeds), args.ref_db))
     for seed, window in zip(args.seeds, audio, strict=True):
-        write_wav(args.out / f"seed-{seed}.wav", window, client.spec().sample_rate)
-    plot(args.out / "generated.png", [(f"seed {s}", mel) for s, mel in zip(args.seeds, made.mel, strict=True)], client)
+        write_wav(args.out / f"seed-{seed}.wav", window, vae.spec().sample_rate)
+    plot(args.out / "generated.png", [(f"seed {s}", mel) for s, mel in zip(args.seeds, made.mel, strict=True)], vae)
     return wrote(args.out, windows=len(args.seeds))

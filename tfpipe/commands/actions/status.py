@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.client.output import say
+from tfpipe.commands.actions.output import say
 
 if TYPE_CHECKING:
     from serving.client.client import Client

@@ -1,18 +1,16 @@
 """`tfpipe client`: sends recordings, latents or seeds to a running server and writes the answers to files.
 
-Each action is a module of this folder with `HELP`, `add_arguments(parser)` and `run(client, args)`, which returns
-the object that `--json` prints. `output` writes the files.
+The same actions run without a server as `tfpipe encode`, `tfpipe reconstruct` and so on.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
-from tfpipe.commands.client.output import say
+from tfpipe.commands.actions import action
+from tfpipe.commands.actions.output import say
 from tfpipe.errors import UsageError
 
 HELP = "encode, decode, reconstruct, generate and interpolate through a running server"
@@ -23,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions and their arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name in _ACTIONS:
-        module = _module(name)
-        action = actions.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(action)
-        _add_server_arguments(action)
+        module = action(name)
+        chosen = actions.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(chosen)
+        _add_server_arguments(chosen)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,14 +43,10 @@ def run(args: argparse.Namespace) -> int:
     with Client(
         args.server, model=args.model_name, version=args.version, timeout_s=args.timeout_s, tls=tls, on_wait=say
     ) as client:
-        result = _module(args.action).run(client, args)
+        result = action(args.action).run(client, args)
     if args.json:
         print(json.dumps(result))
     return 0
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`tfpipe client decode`: latents to sounds and spectrograms."""
+"""`tfpipe decode`: latents to sounds and spectrograms."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.client.output import MAX_PANELS, Panel, plot, save_mels, wrote
+from tfpipe.commands.actions.output import MAX_PANELS, Panel, plot, save_mels, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.client.client import Client
+    from serving.client.vae import Vae
     from tfpipe.process.progress import Progress
 
 HELP = "latents of `encode` to wav, npz and PNG"
@@ -23,11 +23,11 @@ _ROWS = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
-    parser.add_argument("latents", type=Path, metavar="X.npz", help="latents, from `tfpipe client encode`")
+    parser.add_argument("latents", type=Path, metavar="X.npz", help="latents, from `tfpipe encode`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
 
 
-def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Writes a wav for each window, all spectrograms in `mel.npz`, and the first ones in `mel.png`.
 
     Raises:
@@ -37,21 +37,20 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     from tfpipe.evaluation.latents import read_latents
     from tfpipe.process.progress import Progress
 
-    latents, served = read_latents(args.latents), client.describe()
+    latents, served = read_latents(args.latents), vae.describe()
     # Latents of another model would decode to noise. A file that does not name its model is accepted.
     if differing := latents.differences(fingerprint=served["fingerprint"], checkpoint=served["metadata"]):
         raise UsageError(
-            f"{args.latents}: made by another model ({'; '.join(differing)}); "
-            f"encode the recordings with {client.target}"
+            f"{args.latents}: made by another model ({'; '.join(differing)}); encode the recordings with {vae.target}"
         )
-    z, ref_db, spec = latents.z_mean, latents.ref_db, client.spec()
+    z, ref_db, spec = latents.z_mean, latents.ref_db, vae.spec()
     panels: list[Panel] = []
 
     def decoded(bar: Progress) -> Iterator[NDArray[Any]]:
         for at in range(0, len(z), _ROWS):
             rows = slice(at, at + _ROWS)
-            mel = client.decode(z[rows])
-            for index, audio in enumerate(client.decode_audio(z[rows], ref_db[rows]), start=at):
+            mel = vae.decode(z[rows])
+            for index, audio in enumerate(vae.decode_audio(z[rows], ref_db[rows]), start=at):
                 write_wav(args.out / f"{index:05d}.wav", audio, spec.sample_rate)
             panels.extend((f"window {index}", window) for index, window in enumerate(mel, start=at))
             del panels[MAX_PANELS:]
@@ -60,5 +59,5 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     with Progress("decode", total=len(z), unit="window") as bar:
         save_mels(args.out / "mel.npz", decoded(bar), shape=(len(z), *spec.mel_shape), ref_db=ref_db)
-    plot(args.out / "mel.png", panels, client)
+    plot(args.out / "mel.png", panels, vae)
     return wrote(args.out, windows=len(z))

@@ -1,4 +1,4 @@
-"""`tfpipe client interpolate`: a walk through the latent space from one recording to another."""
+"""`tfpipe interpolate`: a walk through the latent space from one recording to another."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.client.output import add_overlap, plot, wrote
+from tfpipe.commands.actions.output import add_overlap, plot, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from serving.client.answers import Encoded
-    from serving.client.client import Client
+    from serving.client.vae import Vae
 
 HELP = "a walk from one recording to another, to one wav and PNG"
 
@@ -25,30 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overlap(parser)
 
 
-def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Writes the walk as one wav, and a picture of its windows."""
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
     from tfpipe.audio.wav import write_long_wav
 
-    ends = [_loudest(client, path) for path in (args.first, args.last)]
-    walk = client.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
+    ends = [_loudest(vae, path) for path in (args.first, args.last)]
+    walk = vae.interpolate(ends[0].z_mean[0], ends[1].z_mean[0], steps=args.steps)
     ref_db = np.linspace(ends[0].ref_db[0], ends[1].ref_db[0], args.steps)
-    spec = client.spec()
+    spec = vae.spec()
     overlap = overlap_samples(spec, args.overlap_s)
     starts = range(0, args.steps * (spec.samples - overlap), spec.samples - overlap)
-    pieces = stitch(zip(starts, client.decode_audio(walk.z, ref_db), strict=True), overlap=overlap)
+    pieces = stitch(zip(starts, vae.decode_audio(walk.z, ref_db), strict=True), overlap=overlap)
     write_long_wav(args.out / "interpolation.wav", pieces, spec.sample_rate)
     titles = [f"step {index} of {args.steps}" for index in range(1, args.steps + 1)]
-    plot(args.out / "interpolation.png", list(zip(titles, walk.mel, strict=True)), client)
+    plot(args.out / "interpolation.png", list(zip(titles, walk.mel, strict=True)), vae)
     return wrote(args.out, windows=args.steps)
 
 
-def _loudest(client: Client, path: Path) -> Encoded:
+def _loudest(vae: Vae, path: Path) -> Encoded:
     """Returns the encoding `[1, ...]` of a file's loudest window."""
     best: Encoded | None = None
-    for _, encoded in client.encode_file(path):
+    for _, encoded in vae.encode_file(path):
         at = int(encoded.ref_db.argmax())
         if best is None or encoded.ref_db[at] > best.ref_db[0]:
             best = type(encoded)(*(array[at : at + 1] for array in encoded))

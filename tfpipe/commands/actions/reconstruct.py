@@ -1,4 +1,4 @@
-"""`tfpipe client reconstruct`: a recording through encoder and decoder."""
+"""`tfpipe reconstruct`: a recording through encoder and decoder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.client.output import MAX_PANELS, Panel, add_overlap, plot, wrote
+from tfpipe.commands.actions.output import MAX_PANELS, Panel, add_overlap, plot, wrote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.client.client import Client
+    from serving.client.vae import Vae
     from tfpipe.process.progress import Progress
 
 HELP = "an audio file through encoder and decoder, to wav and PNG"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overlap(parser)
 
 
-def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reconstruction as one wav of the recording's length, and a picture of the first windows."""
     import numpy as np
 
@@ -36,7 +36,7 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     from tfpipe.model.measure import squared_error
     from tfpipe.process.progress import Progress
 
-    spec = client.spec()
+    spec = vae.spec()
     panels: list[Panel] = []
     errors: list[float] = []
     length = round(probe(args.file).seconds * spec.sample_rate)
@@ -44,7 +44,7 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     windows = 1 + max(0, math.ceil((length - spec.samples) / (spec.samples - overlap)))
 
     def rebuilt(bar: Progress) -> Iterator[tuple[int, NDArray[Any]]]:
-        for starts, encoded, mels, audio in client.rebuild_file(args.file, overlap_s=args.overlap_s):
+        for starts, encoded, mels, audio in vae.rebuild_file(args.file, overlap_s=args.overlap_s):
             errors.extend(squared_error(mels, encoded.mel).tolist())
             for start, original, copy in zip(starts, encoded.mel, mels, strict=True):
                 panels.extend([(f"original, {start:g} s", original), (f"reconstruction, {start:g} s", copy)])
@@ -56,7 +56,7 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     with Progress("reconstruct", total=windows, unit="window") as bar:
         # The last window is padded to its full length, so the padding is cut off again.
         write_long_wav(target, _first(length, stitch(rebuilt(bar), overlap=overlap)), spec.sample_rate)
-    plot(target.with_suffix(".png"), panels, client, columns=2)
+    plot(target.with_suffix(".png"), panels, vae, columns=2)
     return wrote(args.out, windows=len(errors), mse=float(np.mean(errors)))
 
 

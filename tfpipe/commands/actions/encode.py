@@ -1,4 +1,4 @@
-"""`tfpipe client encode`: audio files to latents."""
+"""`tfpipe encode`: audio files to latents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.client.output import say
+from tfpipe.commands.actions.output import say
 from tfpipe.errors import AudioError, TfpipeError
 
 if TYPE_CHECKING:
-    from serving.client.client import Client
+    from serving.client.vae import Vae
 
 HELP = "audio files to latents (npz)"
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="X.npz", help="file for the latents")
 
 
-def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Encodes every window of the files; a file that cannot be read is skipped as a whole.
 
     Raises:
@@ -39,7 +39,7 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
             batches = []
             try:
                 # A file can turn out to be damaged half-way, so its windows are kept only when all are there.
-                for starts, encoded in client.encode_file(path):
+                for starts, encoded in vae.encode_file(path):
                     names = np.full(len(starts), str(path))
                     batches.append((encoded.z_mean, encoded.z_log_var, encoded.ref_db, starts, names))
                     bar.update(len(starts))
@@ -53,7 +53,7 @@ def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     if not columns["path"]:
         raise TfpipeError(f"none of {len(args.files)} files could be encoded; the lines above say why")
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    model = client.describe()
+    model = vae.describe()
     write_latents(args.out, Latents(**arrays, fingerprint=model["fingerprint"], checkpoint=model["metadata"]))
     say(f"{len(arrays['path'])} windows of {len(args.files) - len(skipped)} files in {args.out}")
     return {"out": str(args.out), "windows": len(arrays["path"]), "skipped": skipped}

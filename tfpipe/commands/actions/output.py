@@ -1,4 +1,4 @@
-"""The files and lines that the actions of `tfpipe client` write."""
+"""The files and lines that the actions on a model write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.client.client import Client
+    from serving.client.vae import Vae
 
 # A picture shows this many spectrograms, the first ones.
 MAX_PANELS = 8
@@ -19,11 +19,11 @@ MAX_PANELS = 8
 Panel = tuple[str, Any]
 
 
-def plot(path: Path, panels: list[Panel], client: Client, *, columns: int | None = None) -> None:
+def plot(path: Path, panels: list[Panel], vae: Vae, *, columns: int | None = None) -> None:
     """Draws the first spectrograms as a PNG."""
     from tfpipe.evaluation.plots import spectrograms
 
-    spectrograms(path, panels[:MAX_PANELS], client.spec(), columns=columns)
+    spectrograms(path, panels[:MAX_PANELS], vae.spec(), columns=columns)
 
 
 def save_mels(path: Path, mels: Iterable[NDArray[Any]], *, shape: tuple[int, ...], ref_db: NDArray[Any]) -> None:

@@ -1,0 +1,8 @@
+"""`tfpipe decode`: the action of `tfpipe.commands.actions.decode` in this process, without a server."""
+
+from __future__ import annotations
+
+from tfpipe.commands.actions import LocalCommand
+
+_command = LocalCommand("decode")
+HELP, add_arguments, run = _command.HELP, _command.add_arguments, _command.run

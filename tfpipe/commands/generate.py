@@ -1,0 +1,8 @@
+"""`tfpipe generate`: the action of `tfpipe.commands.actions.generate` in this process, without a server."""
+
+from __future__ import annotations
+
+from tfpipe.commands.actions import LocalCommand
+
+_command = LocalCommand("generate")
+HELP, add_arguments, run = _command.HELP, _command.add_arguments, _command.run

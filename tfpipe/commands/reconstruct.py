@@ -1,0 +1,8 @@
+"""`tfpipe reconstruct`: the action of `tfpipe.commands.actions.reconstruct` in this process, without a server."""
+
+from __future__ import annotations
+
+from tfpipe.commands.actions import LocalCommand
+
+_command = LocalCommand("reconstruct")
+HELP, add_arguments, run = _command.HELP, _command.add_arguments, _command.run
