@@ -181,7 +181,7 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 - Latent: {_latent_in_words(model)} with a standard normal prior.
 - Trained on tracks labelled: {", ".join(model.labels) or "nothing"}. Labels are not an input of the model.
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
-- Audio out is rebuilt from the spectrogram by Griffin-Lim: phases are estimated, not the recording's.
+- Audio out is rebuilt from the spectrogram: its phases are estimated, because a log-mel does not hold them.
 
 | training | value |
 | --- | --- |

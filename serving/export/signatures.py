@@ -14,7 +14,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from serving.protocol.names import DEFAULT_SIGNATURE
-from tfpipe.features.log_mel_tf import griffin_lim, log_mel
+from tfpipe.features.inversion_tf import invert_log_mel
+from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.trained_model import TrainedModel
 
@@ -51,7 +52,7 @@ def build_signatures(model: TrainedModel) -> dict[str, Any]:
 
     @_graph(z_input, tf.TensorSpec([None], tf.float32, name="ref_db"))
     def decode_audio(z: tf.Tensor, ref_db: tf.Tensor) -> Tensors:
-        audio = griffin_lim(to_mel(z), ref_db, spec)
+        audio = invert_log_mel(to_mel(z), ref_db, spec)
         return {"audio": tf.ensure_shape(audio, [None, spec.samples])}
 
     @_graph(mel_input)

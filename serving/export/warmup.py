@@ -15,7 +15,7 @@ from tfpipe.data.records import write_record
 from tfpipe.files.storage import write_bytes
 from tfpipe.training.trained_model import TrainedModel
 
-# Rows of a full batch. Griffin-Lim takes about 0.1 s for a window, so `decode_audio` gets fewer.
+# Rows of a full batch. Making audio is the slowest signature, so `decode_audio` gets fewer.
 _FULL_ROWS, _FULL_AUDIO_ROWS = 32, 4
 
 

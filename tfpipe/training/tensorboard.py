@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfpipe.features.log_mel_tf import griffin_lim
+from tfpipe.audio.level import limit_peaks
+from tfpipe.features.inversion_tf import invert_log_mel
 from tfpipe.model.networks import Models
 from tfpipe.spec import FeatureSpec
 
@@ -105,7 +106,7 @@ class Summaries:
         """Writes log-mels and their levels, by name, as audio. One call inverts all of them, which is faster."""
         mels, ref_db = (np.concatenate(parts) for parts in zip(*windows.values(), strict=True))
         audio = np.asarray(_inversion(self._spec)(mels, ref_db))
-        audio = audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
+        audio = np.stack([limit_peaks(row, self._spec.sample_rate) for row in audio])
         start = 0
         for name, (part, _) in windows.items():
             rows, start = audio[start : start + len(part)], start + len(part)
@@ -114,9 +115,9 @@ class Summaries:
 
 @functools.lru_cache(maxsize=4)
 def _inversion(spec: FeatureSpec) -> Any:
-    """Returns `griffin_lim` for a spec as a graph, which needs a fraction of the time that its single ops take."""
+    """Returns `invert_log_mel` for a spec as a graph, which needs a fraction of the time that its single ops take."""
     signature = [tf.TensorSpec([None, *spec.mel_shape], tf.float32), tf.TensorSpec([None], tf.float32)]
-    return tf.function(lambda mel, ref_db: griffin_lim(mel, ref_db, spec), input_signature=signature)
+    return tf.function(lambda mel, ref_db: invert_log_mel(mel, ref_db, spec), input_signature=signature)
 
 
 def _decoded(models: Models, z: Any) -> NDArray[np.float32]:

@@ -66,17 +66,16 @@ def test_encode_and_decode_equal_the_keras_models(loaded, model, spec):
     )
 
 
-def test_decode_audio_is_griffin_lim_of_the_decoded_spectrogram(loaded, model, spec):
-    from tfpipe.features.log_mel_tf import griffin_lim
+def test_decode_audio_is_the_inversion_of_the_decoded_spectrogram(loaded, model, spec):
+    from tfpipe.features.inversion_tf import invert_log_mel
 
     z, ref_db = np.eye(2, model.latent, dtype=np.float32), np.array([9.0, 3.0], np.float32)
     audio = run_signature(loaded, "decode_audio", z=z, ref_db=ref_db)["audio"]
     assert audio.shape == (2, spec.samples)
     decoded = run_signature(loaded, "decode", z=z)["mel"]
-    np.testing.assert_allclose(audio, griffin_lim(decoded, ref_db, spec), atol=1e-2 * np.abs(audio).max())
+    np.testing.assert_allclose(audio, invert_log_mel(decoded, ref_db, spec), atol=1e-2 * np.abs(audio).max())
     for row in range(2):
-        level = log_mel.log_mel(audio[row], spec).ref_db
-        assert level == pytest.approx(ref_db[row] + (decoded[row].max() - 1) * spec.top_db, abs=3.0)
+        assert log_mel.log_mel(audio[row], spec).ref_db == pytest.approx(ref_db[row], abs=3.0)
 
 
 def test_generated_row_depends_on_its_seed_alone(loaded, model):

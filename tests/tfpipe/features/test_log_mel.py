@@ -171,25 +171,3 @@ def test_shifted_filterbank_moves_a_tone_where_pitch_shifting_would() -> None:
 def test_impossible_shift_names_the_engine_that_can() -> None:
     with pytest.raises(TfpipeError, match="waveform"):
         log_mel.mel_basis(SPEC, -12.0)
-
-
-def test_griffin_lim_gives_back_spectrogram_level_and_length(small_corpus: Path) -> None:
-    windows = np.stack(clips(small_corpus)[:3]).astype(np.float32)
-    mel, ref_db = GRAPH(windows)
-    audio = np.asarray(log_mel_tf.griffin_lim(mel, ref_db, SPEC))
-    assert audio.shape == (3, SPEC.samples)
-    again, again_ref = GRAPH(audio)
-    assert float(np.abs(again - mel).mean()) * 80 < 1.0
-    assert np.abs(np.asarray(again_ref) - np.asarray(ref_db)).max() < 0.5
-
-
-def test_griffin_lim_rows_do_not_depend_on_their_batch(small_corpus: Path) -> None:
-    mel, ref_db = GRAPH(np.stack(clips(small_corpus)[:2]).astype(np.float32))
-    both = np.asarray(log_mel_tf.griffin_lim(mel, ref_db, SPEC, iterations=4))
-    alone = np.asarray(log_mel_tf.griffin_lim(mel[1:], ref_db[1:], SPEC, iterations=4))
-    np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
-
-
-def test_griffin_lim_of_silence_is_silent() -> None:
-    audio = log_mel_tf.griffin_lim(tf.zeros([1, *SPEC.mel_shape]), tf.constant([-100.0]), SPEC, iterations=2)
-    assert not np.asarray(audio).any()

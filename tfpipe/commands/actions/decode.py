@@ -33,6 +33,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: the file holds no latents, or those of another model.
     """
+    from tfpipe.audio.level import EDGE_FADE_S
     from tfpipe.audio.wav import write_wav
     from tfpipe.evaluation.latents import read_latents
     from tfpipe.process.progress import Progress
@@ -51,7 +52,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
             rows = slice(at, at + _ROWS)
             mel = vae.decode(z[rows])
             for index, audio in enumerate(vae.decode_audio(z[rows], ref_db[rows]), start=at):
-                write_wav(args.out / f"{index:05d}.wav", audio, spec.sample_rate)
+                write_wav(args.out / f"{index:05d}.wav", audio, spec.sample_rate, fade_s=EDGE_FADE_S)
             panels.extend((f"window {index}", window) for index, window in enumerate(mel, start=at))
             del panels[MAX_PANELS:]
             bar.update(len(mel))

@@ -42,6 +42,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """
     import numpy as np
 
+    from tfpipe.audio.level import EDGE_FADE_S
     from tfpipe.audio.wav import write_wav
 
     if not -100.0 <= args.ref_db <= 30.0:
@@ -53,6 +54,6 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     made = vae.generate(args.seeds, args.temperature)
     audio = vae.decode_audio(made.z, np.full(len(args.seeds), args.ref_db))
     for seed, window in zip(args.seeds, audio, strict=True):
-        write_wav(args.out / f"seed-{seed}.wav", window, vae.spec().sample_rate)
+        write_wav(args.out / f"seed-{seed}.wav", window, vae.spec().sample_rate, fade_s=EDGE_FADE_S)
     plot(args.out / "generated.png", [(f"seed {s}", mel) for s, mel in zip(args.seeds, made.mel, strict=True)], vae)
     return wrote(args.out, windows=len(args.seeds))

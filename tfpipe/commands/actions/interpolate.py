@@ -30,6 +30,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
+    from tfpipe.audio.level import EDGE_FADE_S
     from tfpipe.audio.wav import write_long_wav
 
     ends = [_loudest(vae, path) for path in (args.first, args.last)]
@@ -39,7 +40,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     overlap = overlap_samples(spec, args.overlap_s)
     starts = range(0, args.steps * (spec.samples - overlap), spec.samples - overlap)
     pieces = stitch(zip(starts, vae.decode_audio(walk.z, ref_db), strict=True), overlap=overlap)
-    write_long_wav(args.out / "interpolation.wav", pieces, spec.sample_rate)
+    write_long_wav(args.out / "interpolation.wav", pieces, spec.sample_rate, fade_s=EDGE_FADE_S)
     titles = [f"step {index} of {args.steps}" for index in range(1, args.steps + 1)]
     plot(args.out / "interpolation.png", list(zip(titles, walk.mel, strict=True)), vae)
     return wrote(args.out, windows=args.steps)

@@ -31,6 +31,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
+    from tfpipe.audio.level import EDGE_FADE_S
     from tfpipe.audio.reader import probe
     from tfpipe.audio.wav import write_long_wav
     from tfpipe.model.measure import squared_error
@@ -55,7 +56,8 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     target = args.out / f"{args.file.stem}-reconstruction.wav"
     with Progress("reconstruct", total=windows, unit="window") as bar:
         # The last window is padded to its full length, so the padding is cut off again.
-        write_long_wav(target, _first(length, stitch(rebuilt(bar), overlap=overlap)), spec.sample_rate)
+        pieces = _first(length, stitch(rebuilt(bar), overlap=overlap))
+        write_long_wav(target, pieces, spec.sample_rate, fade_s=EDGE_FADE_S)
     plot(target.with_suffix(".png"), panels, vae, columns=2)
     return wrote(args.out, windows=len(errors), mse=float(np.mean(errors)))
 
