@@ -160,13 +160,19 @@ def client(target):
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory, spec):
-    """Two audio files longer than a window: real ones where they are, synthesised ones elsewhere."""
-    real = sorted(CORPUS.glob("Human/*.wav"))[:1] + sorted(CORPUS.glob("Piano/*.wav"))[:1]
-    if len(real) == 2:
-        return real
+    """Two audio files of two windows each: from real recordings where they are, synthesised ones elsewhere."""
+    import soundfile
+
     from tfpipe.audio.wav import write_wav
 
-    folder, time = tmp_path_factory.mktemp("audio"), np.arange(12 * spec.sample_rate) / spec.sample_rate
+    folder, count = tmp_path_factory.mktemp("audio"), 2 * spec.samples
+    real = [*sorted(CORPUS.glob("Human/*.wav"))[:1], *sorted(CORPUS.glob("Piano/*.wav"))[:1]]
+    if len(real) == 2:
+        for path in real:
+            audio, rate = soundfile.read(path)
+            write_wav(folder / path.name, audio[: count * rate // spec.sample_rate], rate)
+        return [folder / path.name for path in real]
+    time = np.arange(count) / spec.sample_rate
     for name, pitch in (("low", 220.0), ("high", 660.0)):
         tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6)) * np.exp(-(time % 1.0) * 3)
         write_wav(folder / f"{name}.wav", 0.2 * tone, spec.sample_rate)
