@@ -79,14 +79,14 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_versions(toy, tmp_path_factory):
-    """Versions 1 to 4 of the toy, whose signature `version` tells them apart."""
+    """Versions 1 to 3 of the toy, whose signature `version` tells them apart."""
 
     def export(folder):
-        for version in (2, 3, 4):
+        for version in (2, 3):
             export_toy(folder, version)
 
     more = make_once(tmp_path_factory, "toy_versions", export)
-    return {1: toy / "1", **{version: more / str(version) for version in (2, 3, 4)}}
+    return {1: toy / "1", **{version: more / str(version) for version in (2, 3)}}
 
 
 @pytest.fixture(scope="session")

@@ -211,12 +211,7 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
             check=False,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
-    if child.returncode != 0:
-        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ServingError(f"{path.parent}: the written model cannot be read back ({last}); nothing was exported")
-    difference, where = json.loads(child.stdout.strip().splitlines()[-1])
-    _require_agreement(difference, where, path)
-    return float(difference)
+    return _accepted_difference(child, path)
 
 
 def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> None:
@@ -230,13 +225,18 @@ def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str,
     np.savez(path, **arrays)
 
 
-def _require_agreement(difference: float, where: str, path: Path) -> None:
-    """Refuses a written model whose output `where` differs by more than the tolerance, or is NaN."""
+def _accepted_difference(child: subprocess.CompletedProcess[str], path: Path) -> float:
+    """Returns the difference that `read_back.py` printed; refuses one above the tolerance, and a child that failed."""
+    if child.returncode != 0:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ServingError(f"{path.parent}: the written model cannot be read back ({last}); nothing was exported")
+    difference, where = json.loads(child.stdout.strip().splitlines()[-1])
     if not difference <= TOLERANCE:
         raise ServingError(
             f"{path.parent}: the written model differs from the trained one by {difference:.2g} in {where} "
             f"(allowed {TOLERANCE:g}); nothing was exported"
         )
+    return float(difference)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,9 +1,11 @@
 """The comparison that an export makes before it publishes a version."""
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from serving.export import read_back, saved_model
 from serving.export.signatures import build_signatures
@@ -17,15 +19,32 @@ def test_the_graph_uses_tensorflows_own_ops_alone(exported):
     assert not [op for op in ops if "PyFunc" in op]
 
 
-def test_other_weights_are_seen_and_refused(exported, model, tmp_path):
+def test_other_outputs_and_damaged_weights_are_seen(exported, model, tmp_path):
+    reference = tmp_path / "reference.npz"
+    z = np.ones((1, model.latent), np.float32)
+    saved_model._write_reference(build_signatures(model), {"decode": {"z": z}}, reference)
+    assert read_back.compare(str(exported.path), str(reference))[0] <= saved_model.TOLERANCE
+    with np.load(reference) as arrays:
+        np.savez(tmp_path / "other.npz", **{**arrays, "decode/out/mel": arrays["decode/out/mel"] + 0.01})
+    difference, where = read_back.compare(str(exported.path), str(tmp_path / "other.npz"))
+    assert (where, difference) == ("decode/mel", pytest.approx(0.01, abs=1e-3))
+
     damaged = tmp_path / "damaged"
     shutil.copytree(exported.path, damaged)
     data = next((damaged / "variables").glob("*.data*"))
     data.write_bytes(bytes(len(data.read_bytes())))
-    examples = {"decode": {"z": np.ones((1, model.latent), np.float32)}}
-    saved_model._write_reference(build_signatures(model), examples, tmp_path / "reference.npz")
-    assert read_back.compare(str(exported.path), str(tmp_path / "reference.npz"))[0] <= saved_model.TOLERANCE
-    difference, where = read_back.compare(str(damaged), str(tmp_path / "reference.npz"))
-    assert where == "decode/mel"
-    with pytest.raises(ServingError, match=r"differs from the trained one by .* nothing was exported"):
-        saved_model._require_agreement(difference, where, damaged)
+    with pytest.raises(tf.errors.OpError, match="checksum"):
+        read_back.compare(str(damaged), str(reference))
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "err", "says"),
+    [
+        (1, "", "Traceback\nOpError: the checksum differs\n", r"cannot be read back \(OpError: the checksum differs\)"),
+        (0, '[0.5, "decode/mel"]\n', "", "differs from the trained one by 0.5 in decode/mel"),
+        (0, '[NaN, "decode/mel"]\n', "", "differs from the trained one by nan in decode/mel"),
+    ],
+)
+def test_what_the_check_reports_is_refused_in_one_line(status, out, err, says, tmp_path):
+    with pytest.raises(ServingError, match=f"{says}.*; nothing was exported$"):
+        saved_model._accepted_difference(subprocess.CompletedProcess([], status, out, err), tmp_path / "1")

@@ -58,14 +58,14 @@ messages = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=messages)
 @example(data=request(x=np.ones(3, np.float32)).SerializeToString() + b"\x12\x05\x0a\x01x\x12\x00")
 def test_whole_messages(data):
     assert_as_protobuf(data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=messages, changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4))
 @example(data=b"\x12\x08\x12\x04\x22\x02\x01\x02\x0a\x00", changes=[])  # the value before the key
 @example(data=b"\x12\x0a\x0a\x00\x12\x06\x22\x01\x01\x22\x01\x02", changes=[])  # the content twice

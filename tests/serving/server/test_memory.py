@@ -97,7 +97,7 @@ def test_unread_answers_are_bounded_and_dropped_in_python(exported):
 
 
 def test_long_json_answers_are_made_one_at_a_time_and_bounded_in_length(exported):
-    limits = Limits(json_bytes=2 << 20)
+    limits = Limits(json_bytes=1 << 20)
 
     def ask(port, rows):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -112,16 +112,16 @@ def test_long_json_answers_are_made_one_at_a_time_and_bounded_in_length(exported
         serving(exported.path.parent, limits=limits, enable_model_warmup=False) as (server, _),
         ThreadPoolExecutor(24) as pool,
     ):
-        ask(server.rest_port, 14)
+        ask(server.rest_port, 7)
         before = peak_mib(reset=True)
-        answers = list(pool.map(lambda _: ask(server.rest_port, 14)[:2], range(12)))
+        answers = list(pool.map(lambda _: ask(server.rest_port, 7)[:2], range(12)))
         grown = peak_mib() - before
         assert {status for status, _ in answers} == {200}
-        assert ask(server.rest_port, 20)[0] == 400
-        assert b"send fewer rows, or use gRPC" in ask(server.rest_port, 20)[2]
+        assert ask(server.rest_port, 10)[0] == 400
+        assert b"send fewer rows, or use gRPC" in ask(server.rest_port, 10)[2]
         assert ask(server.rest_port, 1)[0] == 200
-    # The clients are in this process too: each holds its answer of 7 MB for a moment. The server makes one at a time.
-    assert grown < 300, f"{grown} MiB"
+    # The clients are in this process too: each holds its answer of 4 MB for a moment. The server makes one at a time.
+    assert grown < 150, f"{grown} MiB"
 
 
 @contextlib.contextmanager

@@ -70,14 +70,14 @@ def assert_rows_are_protobufs(data):
 
 
 @native
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=messages)
 def test_whole_messages_are_read_as_protobuf_reads_them(data):
     assert_rows_are_protobufs(data)
 
 
 @native
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=messages, changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4))
 @example(data=predict_request(x=np.ones((1, 3), np.float32)).SerializeToString(), changes=[])
 def test_damaged_messages_are_read_as_protobuf_reads_them(data, changes):
