@@ -1,20 +1,16 @@
 """How the native server reads a Predict request: which requests may share a batch."""
 
 import numpy as np
-import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from serving_tools import predict_request
+from serving_tools import native, predict_request
 
 from serving.protocol import protos
 from serving.server.grpc_native import is_built
 
 if is_built():
     from serving.server import _front
-
-
-native = pytest.mark.skipif(not is_built(), reason="the native front end is not built; install Rust")
 
 
 arrays = st.builds(
