@@ -66,7 +66,7 @@ def test_hostile_requests(toy_server, front_end, counts):
     assert {"UNKNOWN", "500", "DATA_LOSS"}.isdisjoint(codes), codes
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)], ids=["fast", "full"])
+@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.slow)], ids=["fast", "full"])
 def test_hostile_configurations(toy, count):
     """A hostile reload may remove every model, but the server lives on and takes the next good reload."""
     rng, before = random.Random(0), followers()
