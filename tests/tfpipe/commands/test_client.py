@@ -53,6 +53,9 @@ def test_command_reconstruct(target, recordings, spec, tmp_path, capsys):
     assert rate == spec.sample_rate
     assert len(audio) / rate == pytest.approx(probe(recordings[0]).seconds, abs=1e-3)
     assert np.abs(audio).max() > 0
+    for ends in (audio, audio[::-1]):
+        first, following = np.split(np.square(ends[: rate // 10]), [rate // 100])
+        assert first.mean() <= following.mean()
     _is_png(tmp_path / f"{recordings[0].stem}-reconstruction.png")
 
 
