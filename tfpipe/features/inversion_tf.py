@@ -50,18 +50,20 @@ def invert_log_mel(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.T
         spec: the feature spec.
 
     Returns:
-        audio `[n, samples]` float32; a value can be above full scale (1.0).
+        audio `[n, samples]` float32; a value can be above full scale (1.0). A row with NaN in `mel` is NaN.
     """
     magnitude = _stft_magnitude(_mel_bands(mel, spec), spec)
     audio = _inverse_stft(magnitude, _phases(magnitude, spec), spec)
     audio *= _lost_level(magnitude, audio, spec)
     level = tf.clip_by_value(tf.cast(ref_db, tf.float32), -_REF_DB_LIMIT, _REF_DB_LIMIT)
+    # A row that holds NaN must not disturb the others of its batch, so it counts as silent until here.
+    level = tf.where(tf.reduce_any(tf.math.is_nan(mel), axis=[1, 2]), math.nan, level)
     return audio * tf.pow(10.0, level / (10.0 * spec.power))[:, tf.newaxis]
 
 
 def _mel_bands(mel: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
     """Returns the bands `[n, frames, n_mels]` of a log-mel, on a linear scale from 0 to 1."""
-    mel = tf.clip_by_value(tf.cast(mel, tf.float32), 0.0, 1.0)
+    mel = tf.where(mel > 0.0, tf.minimum(tf.cast(mel, tf.float32), 1.0), 0.0)  # NaN becomes 0
     missing = 1.0 - tf.reduce_max(mel, axis=[1, 2], keepdims=True)
     decibel = (mel - 1.0 + tf.minimum(missing, _MISSING_DB / 2.0 * spec.power / spec.top_db)) * spec.top_db
     # A mel of 0 means top_db or more below the maximum. The true level is unknown, so it is taken as no sound.

@@ -112,6 +112,16 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert invert_log_mel(mels[:0], levels[:0], SPEC).shape == (0, SPEC.samples)
 
 
+def test_a_row_with_nan_is_nan_and_leaves_the_others_alone() -> None:
+    mels = np.random.default_rng(1).uniform(0, 1, (3, *SPEC.mel_shape)).astype(np.float32)
+    levels = np.zeros(3, np.float32)
+    alone = np.asarray(invert_log_mel(mels[2:], levels[2:], SPEC))[0]
+    mels[0], mels[1, 3, 4] = np.nan, np.nan
+    batch = np.asarray(invert_log_mel(mels, levels, SPEC))
+    assert np.isnan(batch[:2]).all()
+    np.testing.assert_allclose(batch[2], alone, atol=1e-4 * np.abs(alone).max())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
