@@ -12,7 +12,19 @@ import tfpipe as tp
 
 NAMES = [
     *("AugmentConfig", "Client", "FeatureSpec", "PreprocessConfig", "ServerConfig", "TrainConfig"),
-    *("errors", "evaluate", "export", "inspect", "log_mel", "make_dataset", "preprocess", "run", "score", "serve"),
+    *(
+        "errors",
+        "evaluate",
+        "export",
+        "inspect",
+        "load",
+        "log_mel",
+        "make_dataset",
+        "preprocess",
+        "run",
+        "score",
+        "serve",
+    ),
     *("train", "verify"),
 ]
 
