@@ -90,8 +90,12 @@ def _pad(frames: Any, missing: int) -> Any:
 
 
 def _residual(x: Any, width: int, policy: str) -> Any:
-    """Adds a block: one filter along time for each channel, then two dense layers, beside the identity."""
+    """Adds a block: one filter along time for each channel, then two dense layers, beside the identity.
+
+    Source: ConvNeXt (Liu et al., 2022), along time alone.
+    """
     y = layers.DepthwiseConv1D(_STEP_KERNEL, padding="same", dtype=policy)(x)
+    y = layers.LayerNormalization(dtype=policy)(y)
     y = layers.Dense(2 * width, activation="silu", dtype=policy)(y)
     y = layers.Dense(width, kernel_initializer="zeros", dtype=policy)(y)
     return layers.Add(dtype=policy)([x, y])
