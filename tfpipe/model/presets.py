@@ -102,7 +102,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 channels=64,
                 batch_size=16,
                 epochs=40,
-                learning_rate=1e-3,
+                learning_rate=2e-3,
                 patience=20,
                 **_COSINE,
             ),

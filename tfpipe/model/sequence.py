@@ -82,7 +82,7 @@ def decoder(chosen: Preset, spec: FeatureSpec, *, shape: LatentShape, policy: st
 
 def _narrow(chosen: Preset) -> int:
     """Channels of the layers that run on every frame. They are few, because there are many more frames than steps."""
-    return max(8, chosen.width // 8)
+    return max(8, chosen.width // 4)
 
 
 def _pad(frames: Any, missing: int) -> Any:
