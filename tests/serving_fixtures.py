@@ -38,7 +38,8 @@ def model(spec):
         for weight in part.weights:
             if len(weight.shape) > 1:
                 fan_in = np.prod(weight.shape[:-1])
-                weight.assign(rng.normal(scale=2.0 / np.sqrt(fan_in), size=weight.shape))
+                weight.assign(rng.normal(scale=1.0 / np.sqrt(fan_in), size=weight.shape))
+    models.decoder.get_layer("linear").bias.assign(np.full(np.prod(spec.mel_shape), 0.5))
     return TrainedModel(
         spec=spec,
         labels=("Human", "Piano"),

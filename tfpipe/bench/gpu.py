@@ -139,7 +139,7 @@ def _forward(layer: layers.Layer) -> float:
     """Returns the floating-point operations of a layer's forward pass on one example."""
     if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose):
         places = math.prod(layer.input.shape[1:-1])
-    elif isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
+    elif isinstance(layer, layers.Conv1D | layers.Conv2D | layers.DepthwiseConv1D | layers.Dense):
         places = math.prod(layer.output.shape[1:-1])
     else:
         return 0.0

@@ -37,10 +37,11 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
 def test_training_flops_of_a_known_model_and_of_one_counted_by_hand() -> None:
     assert training_flops(networks.build("notebook", FeatureSpec(), latent=16)) == pytest.approx(13e9, rel=0.02)
     tiny = networks.build("tiny", FeatureSpec(n_mels=16, window_s=15 * 512 / 22_050), latent=4)
-    # Kernel, channels before and after, places. The first and last layers see 16 frames, in between these halve to 2.
-    encoder = [(1, 16, 8, 16), (5, 8, 12, 8), (5, 12, 16, 4), (5, 16, 16, 2), (1, 16, 4, 2), (1, 8, 32, 1)]
-    decoder = [(1, 4, 32, 1), (1, 32, 32, 1), (4, 16, 16, 2), (4, 16, 16, 4), (4, 16, 12, 8), (1, 12, 16, 16)]
-    heads_and_linear = [(1, 32, 4, 2), (1, 256, 4, 1), (1, 4, 256, 1)]
-    sizes = [*encoder, *decoder, *heads_and_linear]
+    # Kernel, channels before and after, places: 16 frames, or the single step that they become.
+    block = [(5, 16, 1, 1), (1, 16, 32, 1), (1, 32, 16, 1)]
+    encoder = [(3, 16, 8, 16), (16, 8, 16, 1), *block, (1, 16, 4, 2)]
+    decoder = [(3, 4, 16, 1), *block, (1, 16, 128, 1), (3, 8, 8, 16), (1, 8, 16, 16)]
+    linear = [(16, 16, 4, 1), (1, 4, 256, 1)]
+    sizes = [*encoder, *decoder, *linear]
     forward = sum(2 * kernel * before * after * places for kernel, before, after, places in sizes)
     assert training_flops(tiny) == 3 * forward

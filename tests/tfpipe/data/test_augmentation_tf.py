@@ -306,7 +306,7 @@ def test_pipeline_refuses_augmentation_without_a_seed_and_what_does_not_fit(data
 
 def test_a_run_older_than_augmentation_goes_on_where_all_is_off(dataset: Path, tmp_path: Path) -> None:
     manifest, run = load_manifest(dataset), tmp_path / "run"
-    off = TrainConfig(data=str(dataset), run=str(run), augment=AugmentConfig())
+    off = TrainConfig(data=str(dataset), run=str(run), preset="compact", augment=AugmentConfig())
     claim(run, off, manifest)
     older = [
         "data",
