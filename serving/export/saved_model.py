@@ -93,11 +93,13 @@ def export(
         if model.latent_shape[0] > 1:
             steps, channels = model.latent_shape
             raise UsageError(
-                f"--keep {keep}: the latent is a sequence of {steps} steps, which would lose their order; "
+                f"--latent-keep {keep}: the latent is a sequence of {steps} steps, which would lose their order; "
                 f"train with fewer channels instead, such as --latent {steps}x{max(1, channels // 2)}"
             )
         if data is None or not 1 <= keep <= model.latent:
-            raise UsageError(f"--keep {keep} needs a number from 1 to {model.latent}, and the run's dataset (--data)")
+            raise UsageError(
+                f"--latent-keep {keep} needs a number from 1 to {model.latent}, and the run's dataset (--data)"
+            )
         say(f"measuring the information in each of {model.latent} latent dimensions ...")
         model = with_dimensions(model, informative(model, data)[:keep])
     return export_model(model, Path(output), model_name=model_name, tflite=tflite, say=say)
