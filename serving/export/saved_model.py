@@ -30,7 +30,7 @@ from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
 from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SPEC_FILE
 from tfpipe.data.manifest import Folder
-from tfpipe.errors import ServingError, UsageError, translate_os_errors
+from tfpipe.errors import ServingError, UsageError, os_error_message, translate_os_errors
 from tfpipe.files.storage import LOCK, folder_lock, is_locked, write_bytes, write_json
 from tfpipe.process import children
 from tfpipe.training.trained_model import TrainedModel, load_models
@@ -160,7 +160,10 @@ def _save(model: TrainedModel, functions: dict[str, Any], path: Path) -> None:
     try:
         tf.saved_model.save(module, str(path), signatures=signatures)
     except tf.errors.OpError as error:
-        raise ServingError(f"{path.parent}: the model cannot be written ({str(error).splitlines()[0]})") from error
+        why = str(error).splitlines()[0]
+        if os.strerror(errno.ENOSPC) in why:
+            raise ServingError(os_error_message(OSError(errno.ENOSPC, why), path.parent)) from error
+        raise ServingError(f"{path.parent}: the model cannot be written ({why})") from error
 
 
 def _write_extras(model: TrainedModel, path: Path, *, model_name: str) -> None:

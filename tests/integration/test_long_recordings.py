@@ -12,9 +12,8 @@ from tfpipe.data.manifest import load_manifest
 _MINUTES, _CHANNELS = (1, 8), 6
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [("wav", "FLOAT"), pytest.param("flac", "PCM_16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "codec"), [("wav", "FLOAT"), ("flac", "PCM_16")])
 def test_memory_does_not_grow_with_the_length_of_a_recording(suffix, codec, tmp_path):
     peaks, examples = [], []
     for minutes in _MINUTES:

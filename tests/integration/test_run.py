@@ -224,17 +224,26 @@ def test_one_track_of_one_label_still_gives_a_model(few_recordings: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(few_recordings: Path, tmp_path: Path) -> None:
+def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(
+    finished_run: Run, few_recordings: Path, tmp_path: Path
+) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], check=False)
+    data, trained, figures = (
+        sum(path.stat().st_size for path in (finished_run[0] / name).rglob("*")) for name in ("data", "run", "figures")
+    )
+    # First there is room for the dataset but not for a checkpoint, then for a run but not for the exported model.
+    sizes = [f"size={(data >> 10) + 300}k", f"size={(data + 2 * trained + figures >> 10) + 500}k"]
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", sizes[0], "tmpfs", str(mount)], check=False)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        # There is room for the dataset but not for a checkpoint.
-        done = tfpipe("run", few_recordings, "--workdir", mount / "w", *QUICK)
-        assert done.returncode == 1
-        assert "disk full; free some space" in done.stderr.strip().splitlines()[-1]
+        for size, stage in zip(sizes, ("train", "export"), strict=True):
+            subprocess.run(["mount", "-o", f"remount,{size}", str(mount)], check=True)
+            done = tfpipe("run", few_recordings, "--workdir", mount / "w", *QUICK)
+            assert done.returncode == 1
+            assert "disk full; free some space" in done.stderr.strip().splitlines()[-1]
+            assert stage not in json.loads((mount / "w" / "stages.json").read_text())
         assert verify(mount / "w" / "data") == []
         subprocess.run(["mount", "-o", "remount,size=200m", str(mount)], check=True)
         report = run(few_recordings, mount / "w")

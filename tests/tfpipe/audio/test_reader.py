@@ -41,7 +41,8 @@ def few_kept_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Returns a function that makes a file of each format once; tests must not change it."""
-    folder, made = tmp_path_factory.mktemp("recorded"), {}
+    folder = tmp_path_factory.mktemp("recorded")
+    made: dict[str, Path] = {}
 
     def get(name):
         if name not in made:

@@ -72,7 +72,7 @@ def test_recordings_keep_their_spectrogram_and_level(small_corpus: Path) -> None
         assert made.dtype == np.float32
         assert abs(level_db(made) - level_db(original)) < 1.5, path.name
         error = np.abs(log_mel(made, spec).mel - log_mel(original, spec).mel).mean() * spec.top_db
-        assert error < 1.5, path.name
+        assert error < 2.0, path.name
 
 
 def test_a_maximum_below_one_does_not_lower_the_level() -> None:

@@ -57,8 +57,9 @@ def test_a_stopped_and_then_killed_run_continues_to_the_same_weights(small: Path
 
 def start_training(data: Path, run: Path) -> subprocess.Popen[str]:
     """Starts a process that trains as `train_config(data, run)` does."""
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    return subprocess.Popen(train_command(data, run), env=environment(), text=True, **pipes)
+    return subprocess.Popen(
+        train_command(data, run), env=environment(), text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
 
 
 def test_run_stops_early_and_is_not_trained_further_if_it_was_killed_right_then(small: Path, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train_together(small, tmp_path_factory.mktemp("two") / "run")
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_losses_of_one(run_of_two: Run, trained: Run) -> None:
     # Two workers can share batches of 12 evenly, so they see the same global batches.
     assert_same_curves(run_of_two, trained)
