@@ -1,6 +1,7 @@
 """Reading windows of every format, against decoding the whole file."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
