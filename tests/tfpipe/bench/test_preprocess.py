@@ -11,6 +11,8 @@ from tfpipe.cli.main import main
 def test_preprocess_gives_ratios_of_one_run(tmp_path, capsys, monkeypatch):
     # The same steps with less work.
     monkeypatch.setattr(preprocess, "_JOB_S", 0.5)
+    monkeypatch.setattr(preprocess, "_BASE_S", 50.0)
+    monkeypatch.setattr(preprocess, "_ENGINE_ROUNDS", 2)
     monkeypatch.setattr(preprocess, "SEMITONES", (-5.0, 0.0, 3.0, 6.0))
     corpus = write_corpus(tmp_path / "corpus", tracks=2, seconds=6.0, rate=22_050)
     assert main(["bench", "preprocess", str(corpus), "--rounds", "1", "--json"]) == 0
