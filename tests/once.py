@@ -10,9 +10,10 @@ import pytest
 
 
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Returns the folder `name` of this session, which the first worker that asks for it fills with `make(folder)`.
+    """Returns a folder that all workers of this session share.
 
-    The other workers wait until it is complete. Tests must not change it.
+    The first worker that asks for `name` makes the folder and calls `make(folder)` to fill it. The other workers wait
+    until it is complete. Tests must not change it.
     """
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

@@ -34,7 +34,7 @@ class ModelNotFoundError(ServingError):
 
 
 class RequestRefusedError(ServingError):
-    """The server says that the request is wrong."""
+    """The server, or a model in this process, says that the request is wrong."""
 
 
 class ServerFailedError(ServingError):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from serving.client.connection import RequestRefusedError
 from serving.client.vae import Vae
+from serving.protocol.names import is_version
 from tfpipe.errors import ServingError
 
 _SAVED_MODEL = "saved_model.pb"
@@ -59,7 +60,7 @@ def _version(path: Path) -> Path:
     """Returns the folder of the version to load."""
     if (path / _SAVED_MODEL).is_file():
         return path
-    versions = [child for child in path.glob("[0-9]*") if child.name.isdigit() and (child / _SAVED_MODEL).is_file()]
+    versions = [child for child in path.glob("*") if is_version(child.name) and (child / _SAVED_MODEL).is_file()]
     if not versions:
         raise ServingError(
             f"{path}: no exported model here (no version with a {_SAVED_MODEL}); "

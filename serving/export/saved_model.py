@@ -28,7 +28,7 @@ from serving.export.latent_pruning import informative, with_dimensions
 from serving.export.signatures import build_signatures, describe, example_inputs
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
-from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SPEC_FILE
+from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SPEC_FILE, is_version
 from tfpipe.data.manifest import Folder
 from tfpipe.errors import ServingError, UsageError, os_error_message, translate_os_errors
 from tfpipe.files.storage import LOCK, folder_lock, is_locked, write_bytes, write_json
@@ -261,7 +261,7 @@ def _publish(temporary: Path, output: Path) -> int:
     """Renames the finished folder to the next free version number, also while other exports do the same."""
     temporary.chmod(0o755)
     while True:
-        taken = [int(p.name) for p in output.iterdir() if p.name.isascii() and p.name.isdigit()]
+        taken = [int(path.name) for path in output.iterdir() if is_version(path.name)]
         version = max(taken, default=0) + 1
         try:
             # This fails if another export has just published that version, because its folder is not empty.

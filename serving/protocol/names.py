@@ -27,6 +27,11 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 MAX_TENSOR_BYTES = 2**31
 
 
+def is_version(name: str) -> bool:
+    """Tells whether a folder's name is a version of a model: a whole number of at most 18 digits."""
+    return name.isascii() and name.isdigit() and len(name) < 19
+
+
 class SignatureNames(NamedTuple):
     """Names of the inputs and outputs of a signature; the first dimension of each is the batch."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.protocol.names import is_version
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Policy
 from serving.server.loaded_model import LoadedModel
@@ -182,7 +183,7 @@ class ModelFolder:
     def _versions(self) -> dict[int, Path]:
         """Returns the numeric sub-folders; a problem is logged once, not at every look."""
         try:
-            found = {int(p.name): p for p in self.base_path.iterdir() if _is_number(p.name) and p.is_dir()}
+            found = {int(p.name): p for p in self.base_path.iterdir() if is_version(p.name) and p.is_dir()}
             problem = "" if found else "no versions yet; waiting for a sub-folder whose name is a number"
         except OSError as error:
             found, problem = {}, f"cannot be read ({error.strerror}); the loaded versions stay"
@@ -210,10 +211,6 @@ def not_found(name: str, version: int | None) -> StatusError:
     """Returns the error for a model or version that is not served, in TensorFlow Serving's words."""
     wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     return StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) < 19
 
 
 def _fingerprint(path: Path) -> object:

@@ -38,7 +38,8 @@ def limit_peaks(audio: Samples, sample_rate: int) -> Samples:
     from scipy import ndimage  # imported here because few sounds need it
 
     size = limiter_reach(sample_rate) + 1
-    # No sample within `_REACH_S` of a gain is above its limit, and so none is above the mean of the gains around it.
+    # Each gain is low enough for all samples within `_REACH_S`. A sample gets the mean of the gains within `_REACH_S`,
+    # each of which is low enough for it, so the mean is too.
     gain = 1.0 / np.maximum(ndimage.maximum_filter1d(magnitude.astype(np.float64), size, mode="nearest"), 1.0)
     limited: Samples = np.clip(audio * ndimage.uniform_filter1d(gain, size, mode="nearest"), -1.0, 1.0)
     return limited.astype(audio.dtype, copy=False)

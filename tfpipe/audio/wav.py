@@ -90,7 +90,7 @@ def write_long_wav(
 
 
 def _limited_block(file: soundfile.SoundFile, start: int, sample_rate: int) -> NDArray[np.floating[Any]]:
-    """Reads a block and limits its peaks, with as much audio on either side as decides that."""
+    """Reads a block and limits its peaks; the samples on either side that influence the limiter are read too."""
     before = min(start, limiter_reach(sample_rate))
     file.seek(start - before)
     audio = file.read(before + _BLOCK + limiter_reach(sample_rate))

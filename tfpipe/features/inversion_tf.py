@@ -5,9 +5,9 @@ Three steps, each of which can be part of a SavedModel and treats every row of a
 1. STFT magnitudes are estimated from the mel bands.
 2. Phases follow from the magnitudes. The log-magnitude of an STFT tells how its phase changes from frame to frame
    and from bin to bin (Prusa, Balazs and Sondergaard, 2017, "A Noniterative Method for Reconstruction of Phase from
-   STFT Magnitude"). They integrate these changes bin by bin, the loudest bins first. Here all bins of a spectral peak
-   take their phase from the peak, and a peak takes its phase from the frame before, so that every bin of every frame
-   is computed at the same time.
+   STFT Magnitude"). Their method, PGHI, adds up these changes bin by bin, the loudest bins first. Here all bins of a
+   spectral peak take their phase from the peak, and a peak takes its phase from the frame before, so that all bins of
+   all frames can be computed at the same time.
 3. The inverse STFT gives the audio.
 """
 
@@ -102,7 +102,8 @@ def _phases(magnitude: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
     along_bins = tf.cumsum(tf.pad(_means(per_bin, axis=2), [[0, 0], [0, 0], [1, 0]]), axis=2)
     along_frames = tf.pad(_means(per_frame, axis=1), [[0, 0], [1, 0], [0, 0]]) + tf.constant(_filters(spec).advance)
     hills = _hills(magnitude)
-    # What a whole hill adds to `along_bins`: that of the hill in the frame before, plus a step.
+    # The phase of a bin is `along_bins` plus an offset that its whole hill shares. The offset of a hill is that of the
+    # hill before it in time plus a step.
     position = hills.peak
     earlier = tf.maximum(position - magnitude.shape[2], 0)
     step = tf.gather(_flat(along_frames - along_bins), position)
@@ -115,7 +116,7 @@ class _Hills(NamedTuple):
     """The peaks of every frame; each bin belongs to the peak that is reached by going to the louder neighbour.
 
     Attributes:
-        number: `[n, frames, bins]`, the number of each bin's peak; peaks of all rows and frames are counted on.
+        number: `[n, frames, bins]`, the number of each bin's peak. One count goes through all rows and frames.
         peak: `[peaks]`, position of each peak in the flat list of all bins.
         has_earlier: `[peaks]`, whether the peak's row has an earlier frame.
     """
@@ -131,7 +132,7 @@ def _hills(magnitude: tf.Tensor) -> _Hills:
     below, above = padded[:, :, :-2], padded[:, :, 2:]
     rising = (above > magnitude) & (above >= below)
     is_peak = ~rising & (below <= magnitude)
-    # The number of the last peak so far, or of the next one where the magnitude rises towards it.
+    # A bin belongs to the last peak below it, or, where the magnitude still rises, to the next peak above it.
     number = tf.cumsum(_flat(tf.cast(is_peak, tf.int32))) - 1 + _flat(tf.cast(rising, tf.int32))
     peak = tf.cast(tf.where(_flat(is_peak))[:, 0], tf.int32)
     return _Hills(tf.reshape(number, tf.shape(magnitude)), peak, peak % (frames * bins) >= bins)

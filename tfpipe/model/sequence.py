@@ -67,17 +67,14 @@ def decoder(chosen: Preset, spec: FeatureSpec, *, shape: LatentShape, policy: st
         x = _residual(x, chosen.width, policy)
     x = layers.Dense(patch * _narrow(chosen), activation="silu", dtype=policy)(x)
     x = layers.Reshape((frames, _narrow(chosen)), dtype=policy)(x)
-    # Over the borders of the patches, which the linear path leaves as steps.
+    # The linear path can jump at the borders of the patches. This convolution sees both sides of a border.
     x = layers.Conv1D(_narrow(chosen), _FRAME_KERNEL, padding="same", activation="silu", dtype=policy)(x)
     learned = layers.Dense(bands, kernel_initializer="zeros", dtype="float32")(x)
     made = layers.Add(dtype="float32")([straight, learned])
     if frames != spec.frames:
         made = layers.Cropping1D((0, frames - spec.frames), dtype="float32")(made)
-    made = layers.Permute((2, 1), dtype="float32")(made)
-    return keras.Model(
-        z, Clip(dtype="float32", name="output_mel")(layers.Reshape((*spec.mel_shape, 1), dtype="float32")(made)),
-        name="decoder",
-    )  # fmt: skip
+    made = layers.Reshape((*spec.mel_shape, 1), dtype="float32")(layers.Permute((2, 1), dtype="float32")(made))
+    return keras.Model(z, Clip(dtype="float32", name="output_mel")(made), name="decoder")
 
 
 def _narrow(chosen: Preset) -> int:

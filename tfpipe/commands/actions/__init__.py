@@ -2,7 +2,8 @@
 
 Each action is a module of this folder with `HELP`, `add_arguments(parser)` and `run(vae, args)`, which returns the
 object that `--json` prints. `output` writes the files. An action runs in this process (`tfpipe generate --model DIR`,
-`tfpipe.commands.generate`) or through a server (`tfpipe client generate --server HOST:PORT`).
+`tfpipe.commands.generate`) or through a server (`tfpipe client generate --server HOST:PORT`). The action `status` asks
+the server about its versions, so it exists only there.
 """
 
 from __future__ import annotations
