@@ -86,7 +86,8 @@ def end(worker: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def last(errors: str) -> str:
-    return errors.strip().splitlines()[-1]
+    """Returns the last line that is the worker's own. TensorFlow may log afterwards that it has lost the other worker."""
+    return [line for line in errors.strip().splitlines() if not re.match(r"[EFIW]\d{4} ", line)][-1]
 
 
 def train_together(data: Path, run: Path, **settings: object) -> Run:
