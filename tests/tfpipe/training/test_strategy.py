@@ -86,8 +86,11 @@ def end(worker: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def last(errors: str) -> str:
-    """Returns the last line that is the worker's own. TensorFlow may log afterwards that it has lost the other worker."""
-    return [line for line in errors.strip().splitlines() if not re.match(r"[EFIW]\d{4} ", line)][-1]
+    """Returns the worker's own last line; TensorFlow may log after it that the other worker is gone."""
+    lines = errors.strip().splitlines()
+    own = [line for line in lines if line.startswith(("tfpipe: ", "stopped "))]
+    assert own, errors
+    return own[-1]
 
 
 def train_together(data: Path, run: Path, **settings: object) -> Run:
