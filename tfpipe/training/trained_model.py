@@ -6,8 +6,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from tfpipe.errors import RunError
 from tfpipe.model import networks
+from tfpipe.model.noise import seeded_normal
 from tfpipe.model.presets import stored_preset
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
@@ -35,6 +39,17 @@ class TrainedModel:
     encoder: Any
     decoder: Any
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def draw(self, seeds: ArrayLike, *, label: int = -1, temperature: float = 1.0) -> NDArray[np.float32]:
+        """Draws latents `[n, latent]` from the prior; row i is a function of `seeds[i]`.
+
+        Args:
+            seeds: `[n]` integers.
+            label: index into `labels`; -1 is any.
+            temperature: standard deviation of the noise that a draw starts from.
+        """
+        noise = seeded_normal(np.asarray(seeds, np.int64), self.latent) * temperature
+        return np.asarray(noise)
 
 
 def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) -> TrainedModel:
