@@ -1,6 +1,7 @@
 """Seeded noise, against its definition."""
 
 import numpy as np
+import pytest
 
 from tfpipe.model.noise import seeded_normal
 
