@@ -138,7 +138,7 @@ def train(data: PathLike, run: PathLike, *, quiet: bool = False, **settings: Any
         RunError: the folder holds a run with other settings, or the loss is not finite any more.
         Interrupted: stopped by a signal after saving.
     """
-    from tfpipe.training.run_folder import finished
+    from tfpipe.training.stages import finished
 
     config = configs.train_config(data, run, settings)
     if (done := finished(config)) is not None:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return _summary(args)
     if not args.data or not args.run:
         raise UsageError("train needs --data DIR and --run DIR")
-    from tfpipe.training.run_folder import finished
+    from tfpipe.training.stages import finished
     from tfpipe.workflow.configs import train_config
 
     config = train_config(args.data, args.run, training_settings(args))

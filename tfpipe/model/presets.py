@@ -20,6 +20,27 @@ DEFAULT = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriorSize:
+    """The learned prior of a preset: its network (`tfpipe.model.prior`), and how it is trained.
+
+    Attributes:
+        width: numbers in a token.
+        depth: blocks.
+        heads: attention heads; they divide `width`.
+        steps: training steps by default.
+        batch_size: windows in a global batch.
+        learning_rate: Adam's peak learning rate.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Networks, objective and training defaults. `TrainConfig` can override the training defaults.
 
@@ -45,6 +66,7 @@ class Preset:
         schedule: `cosine` or `constant`.
         patience: epochs without a better validation loss after which training stops; 0 never stops.
         augment: the values of `AugmentConfig` that differ from its defaults.
+        prior: the learned prior; None has the standard normal distribution.
     """
 
     name: str
@@ -62,6 +84,7 @@ class Preset:
     schedule: str
     patience: int
     augment: Mapping[str, Any] = field(default_factory=dict)
+    prior: PriorSize | None = None
 
 
 def current_name(name: str) -> str:
@@ -104,6 +127,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 epochs=40,
                 learning_rate=2e-3,
                 patience=20,
+                prior=PriorSize(width=192, depth=4, heads=4),
                 **_COSINE,
             ),
             # One vector for a window: for maps and sliders.
@@ -142,6 +166,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 epochs=100,
                 learning_rate=5e-4,
                 patience=20,
+                prior=PriorSize(width=512, depth=8, heads=8, steps=40_000, batch_size=256, learning_rate=5e-4),
                 **_COSINE,
             ),
             # For tests and first tries.
@@ -157,6 +182,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 learning_rate=5e-4,
                 schedule="cosine",
                 patience=0,
+                prior=PriorSize(width=32, depth=1, heads=2, steps=100),
             ),
         )
     }

@@ -121,7 +121,11 @@ class Batches:
             batch = next(self._plain(split, batch_size=count, seed=0).as_numpy_iterator())
         return dequantise(batch["mel"][..., 0]), batch["ref_db"]
 
-    def _plain(self, split: str, *, batch_size: int, seed: int) -> tf.data.Dataset:
+    def in_key_order(self, split: str, *, batch_size: int) -> tf.data.Dataset:
+        """Returns all examples of a split in batches, without augmentation, as `make_dataset` gives them."""
+        return self._plain(split, batch_size=batch_size, seed=None)
+
+    def _plain(self, split: str, *, batch_size: int, seed: int | None) -> tf.data.Dataset:
         return make_dataset(self._folder, split=split, batch_size=batch_size, seed=seed, manifest=self.manifest)
 
     def _batches(self, split: str, position: Position, *, seed: int | None) -> Iterator[Any]:

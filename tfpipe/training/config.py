@@ -11,17 +11,22 @@ from tfpipe.data.data_service import addresses
 from tfpipe.errors import UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.model.latent_shape import LatentShape, latent_shape, parse_latent
-from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, Preset, current_name
+from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, Preset, PriorSize, current_name
 from tfpipe.model.presets import preset as preset_named
 from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
 
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
+# The values of `prior`.
+FLOW, NO_PRIOR = "flow", "none"
+# Settings of the second stage, which trains the prior. They are stored with the prior.
+OF_PRIOR = ("prior", "prior_steps")
 # Settings of the preset that a person may override.
 _OF_PRESET = ("batch_size", "epochs", "learning_rate", "schedule", "patience")
 # Settings that change where and how a run computes, but not its result.
 _NOT_RESULT = frozenset(
     {
+        *OF_PRIOR,
         *("data", "run", "cache", "data_service", "on_corrupt"),
         *("strategy", "shard_by", "jit_compile", "keep_every", "checkpoint_every_s"),
     }
@@ -87,6 +92,18 @@ class TrainConfig:
         metavar="N",
         at_least=0,
     )
+    prior: str | None = setting(
+        None,
+        help="learn a prior over the latent sequence, which draws come from (default: flow if the latent is one)",
+        choices=(FLOW, NO_PRIOR),
+    )
+    prior_steps: int | None = setting(
+        None,
+        help="training steps of the prior (default: the preset's)",
+        metavar="N",
+        at_least=1,
+        at_most=100_000_000,
+    )
     seed: int = setting(0, help="decides weights, order and noise", metavar="N", at_least=0, below=2**31)
     precision: str = setting("auto", help="number type of the layers; auto asks the hardware", choices=PRECISIONS)
     strategy: str = setting(
@@ -135,6 +152,7 @@ class TrainConfig:
         for name in _OF_PRESET:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self.chosen, name))
+        self._resolve_prior()
         if self.augment is None:
             object.__setattr__(self, "augment", preset_augment(self.preset))
 
@@ -146,6 +164,29 @@ class TrainConfig:
     def latent_shape(self, spec: FeatureSpec) -> LatentShape:
         """Returns the shape of the latent on windows of a spec; see `tfpipe.model.latent_shape.latent_shape`."""
         return latent_shape(self.chosen, self.latent, spec)
+
+    def prior_size(self) -> PriorSize:
+        """Returns network and training of the prior.
+
+        Raises:
+            UsageError: the preset has none.
+        """
+        size = self.chosen.prior
+        if size is None:
+            raise UsageError(f"preset {self.preset!r} has no learned prior; use --prior none, or preset sequence")
+        return dataclasses.replace(size, steps=int(self.prior_steps or size.steps))
+
+    def _resolve_prior(self) -> None:
+        """Decides whether there is a prior, if the caller has not, and refuses one that cannot be."""
+        # A size of the latent such as 16 is one vector, whose draws come from the standard normal distribution.
+        single = isinstance(self.latent, int) or self.chosen.patch is None
+        if self.prior is None:
+            object.__setattr__(self, "prior", NO_PRIOR if single or self.chosen.prior is None else FLOW)
+        elif self.prior == FLOW and single:
+            raise UsageError(
+                "--prior flow needs a latent along time; use --preset sequence without --latent, a --latent such as "
+                "27x64, or --prior none"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all settings as plain JSON values; those of `augment` are not nested."""

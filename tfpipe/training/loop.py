@@ -6,12 +6,10 @@ continues from its checkpoint to the same weights, bit for bit, on a CPU in floa
 
 from __future__ import annotations
 
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,23 +25,22 @@ from tfpipe.model import precision
 from tfpipe.process.progress import Progress
 from tfpipe.training import state as states
 from tfpipe.training.batches import Batches
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.config import FLOW, TrainConfig
+from tfpipe.training.prior_training import train_prior
 from tfpipe.training.reporting import Reporter
-from tfpipe.training.run_folder import Run, claim, finished, load_run, mark_done, write_history
+from tfpipe.training.run_folder import Run, claim, load_run, mark_done, write_history
+from tfpipe.training.stages import finished, finished_autoencoder
 from tfpipe.training.state import State
 from tfpipe.training.step import Stepper
-from tfpipe.training.strategy import make_strategy, require_equal, together, worker
+from tfpipe.training.stopping import Interrupted, stop_signals
+from tfpipe.training.strategy import from_chief, make_strategy, require_equal, together, worker
 
 # Posterior means that are kept for TensorBoard's histogram.
 _LATENTS_SHOWN = 4096
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop and has saved its state."""
-
-
 def train(config: TrainConfig, *, quiet: bool = False) -> Run:
-    """Trains a VAE, or continues the unfinished run in the folder.
+    """Trains a VAE and its prior, or continues the unfinished run in the folder.
 
     Args:
         config: all settings; a folder that holds a run with other settings is refused.
@@ -68,18 +65,29 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
         if (run := finished(config)) is not None:
             return run
-        # The folder is claimed after the models are built, so that a size or a device that is refused leaves no trace.
-        trainer = Trainer(config, manifest, strategy)
-        if is_chief:
-            claim(folder, config, manifest, machine=trainer.machine())
-        trainer.restore()
-        with _stop_signals() as stop:
-            trainer.run(stop, quiet=quiet or not is_chief)
+        stop = stack.enter_context(stop_signals())
+        quiet = quiet or not is_chief
+        has_autoencoder, _ = from_chief(strategy, is_chief and finished_autoencoder(config) is not None)
+        history = () if has_autoencoder else _train_autoencoder(config, manifest, strategy, stop=stop, quiet=quiet)
+        if config.prior == FLOW:
+            train_prior(config, manifest, strategy, stop=stop, quiet=quiet)
         if is_chief:
             return load_run(folder)
         # The other workers have no run folder, and may get here before the chief has written its last row.
-        history = tuple(trainer.state.history)
         return Run(path=folder, config=config.to_dict(), spec=manifest.spec, history=history, done=True)
+
+
+def _train_autoencoder(
+    config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy, *, stop: threading.Event, quiet: bool
+) -> tuple[dict[str, Any], ...]:
+    """Trains encoder and decoder; returns the rows of figures."""
+    # The folder is claimed after the models are built, so that a size or a device that is refused leaves no trace.
+    trainer = Trainer(config, manifest, strategy)
+    if trainer.is_chief:
+        claim(Path(config.run), config, manifest, machine=trainer.machine())
+    trainer.restore()
+    trainer.run(stop, quiet=quiet)
+    return tuple(trainer.state.history)
 
 
 class _Launched(NamedTuple):
@@ -285,25 +293,3 @@ class Trainer:
     @property
     def _global_step(self) -> int:
         return self.state.epoch * self.batches.steps + self.state.step
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turns SIGINT and SIGTERM into an event; a second SIGINT stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, _: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        print("train: stopping after this step, saving", file=sys.stderr, flush=True)
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.data.augmentation import AugmentConfig
-from tfpipe.data.manifest import Manifest, load_manifest
+from tfpipe.data.manifest import Manifest
 from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json, write_bytes, write_json
 from tfpipe.model.presets import current_name
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint, latent_health
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.config import OF_PRIOR, TrainConfig
 
 if TYPE_CHECKING:
     from tfpipe.training.trained_model import TrainedModel
@@ -126,7 +126,8 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
             )
         return
     write_json(folder / SPEC, manifest.spec.to_dict())
-    write_json(folder / CONFIG, {**config.to_dict(), **wanted})
+    written = {name: value for name, value in config.to_dict().items() if name not in OF_PRIOR}
+    write_json(folder / CONFIG, {**written, **wanted})
 
 
 def _model(config: TrainConfig, spec: FeatureSpec) -> dict[str, Any]:
@@ -134,20 +135,6 @@ def _model(config: TrainConfig, spec: FeatureSpec) -> dict[str, Any]:
     shape = config.latent_shape(spec)
     network = config.chosen.network
     return {"network": network, "latent": shape.size, "latent_shape": [shape.steps, shape.channels]}
-
-
-def finished(config: TrainConfig) -> Run | None:
-    """Returns the run in the folder if it has finished with these settings, else None.
-
-    Raises:
-        DatasetError: no dataset.
-        RunError: the folder holds a run with other settings.
-    """
-    manifest, folder = load_manifest(config.data), Path(config.run)
-    if not (folder / CONFIG).exists():
-        return None
-    claim(folder, config, manifest)
-    return load_run(folder) if (folder / DONE).exists() else None
 
 
 def read_config(path: Path) -> dict[str, Any]:

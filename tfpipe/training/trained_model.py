@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from tfpipe.errors import RunError
 from tfpipe.model import networks
 from tfpipe.model.noise import seeded_normal
 from tfpipe.model.presets import stored_preset
+from tfpipe.model.prior import Prior
 from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
+from tfpipe.training.prior_folder import autoencoder_digest, load_prior
 from tfpipe.training.run_folder import CHECKPOINTS, load_run
 
 
@@ -29,6 +33,7 @@ class TrainedModel:
         latent_shape: steps along time and channels of each, whose product is `latent`; one step is a vector.
         encoder: Keras model, mel `[n, n_mels, frames, 1]` -> z_mean, z_log_var `[n, latent]`.
         decoder: Keras model, z `[n, latent]` -> mel `[n, n_mels, frames, 1]` in [0, 1].
+        prior: where draws come from; None is the standard normal distribution.
         metadata: JSON values about the model: preset, dataset, step, metrics.
     """
 
@@ -38,6 +43,7 @@ class TrainedModel:
     latent_shape: tuple[int, int]
     encoder: Any
     decoder: Any
+    prior: Prior | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, seeds: ArrayLike, *, label: int = -1, temperature: float = 1.0) -> NDArray[np.float32]:
@@ -49,7 +55,14 @@ class TrainedModel:
             temperature: standard deviation of the noise that a draw starts from.
         """
         noise = seeded_normal(np.asarray(seeds, np.int64), self.latent) * temperature
-        return np.asarray(noise)
+        if self._from_prior is None:
+            return np.asarray(noise)
+        return np.asarray(self._from_prior(noise, tf.fill([len(noise)], label)))
+
+    @functools.cached_property
+    def _from_prior(self) -> Any:
+        """The graph of `Prior.draw`, traced once; None without a prior."""
+        return self.prior and tf.function(self.prior.draw, autograph=False, reduce_retracing=True)
 
 
 def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) -> TrainedModel:
@@ -85,6 +98,7 @@ def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) ->
         latent_shape=(steps, channels),
         encoder=models.encoder,
         decoder=models.decoder,
+        prior=load_prior(folder, autoencoder=autoencoder_digest(saved)),
         metadata={
             "preset": config["preset"],
             "latent": config["latent"],

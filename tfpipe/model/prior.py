@@ -1,0 +1,242 @@
+"""The learned prior: a rectified flow over the latent sequence, conditional on the label (needs TensorFlow).
+
+A flow turns noise into a latent along straight lines (Liu et al., 2023, "Flow Straight and Fast"). At time t from 0 to
+1 a point of a line is `(1 - t) * noise + t * z`, and the network predicts its velocity, `z - noise`. To draw, the
+network's velocity is followed from noise at t = 0 to t = 1 in a few steps.
+
+The first steps of a sequence can be given: then the flow makes the others so that they fit. That is how one window
+continues another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from tfpipe.model.latent_shape import LatentShape
+from tfpipe.model.presets import PriorSize
+
+# Steps from noise to latent. Each calls the network with and without the label, so that a draw has twice as many calls.
+DRAW_STEPS = 25
+# How far a draw is moved from what is likely for any label towards what is likely for the label that was asked for.
+GUIDANCE = 2.0
+_FREQUENCIES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """A trained flow, and how latents are drawn from it inside a graph.
+
+    In every method `label` is `[n]` int32; -1, and any number that is not a label's, means any label. Rows do not
+    depend on each other.
+
+    Attributes:
+        network: from `build`.
+        shape: of the latent.
+        labels: number of labels.
+        original: whether the corpus has windows that are neither shifted nor stacked. Draws are then like these.
+    """
+
+    network: keras.Model
+    shape: LatentShape
+    labels: int
+    original: bool
+
+    @property
+    def kept(self) -> int:
+        """Steps that a window takes over from the window that it continues."""
+        return kept_steps(self.shape)
+
+    def draw(self, noise: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """Returns latents `[n, steps * channels]` for normal noise of that shape."""
+        given = self._sequence(tf.zeros_like(noise))
+        none = tf.zeros([self.shape.steps])
+        return self._flow(self._sequence(noise), tf.zeros_like(noise[:, 0]), label, given=given, flags=none)
+
+    def continue_(self, z: tf.Tensor, noise: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """Returns the windows that continue the windows `z`.
+
+        The first `kept` steps of a result are the last `kept` steps of its row of `z`; the others are new.
+        """
+        before, new = self._sequence(z)[:, -self.kept :], self.shape.steps - self.kept
+        given = tf.pad(before, [[0, 0], [0, new], [0, 0]])
+        flags = tf.concat([tf.ones([self.kept]), tf.zeros([new])], 0)
+        return self._flow(self._sequence(noise), tf.zeros_like(noise[:, 0]), label, given=given, flags=flags)
+
+    def vary(self, z: tf.Tensor, noise: tf.Tensor, amount: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """Moves `z` part of the way to noise and back.
+
+        Args:
+            z: latents.
+            noise: normal noise of the same shape.
+            amount: `[n]` from 0 (`z` itself) to 1 (a new draw).
+            label: see the class.
+        """
+        start = 1.0 - tf.clip_by_value(amount, 0.0, 1.0)
+        mixed = start[:, tf.newaxis] * z + (1.0 - start)[:, tf.newaxis] * noise
+        given, none = self._sequence(tf.zeros_like(z)), tf.zeros([self.shape.steps])
+        return self._flow(self._sequence(mixed), start, label, given=given, flags=none)
+
+    def _flow(
+        self, x: tf.Tensor, start: tf.Tensor, label: tf.Tensor, *, given: tf.Tensor, flags: tf.Tensor
+    ) -> tf.Tensor:
+        """Follows the velocity from `x` `[n, steps, channels]` at the times `start` `[n]` to time 1.
+
+        `flags` `[steps]` is 1 where a step of `given` is taken as it is.
+        """
+        rows = tf.shape(x)[0]
+        known = flags[tf.newaxis, :, tf.newaxis]
+        both = tf.concat([known_label(label, self.labels), tf.fill([rows], self.labels)], 0)
+        flagged = tf.tile(flags[tf.newaxis], [2 * rows, 1])
+        original = tf.fill([2 * rows], int(self.original))
+        length = (1.0 - start) / DRAW_STEPS
+
+        def step(index: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            time = start + length * tf.cast(index, tf.float32)
+            x = known * given + (1.0 - known) * x
+            inputs = [tf.tile(x, [2, 1, 1]), flagged, tf.tile(time, [2]), both, original]
+            velocity = self.network(inputs, training=False)
+            with_label, without = velocity[:rows], velocity[rows:]
+            velocity = without + GUIDANCE * (with_label - without)
+            return index + 1, x + length[:, tf.newaxis, tf.newaxis] * velocity
+
+        _, x = tf.while_loop(
+            lambda index, _: index < DRAW_STEPS,
+            step,
+            (tf.constant(0), x),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, self.shape.steps, self.shape.channels])),
+        )
+        return tf.reshape(known * given + (1.0 - known) * x, [-1, self.shape.size])
+
+    def _sequence(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(z, [-1, self.shape.steps, self.shape.channels])
+
+
+def kept_steps(shape: LatentShape) -> int:
+    """Returns the steps that a window takes over from the window that it continues: just under half of them."""
+    return shape.steps // 2
+
+
+def known_label(label: tf.Tensor, labels: int) -> tf.Tensor:
+    """Returns `label` `[n]` int32 with `labels`, the network's number for any label, in place of what is no label."""
+    return tf.where((label >= 0) & (label < labels), label, labels)
+
+
+def build(size: PriorSize, shape: LatentShape, *, labels: int, policy: str = "float32") -> keras.Model:
+    """Builds the network with fresh weights. It predicts no velocity until it is trained.
+
+    It is a transformer (Peebles and Xie, 2023, "Scalable Diffusion Models with Transformers"): time and label scale
+    and shift the input of every layer.
+
+    Args:
+        size: width, depth and heads.
+        shape: of the latent.
+        labels: number of labels.
+        policy: Keras dtype policy of the layers.
+
+    Returns:
+        The model of x `[n, steps, channels]`, flags `[n, steps]` (1 where the step is given), time `[n]`, label `[n]`
+        int32 (`labels` is any) and original `[n]` int32 (0 for a window that the job has shifted or stacked, else 1)
+        -> velocity `[n, steps, channels]` float32.
+    """
+    x = keras.Input((shape.steps, shape.channels), name="x")
+    flags = keras.Input((shape.steps,), name="flags")
+    time = keras.Input((), name="time")
+    label = keras.Input((), dtype="int32", name="label")
+    original = keras.Input((), dtype="int32", name="original")
+    condition = layers.Add(dtype="float32")(
+        [
+            layers.Dense(size.width, dtype="float32", name="time_1")(
+                layers.Dense(size.width, activation="silu", dtype="float32", name="time_0")(
+                    Frequencies(dtype="float32", name="frequencies")(time)
+                )
+            ),
+            layers.Embedding(labels + 1, size.width, dtype="float32", name="label_embedding")(label),
+            # Draws shall not sound shifted because most of the training windows are (Karras et al., 2022, section 5).
+            layers.Embedding(2, size.width, dtype="float32", name="original_embedding")(original),
+        ]
+    )
+    condition = layers.Activation("silu", dtype="float32")(condition)
+    tokens = layers.Concatenate(dtype="float32")([x, layers.Reshape((shape.steps, 1), dtype="float32")(flags)])
+    tokens = layers.Dense(size.width, dtype=policy, name="tokens")(tokens)
+    tokens = Positions(dtype=policy, name="positions")(tokens)
+    for index in range(size.depth):
+        tokens = _block(tokens, condition, size=size, policy=policy, name=f"block_{index}")
+    scale, shift = _modulation(condition, 2, size.width, policy, name="last")
+    tokens = _modulated(tokens, scale, shift, policy)
+    velocity = layers.Dense(shape.channels, kernel_initializer="zeros", dtype="float32", name="velocity")(tokens)
+    return keras.Model([x, flags, time, label, original], velocity, name="prior")
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class Frequencies(layers.Layer):
+    """Times `[n]` in [0, 1] as sines and cosines of many frequencies, `[n, 2 * _FREQUENCIES]`."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the features."""
+        frequencies = tf.exp(tf.linspace(0.0, tf.math.log(1000.0), _FREQUENCIES))
+        angles = inputs[:, tf.newaxis] * frequencies
+        return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class Positions(layers.Layer):
+    """Adds a trained vector to each step of `[n, steps, width]`."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the `[steps, width]` weight."""
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        self.vectors = self.add_weight(name="vectors", shape=input_shape[1:], initializer=initializer)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the input with the vectors added."""
+        return inputs + tf.cast(self.vectors, inputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class Modulate(layers.Layer):
+    """Scales and shifts each step of `[n, steps, width]` by vectors `[n, width]`."""
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Returns `x * (1 + scale) + shift` for x, scale and shift."""
+        x, scale, shift = inputs
+        return x * (1.0 + scale[:, tf.newaxis]) + shift[:, tf.newaxis]
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class Gate(layers.Layer):
+    """Adds a branch `[n, steps, width]` to x, scaled by a vector `[n, width]`."""
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Returns `x + gate * branch` for x, branch and gate."""
+        x, branch, gate = inputs
+        return x + gate[:, tf.newaxis] * branch
+
+
+def _block(x: Any, condition: Any, *, size: PriorSize, policy: str, name: str) -> Any:
+    """Adds attention over the steps, then two dense layers, each beside the identity and at first switched off."""
+    vectors = _modulation(condition, 6, size.width, policy, name=name)
+    attend = layers.MultiHeadAttention(size.heads, size.width // size.heads, dtype=policy, name=f"{name}_attention")
+    y = _modulated(x, vectors[0], vectors[1], policy)
+    x = Gate(dtype=policy)([x, attend(y, y), vectors[2]])
+    y = _modulated(x, vectors[3], vectors[4], policy)
+    y = layers.Dense(4 * size.width, activation="gelu", dtype=policy, name=f"{name}_wide")(y)
+    y = layers.Dense(size.width, dtype=policy, name=f"{name}_narrow")(y)
+    return Gate(dtype=policy)([x, y, vectors[5]])
+
+
+def _modulation(condition: Any, count: int, width: int, policy: str, *, name: str) -> list[Any]:
+    """Returns `count` vectors `[n, width]` that depend on the condition, and are 0 at first."""
+    return [
+        layers.Dense(width, kernel_initializer="zeros", dtype=policy, name=f"{name}_modulation_{index}")(condition)
+        for index in range(count)
+    ]
+
+
+def _modulated(x: Any, scale: Any, shift: Any, policy: str) -> Any:
+    normal = layers.LayerNormalization(center=False, scale=False, epsilon=1e-6, dtype=policy)(x)
+    return Modulate(dtype=policy)([normal, scale, shift])
