@@ -75,7 +75,7 @@ def load_prior(run: Path, *, autoencoder: str) -> Prior | None:
     size = PriorSize(width=stored["width"], depth=stored["depth"], heads=stored["heads"])
     network = prior.build(size, shape, labels=labels)
     checkpoint.assign(network.weights, saved.arrays, prefix="prior", where=str(run / PRIOR))
-    return prior.Prior(network=network, shape=shape, labels=labels, original=stored["original"])
+    return prior.Prior(network=network, shape=shape, labels=labels, original=saved.state["original"])
 
 
 def require_same_settings(folder: Path, wanted: dict[str, Any]) -> None:

@@ -220,7 +220,8 @@ class PriorTrainer:
             for prefix, variables in self.stepper.parts().items()
             for name, variable in checkpoint.named(variables, prefix).items()
         }
-        state = {"step": self.step, "losses": self._losses, "seed": self.seed}
+        original = bool(self.latents.about[:, 1].any())
+        state = {"step": self.step, "losses": self._losses, "original": original, "seed": self.seed}
         checkpoint.save(self.folder / CHECKPOINTS, arrays, state, step=self.step, best=best)
 
     def _introduce(self, bar: Progress) -> None:

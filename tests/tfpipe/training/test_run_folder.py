@@ -9,7 +9,8 @@ from training_tools import train_config
 
 from tfpipe.errors import RunError
 from tfpipe.training.loop import train
-from tfpipe.training.run_folder import Run, finished, load_run, read_history
+from tfpipe.training.run_folder import Run, load_run, read_history
+from tfpipe.training.stages import finished
 
 
 def times(folder: Path) -> dict[Path, int]:
