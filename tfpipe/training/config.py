@@ -75,7 +75,8 @@ class TrainConfig:
     )
     epochs: int | None = setting(
         None,
-        help="passes over the training split (default: the preset's)",
+        help="passes over the training split; a larger number trains the run in the folder further (default: the "
+        "preset's)",
         metavar="N",
         at_least=1,
         at_most=1_000_000,
@@ -147,6 +148,7 @@ class TrainConfig:
         require_local(self.run, what="the run folder")
         require_local(self.cache, what="the cache")
         addresses(self.data_service)
+        object.__setattr__(self, "_epochs_given", self.epochs is not None)
         if self.augment is not None and not isinstance(self.augment, AugmentConfig):
             raise UsageError(f"augment={self.augment!r} has the wrong type; use an AugmentConfig")
         for name in _OF_PRESET:
@@ -155,6 +157,11 @@ class TrainConfig:
         self._resolve_prior()
         if self.augment is None:
             object.__setattr__(self, "augment", preset_augment(self.preset))
+
+    @property
+    def epochs_given(self) -> bool:
+        """Whether `epochs` was given, and is not the preset's default. A default never makes a run longer."""
+        return bool(getattr(self, "_epochs_given", False))
 
     @property
     def chosen(self) -> Preset:

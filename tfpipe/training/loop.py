@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,14 @@ from tfpipe.errors import RunError
 from tfpipe.files.storage import folder_lock
 from tfpipe.model import precision
 from tfpipe.process.progress import Progress
+from tfpipe.training import raising
 from tfpipe.training import state as states
 from tfpipe.training.batches import Batches
 from tfpipe.training.config import FLOW, TrainConfig
 from tfpipe.training.prior_training import train_prior
+from tfpipe.training.raising import Raise
 from tfpipe.training.reporting import Reporter
-from tfpipe.training.run_folder import Run, claim, load_run, mark_done, write_history
+from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, write_history
 from tfpipe.training.stages import finished, finished_autoencoder
 from tfpipe.training.state import State
 from tfpipe.training.step import Stepper
@@ -82,9 +84,10 @@ def _train_autoencoder(
 ) -> tuple[dict[str, Any], ...]:
     """Trains encoder and decoder; returns the rows of figures."""
     # The folder is claimed after the models are built, so that a size or a device that is refused leaves no trace.
-    trainer = Trainer(config, manifest, strategy)
+    raises, _ = from_chief(strategy, planned_raises(config) if worker(strategy)[0] == 0 else [])
+    trainer = Trainer(config, manifest, strategy, raises=raises)
     if trainer.is_chief:
-        claim(Path(config.run), config, manifest, machine=trainer.machine())
+        claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises)
     trainer.restore()
     trainer.run(stop, quiet=quiet)
     return tuple(trainer.state.history)
@@ -109,7 +112,14 @@ class Trainer:
         state: how far the run is.
     """
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        manifest: Manifest,
+        strategy: tf.distribute.Strategy,
+        *,
+        raises: Sequence[Raise] = (),
+    ) -> None:
         self.config, self.strategy, self.folder = config, strategy, Path(config.run)
         self.epochs = int(config.epochs or 0)
         self.batches = Batches(config, manifest, strategy)
@@ -119,8 +129,10 @@ class Trainer:
         part = self.batches.part
         self.is_chief = part.worker == 0
         total = self.epochs * self.batches.steps
-        self.stepper = Stepper(config, manifest.spec, strategy=strategy, part=part, total_steps=total)
-        self.state = State(sums=np.zeros(2 + self.stepper.latent))
+        joined = [(each["epochs"] * self.batches.steps, each["step"]) for each in raises]
+        self.stepper = Stepper(config, manifest.spec, strategy=strategy, part=part, total_steps=total, joined=joined)
+        self.state = State(sums=np.zeros(2 + self.stepper.latent), raised_at=raises[-1]["epoch"] if raises else 0)
+        self._raised = raising.sentence(raises, self.epochs)
         self._reporter = Reporter(config, state=self.state, stepper=self.stepper, batches=self.batches)
         self._launched: _Launched | None = None
         self._settled: _Launched | None = None
@@ -154,6 +166,8 @@ class Trainer:
         total, done = self.epochs * self.batches.steps, self._global_step
         with Progress("train", total=total, unit="step", done=done, quiet=quiet) as bar:
             self._reporter.start(bar)
+            if self._raised:
+                bar.message(f"train: {self._raised}")
             # Checked before each epoch, because the run may have been killed after its last epoch.
             while self.state.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)

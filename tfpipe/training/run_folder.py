@@ -21,8 +21,9 @@ from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json, write_bytes, write_json
 from tfpipe.model.presets import current_name
 from tfpipe.spec import FeatureSpec
-from tfpipe.training import checkpoint, latent_health
+from tfpipe.training import checkpoint, latent_health, raising
 from tfpipe.training.config import OF_PRIOR, TrainConfig
+from tfpipe.training.raising import Raise
 
 if TYPE_CHECKING:
     from tfpipe.training.trained_model import TrainedModel
@@ -35,6 +36,7 @@ _ADDED_LATER = {
     "shard_by": "record",
     "average": 0.0,
     "xla": False,
+    "raised": [],
 }
 
 
@@ -99,8 +101,17 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     )
 
 
-def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Mapping[str, Any] | None = None) -> None:
+def claim(
+    folder: Path,
+    config: TrainConfig,
+    manifest: Manifest,
+    *,
+    machine: Mapping[str, Any] | None = None,
+    raises: Sequence[Raise] = (),
+) -> None:
     """Writes the settings into a new run folder, or checks that an existing run has the same ones.
+
+    If the config asks for more epochs than the existing run has, the run becomes one of that many epochs.
 
     Args:
         folder: the run folder.
@@ -108,26 +119,69 @@ def claim(folder: Path, config: TrainConfig, manifest: Manifest, *, machine: Map
         manifest: the dataset.
         machine: the values that `auto` was resolved to, such as the precision policy and the number of
             replicas. A run can be continued exactly only with the same ones. None leaves them unchecked.
+        raises: `planned_raises` of the config.
 
     Raises:
         RunError: the folder holds a run with other settings or of another dataset.
     """
-    wanted = {**config.settings(), **_model(config, manifest.spec), "labels": list(manifest.labels)}
-    wanted |= {"dataset": manifest.fingerprint, **(machine or {})}
-    if (folder / CONFIG).exists():
-        stored = read_config(folder)
-        differing = [
-            f"{key}: {stored.get(key)} there, {wanted[key]} now" for key in wanted if stored.get(key) != wanted[key]
-        ]
-        if differing:
-            raise RunError(
-                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
-                "use those, or another --run folder"
-            )
+    wanted = {**_wanted(config, manifest), **(machine or {})}
+    if not (folder / CONFIG).exists():
+        write_json(folder / SPEC, manifest.spec.to_dict())
+        written = {name: value for name, value in config.to_dict().items() if name not in OF_PRIOR}
+        write_json(folder / CONFIG, {**written, **wanted})
         return
-    write_json(folder / SPEC, manifest.spec.to_dict())
-    written = {name: value for name, value in config.to_dict().items() if name not in OF_PRIOR}
-    write_json(folder / CONFIG, {**written, **wanted})
+    stored = read_config(folder)
+    _require_same(folder, stored, config, wanted)
+    if raising.is_raise(stored, config):
+        raising.write_raise(folder / CONFIG, folder / DONE, epochs=int(config.epochs or 0), raises=raises)
+
+
+def trained(config: TrainConfig, manifest: Manifest) -> Run | None:
+    """Returns the run in the folder if its autoencoder is trained with these settings and epochs, else None.
+
+    Raises:
+        RunError: the folder holds a run with other settings, or of another dataset.
+    """
+    folder = Path(config.run)
+    if not (folder / CONFIG).exists():
+        return None
+    stored = read_config(folder)
+    _require_same(folder, stored, config, _wanted(config, manifest))
+    return load_run(folder) if (folder / DONE).exists() and not raising.is_raise(stored, config) else None
+
+
+def planned_raises(config: TrainConfig) -> list[Raise]:
+    """Returns the raises of the run in the folder, with the one that `config` asks for; empty without a run."""
+    folder = Path(config.run)
+    return raising.raises_of(folder, read_config(folder), config) if (folder / CONFIG).exists() else []
+
+
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Returns the names of the settings that keep a run from being continued.
+
+    Args:
+        stored: its `config.json`.
+        wanted: the settings to continue with.
+        config: the config that `wanted` was made of.
+    """
+    names = [name for name in wanted if stored.get(name) != wanted[name]]
+    return [name for name in names if not (name == "epochs" and raising.is_raise(stored, config))]
+
+
+def _require_same(folder: Path, stored: Mapping[str, Any], config: TrainConfig, wanted: Mapping[str, Any]) -> None:
+    """Raises a RunError that names the settings which keep the run from being continued."""
+    names = differing(stored, wanted, config)
+    if names == ["epochs"]:
+        raising.require_allowed(folder, stored, config)
+    if names:
+        values = "; ".join(f"{name}: {stored.get(name)} there, {wanted[name]} now" for name in names)
+        raise RunError(f"{folder}: holds a run with other settings ({values}); use those, or another --run folder")
+
+
+def _wanted(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """Returns the values of `config.json` that a run must have to be continued, without those of the machine."""
+    wanted = {**config.settings(), **_model(config, manifest.spec), "labels": list(manifest.labels)}
+    return {**wanted, "dataset": manifest.fingerprint}
 
 
 def _model(config: TrainConfig, spec: FeatureSpec) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tfpipe.data.manifest import load_manifest
 from tfpipe.training.config import FLOW, TrainConfig
 from tfpipe.training.prior_folder import prior_is_trained
-from tfpipe.training.run_folder import CONFIG, Run, claim, load_run
+from tfpipe.training.run_folder import Run, trained
 
 
 def finished(config: TrainConfig) -> Run | None:
@@ -30,9 +28,4 @@ def finished_autoencoder(config: TrainConfig) -> Run | None:
         DatasetError: no dataset.
         RunError: the folder holds a run with other settings.
     """
-    manifest, folder = load_manifest(config.data), Path(config.run)
-    if not (folder / CONFIG).exists():
-        return None
-    claim(folder, config, manifest)
-    run = load_run(folder)
-    return run if run.done else None
+    return trained(config, load_manifest(config.data))

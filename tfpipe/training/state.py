@@ -28,6 +28,7 @@ class State:
         step: finished steps of the current epoch.
         best_loss: smallest validation loss of an epoch (training loss without a validation split).
         history: one row of figures for each finished epoch.
+        raised_at: epochs that were finished when the run's number of epochs was last raised.
     """
 
     sums: NDArray[np.float64]
@@ -35,6 +36,7 @@ class State:
     step: int = 0
     best_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+    raised_at: int = 0
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -55,12 +57,12 @@ class State:
         return is_best
 
     def epochs_since_best(self) -> int:
-        """Returns how many epochs ago the validation loss was best; 0 without a validation split."""
+        """Returns for how many epochs, since the last raise, the loss did not improve; 0 without a validation split."""
         if not self.history or self.history[-1].get("val_loss") is None:
             return 0
         # From memory and not from the file, so that all workers decide alike.
         best = min(range(len(self.history)), key=lambda index: selection_loss(self.history[index]))
-        return len(self.history) - 1 - best
+        return len(self.history) - max(best + 1, self.raised_at)
 
 
 def arrays_of(stepper: Stepper) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.model import measure, networks, pca, precision
 from tfpipe.spec import FeatureSpec
 from tfpipe.training.config import TrainConfig
+from tfpipe.training.learning_rate import cosine
 
 
 class Stepper:
@@ -38,7 +40,14 @@ class Stepper:
     """
 
     def __init__(
-        self, config: TrainConfig, spec: FeatureSpec, *, strategy: tf.distribute.Strategy, part: Part, total_steps: int
+        self,
+        config: TrainConfig,
+        spec: FeatureSpec,
+        *,
+        strategy: tf.distribute.Strategy,
+        part: Part,
+        total_steps: int,
+        joined: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.config, self.strategy, self.part = config, strategy, part
         self.objective, self.pixels = config.chosen.objective, math.prod(spec.mel_shape)
@@ -49,7 +58,7 @@ class Stepper:
         with strategy.scope():
             self.models = self.judged = self._build(spec)
             self.variables = [*self.models.encoder.trainable_variables, *self.models.decoder.trainable_variables]
-            self.optimizer = self._make_optimizer(total_steps)
+            self.optimizer = self._make_optimizer(total_steps, joined)
             self.optimizer.build(self.variables)
             if config.average:
                 self.judged = self._build(spec)
@@ -180,15 +189,11 @@ class Stepper:
     def _build(self, spec: FeatureSpec) -> networks.Models:
         return networks.build(self.config.preset, spec, latent=self.config.latent, policy=self.policy)
 
-    def _make_optimizer(self, total_steps: int) -> Any:
+    def _make_optimizer(self, total_steps: int, joined: Sequence[tuple[int, int]]) -> Any:
         rate: Any = float(self.config.learning_rate or 0.0)
         clip = None
         if self.config.schedule == "cosine":
-            total = max(2, total_steps)
-            warm_up = max(1, min(100, total // 20))
-            rate = keras.optimizers.schedules.CosineDecay(
-                rate * 0.05, total - warm_up, alpha=0.02, warmup_target=rate, warmup_steps=warm_up
-            )
+            rate = cosine(rate, total_steps=total_steps, joined=joined)
             clip = 1.0 / self.part.total  # the limit for a mean over replicas, see _replica_step
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer

@@ -285,13 +285,13 @@ class Chain:
     def _set_aside_other_run(self, dataset: str) -> None:
         """Moves a run of other settings or other data to `previous/run`, replacing the one there."""
         from tfpipe.files.storage import replace_folder
-        from tfpipe.training.run_folder import read_config
+        from tfpipe.training.run_folder import differing, read_config
 
         if not (self.run_folder / "config.json").exists():
             return
         stored = read_config(self.run_folder)
         wanted = {**self.train_config.settings(), "dataset": dataset}
-        if any(stored.get(name) != value for name, value in wanted.items()):
+        if differing(stored, wanted, self.train_config):
             (self.workdir / "previous").mkdir(parents=True, exist_ok=True)
             replace_folder(self.run_folder, self.workdir / "previous" / "run")
 

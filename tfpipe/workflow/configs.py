@@ -54,10 +54,14 @@ def train_config(data: PathLike, run: PathLike, settings: Mapping[str, Any]) -> 
     from tfpipe.training.config import TrainConfig
 
     training, augment = _parted(settings, TrainConfig, AugmentConfig, leave_out=("data", "run"))
-    config = TrainConfig(data=os.fspath(data), run=os.fspath(run), **training)
+    places: dict[str, Any] = {"data": os.fspath(data), "run": os.fspath(run)}
+    config = TrainConfig(**places, **training)
     if not augment:
         return config
-    return dataclasses.replace(config, augment=dataclasses.replace(config.augment or AugmentConfig(), **augment))
+    # Not a copy of `config`, in which the preset's epochs would look as if they were given.
+    return TrainConfig(
+        **places, **{**training, "augment": dataclasses.replace(config.augment or AugmentConfig(), **augment)}
+    )
 
 
 def paths(inputs: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
