@@ -33,7 +33,7 @@ class PreprocessConfig:
     """
 
     inputs: tuple[str, ...] = setting(
-        help="folders (a file's folder is its label), files, globs, or .csv/.jsonl lists of path, label and maybe group"
+        help="folders (a file's folder is its label), files, globs, or .csv/.jsonl lists of path, label, group, split"
     )
     output: str = setting(metavar="DIR", help="dataset folder to make, also s3:// or gs://")
     spec: FeatureSpec = field(default_factory=FeatureSpec)
@@ -64,7 +64,11 @@ class PreprocessConfig:
     groups: str | None = setting(
         None, metavar="FILE", help=".csv/.jsonl list of path and group; the tracks of a group stay in one split"
     )
-    splits_from: str | None = setting(None, metavar="DIR", help="older dataset folder whose tracks keep their splits")
+    splits_from: str | None = setting(
+        None,
+        metavar="FROM",
+        help="what decides the splits of tracks: a .csv/.jsonl list of path and split, or an older dataset folder",
+    )
     augment_eval: bool = setting(False, help="make all variants for validation and test too, not the original alone")
     shard_bytes: int = setting(128 * 2**20, at_least=2**16, help="largest size of a shard, bytes (approximate)")
     max_skipped: float = setting(

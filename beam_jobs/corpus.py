@@ -49,12 +49,14 @@ class AudioFile:
         path: where to open it, a local path or a URL.
         label: name of its parent folder, or the label that a list gives.
         group: tracks of one group lie in one split; empty for none.
+        split: the split that a person chose for it; empty if its hash decides.
     """
 
     name: str
     path: str
     label: str
     group: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +87,11 @@ def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: s
 
     Args:
         inputs: folders, single files, globs (`**` is recursive), or lists: `.csv` with a
-            header or `.jsonl`, with path (relative to the list's folder), label and perhaps group.
+            header or `.jsonl`, with path (relative to the list's folder), label and perhaps group and split.
             Inputs and the paths in lists may be URLs.
         groups: list of path and group; it wins over the groups in `inputs`.
-        splits_from: older dataset whose tracks keep their splits.
+        splits_from: older dataset whose tracks keep their splits, or a list of path and split, which wins over the
+            splits in `inputs`.
 
     Raises:
         TfpipeError: an input or the older dataset is missing, a list is wrong, or no audio is found.
@@ -111,12 +114,18 @@ def discover(inputs: Iterable[str], *, groups: str | None = None, splits_from: s
     if not files and not skipped:
         raise TfpipeError(f"{', '.join(inputs)}: no audio files here; give a folder with wav, flac, ogg or mp3 files")
     if groups is not None:
-        _set_groups(files, skipped, os.path.expanduser(groups))
+        _set_from_list(files, skipped, os.path.expanduser(groups), column="group")
+    kept: dict[str, str] = {}
+    if splits_from is not None and is_list(os.path.expanduser(splits_from)):
+        _set_from_list(files, skipped, os.path.expanduser(splits_from), column="split")
+    elif splits_from:
+        kept = {track.hash: track.split for track in load_tracks(splits_from)}
+    _require_one_split(files.values())
     return Corpus(
         base=base,
         files=tuple(sorted(files.values())),
         skipped=tuple(sorted(skipped.values(), key=lambda row: row.path)),
-        splits={track.hash: track.split for track in load_tracks(splits_from)} if splits_from else {},
+        splits=kept,
     )
 
 
@@ -131,23 +140,35 @@ def _sort_out(
         if problem is not None:
             skipped[path] = Skipped(path=name, code=problem[0], message=f"{path}: {problem[1]}")
         elif path in listed:
-            files[path] = AudioFile(name, path, listed[path].label, listed[path].group)
+            files[path] = AudioFile(name, path, listed[path].label, listed[path].group, listed[path].split)
         else:
             files[path] = AudioFile(name, path, os.path.basename(parent(path)) or "unlabelled")
     return files, skipped
 
 
-def _set_groups(files: dict[str, AudioFile], skipped: Mapping[str, Skipped], groups: str) -> None:
-    """Sets the groups of the files in a list.
+def _set_from_list(files: dict[str, AudioFile], skipped: Mapping[str, Skipped], source: str, *, column: str) -> None:
+    """Sets the groups or the splits of the files in a list.
 
     Raises:
         TfpipeError: the list names a file that the inputs lack. A misspelt path would otherwise split its group.
     """
-    for path, entry in read_lists([groups], needed=("path", "group")).items():
+    for path, entry in read_lists([source], needed=("path", column)).items():
         if path in files:
-            files[path] = dataclasses.replace(files[path], group=entry.group)
+            files[path] = dataclasses.replace(files[path], **{column: getattr(entry, column)})
         elif path not in skipped:
             raise TfpipeError(f"{entry.where}: {path} is not among the input's audio files; correct or remove the line")
+
+
+def _require_one_split(files: Iterable[AudioFile]) -> None:
+    """Raises a TfpipeError if files of one group were given different splits."""
+    first: dict[str, AudioFile] = {}
+    for file in (file for file in files if file.group and file.split):
+        other = first.setdefault(file.group, file)
+        if other.split != file.split:
+            raise TfpipeError(
+                f"{file.path}: its group {file.group!r} is in the split {other.split!r}, where {other.path} is, "
+                f"and the file is given {file.split!r}; give all files of a group one split"
+            )
 
 
 def _common_folder(folders: Collection[str]) -> str:

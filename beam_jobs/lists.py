@@ -1,4 +1,4 @@
-"""Lists of recordings: `.csv` and `.jsonl` files that give a label or a group to each path."""
+"""Lists of recordings: `.csv` and `.jsonl` files that give a label, a group or a split to each path."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from tfpipe.data.manifest import SPLITS
 from tfpipe.errors import TfpipeError, translate_os_errors
 from tfpipe.files import remote
 from tfpipe.files.remote import is_remote
@@ -27,12 +28,14 @@ class Entry:
         label: label of the recording; empty where the list gives none.
         group: group of the recording; empty where the list gives none.
         where: file and line number, for messages.
+        split: split of the recording; empty where the list gives none.
     """
 
     path: str
     label: str
     group: str
     where: str
+    split: str = ""
 
 
 def is_list(path: str) -> bool:
@@ -49,13 +52,15 @@ def read_lists(paths: Iterable[str], *, needed: tuple[str, ...]) -> dict[str, En
         needed: columns that each line must fill, such as `("path", "label")`.
 
     Raises:
-        TfpipeError: a line is wrong, or two lines give one path different labels or groups; names the line.
+        TfpipeError: a line is wrong, or two lines give one path different labels, groups or splits; names the line.
     """
     found: dict[str, Entry] = {}
     for entry in (entry for path in paths for entry in _read(path, needed)):
         other = found.setdefault(entry.path, entry)
-        if (other.label, other.group) != (entry.label, entry.group):
-            raise TfpipeError(f"{entry.where}: {entry.path} has another label or group than at {other.where}; keep one")
+        if (other.label, other.group, other.split) != (entry.label, entry.group, entry.split):
+            raise TfpipeError(
+                f"{entry.where}: {entry.path} has another label, group or split than at {other.where}; keep one"
+            )
     return found
 
 
@@ -83,16 +88,18 @@ def _read(path: str, needed: tuple[str, ...]) -> Iterator[Entry]:
 
 
 def _entry(row: dict[str, Any], *, where: str, folder: str, needed: tuple[str, ...]) -> Entry:
-    for name in (*needed, *({"group"} & row.keys())):
+    for name in (*needed, *({"group", "split"} & row.keys())):
         if not isinstance(row.get(name), str) or (name in needed and not row[name].strip()):
             raise TfpipeError(f"{where}: no text for {name!r}; each line needs {' and '.join(needed)}")
-    if not all(_is_valid_name(row.get(name, "")) for name in ("path", "label", "group")):
+    if not all(_is_valid_name(row.get(name, "")) for name in ("path", "label", "group", "split")):
         raise TfpipeError(f"{where}: holds a character that no file name can have; check that this file is a list")
     place = os.path.expanduser(row["path"])
     if not is_remote(place):
         place = os.path.join(folder, place)
-    label, group = (str(row.get(name, "")).strip() for name in ("label", "group"))
-    return Entry(absolute(place), label, group, where)
+    label, group, split = (str(row.get(name, "")).strip() for name in ("label", "group", "split"))
+    if split not in ("", *SPLITS):
+        raise TfpipeError(f"{where}: split {split!r} is unknown; use {', '.join(SPLITS)}, or leave it empty")
+    return Entry(absolute(place), label, group, where, split)
 
 
 def _is_valid_name(text: str) -> bool:

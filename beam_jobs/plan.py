@@ -25,6 +25,10 @@ _EXAMPLE_OVERHEAD = 320
 _WANTED_SHARDS = 8
 # but each of these shards holds at least so many windows.
 _WINDOWS_PER_SHARD = 64
+# In a corpus with fewer tracks than this, most tracks of a label must train.
+_SMALL_CORPUS = 20
+# A held-out split of a label is filled up to half of its share, but no further than to so many tracks.
+_ENOUGH_HELD_OUT = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,8 @@ def make_plan(
     _require_enough(kept, bad, found=len(ordered) + len(skipped), config=config)
     groups = {scan.hash: scan.file.group for scan in kept if scan.file.group}
     labelled = {scan.hash: scan.file.label for scan in kept}
-    splits = assign_splits(labelled, config=config, groups=groups, kept=splits)
+    chosen = {scan.hash: scan.file.split for scan in kept if scan.file.split}
+    splits = assign_splits(labelled, config=config, groups=groups, kept={**splits, **chosen})
     labels = tuple(sorted({scan.file.label for scan in kept}))
     return Plan(
         labels=labels,
@@ -169,9 +174,13 @@ def assign_splits(
 
     - The training split gets a track of every label.
     - A label with at least three tracks gets a track in every split whose share is
-      not 0. This is not guaranteed for a group with several labels.
-    - To fill a split, the track with the smallest hash moves there. It leaves a split only if
-      each of its labels keeps a track there; the training split is filled in any case.
+      not 0, and of many tracks half of the share, but no more than five tracks. This is not guaranteed for a group
+      with several labels.
+    - In a corpus of fewer than 20 tracks, more than half of the tracks of a label train, if the training share is
+      more than half. So a label with three or four tracks has one in validation and none in test. If all tracks are
+      of one label, two of them both train.
+    - To fill a split, the track with the smallest hash moves there. It leaves a split only if that split keeps
+      enough tracks of each of its labels; the training split is filled in any case.
 
     So adding tracks moves other tracks only if a label is small enough to need filling.
 
@@ -190,24 +199,57 @@ def assign_splits(
     by_label: defaultdict[str, set[str]] = defaultdict(set)
     for track, unit in units.items():
         by_label[labels[track]].add(unit)
-    wanted = {"train": 1.0, "validation": config.validation_share, "test": config.test_share}
-    for split in (split for split, share in wanted.items() if share > 0):
+    is_small, has_labels = len(splits) < _SMALL_CORPUS, len(by_label) > 1
+    wanted = {
+        label: _wanted(len(members), config, mostly_train=is_small and (len(members) > 2 or not has_labels))
+        for label, members in by_label.items()
+    }
+    for split in SPLITS:
         for label in sorted(by_label):
-            members = sorted(by_label[label])
-            if any(splits[unit] == split for unit in members) or (split != "train" and len(members) < 3):
-                continue
-            free = [unit for unit in members if unit not in fixed]
-            spare = [unit for unit in free if _can_leave(unit, splits, by_label)]
-            if spare or (free and split == "train"):
-                splits[(spare or free)[0]] = split
+            _fill(split, label, splits=splits, by_label=by_label, wanted=wanted, fixed=fixed)
     return {track: splits[unit] for track, unit in units.items()}
 
 
-def _can_leave(unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]]) -> bool:
-    """Tells whether each of a unit's labels keeps another unit in its split."""
+def _wanted(count: int, config: PreprocessConfig, *, mostly_train: bool) -> dict[str, int]:
+    """Returns how many of a label's `count` units each split must have at least."""
+    held_out = {"validation": config.validation_share, "test": config.test_share}
+    # Clear of rounding errors: with shares that sum to one half, a half is left to train on.
+    mostly_train = mostly_train and sum(held_out.values()) < 0.5 - 1e-9
+    wanted = {"train": count // 2 + 1 if mostly_train else 1}
+    left = count - wanted["train"] if count > 2 else 0
+    for split, share in held_out.items():
+        half = math.floor(count * share / 2 + 0.5)
+        wanted[split] = min(left, max(1, min(half, _ENOUGH_HELD_OUT))) if share else 0
+        left -= wanted[split]
+    return wanted
+
+
+def _fill(
+    split: str,
+    label: str,
+    *,
+    splits: dict[str, str],
+    by_label: Mapping[str, set[str]],
+    wanted: Mapping[str, Mapping[str, int]],
+    fixed: Collection[str],
+) -> None:
+    """Moves units of a label to a split until it has enough of them, or until no unit may move."""
+    members = sorted(by_label[label])
+    while sum(splits[unit] == split for unit in members) < wanted[label][split]:
+        free = [unit for unit in members if unit not in fixed and splits[unit] != split]
+        spare = [unit for unit in free if _can_leave(unit, splits, by_label, wanted)]
+        if not spare and not (free and split == "train"):
+            return
+        splits[(spare or free)[0]] = split
+
+
+def _can_leave(
+    unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]], wanted: Mapping[str, Mapping[str, int]]
+) -> bool:
+    """Tells whether a unit's split keeps enough units of each of its labels."""
     return all(
-        any(splits[other] == splits[unit] for other in members - {unit})
-        for members in by_label.values()
+        sum(splits[other] == splits[unit] for other in members - {unit}) >= wanted[label][splits[unit]]
+        for label, members in by_label.items()
         if unit in members
     )
 
@@ -248,8 +290,10 @@ def example_key(track: str, start: int, variant: Variant) -> str:
 
 def input_digest(files: Iterable[tuple[AudioFile, str]], corpus: Corpus) -> str:
     """Returns 16 hex digits over the job's input: the files with their content hashes, skipped files, kept splits."""
+    files = list(files)
     rows = sorted((file.name, file.label, file.group, content) for file, content in files)
-    kept = sorted((row[-1], corpus.splits[row[-1]]) for row in rows if row[-1] in corpus.splits)
+    chosen = {**corpus.splits, **{content: file.split for file, content in files if file.split}}
+    kept = sorted((row[-1], chosen[row[-1]]) for row in rows if row[-1] in chosen)
     return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in corpus.skipped), "splits": kept})
 
 

@@ -52,7 +52,11 @@ def test_lists_give_label_and_group(tmp_path):
         ("a.csv", "path,label\n,Piano\n", r"a.csv:2: no text for 'path'"),
         ("a.csv", "path,label\nb, c.wav,Piano\n", r"a.csv:2: more values than columns"),
         ("a.csv", 'path,label\n"x.wav,Piano\n', r"a.csv:2: not CSV"),
-        ("a.csv", "path,label\nx.wav,A\nx.wav,A\n./x.wav,B\n", r"a.csv:4: .*x.wav has another label .* a.csv:2"),
+        (
+            "a.csv",
+            "path,label\nx.wav,A\nx.wav,A\n./x.wav,B\n",
+            r"a.csv:4: .*x.wav has another label, group or split .* a.csv:2",
+        ),
         ("a.csv", "path,label\nx\0.wav,A\n", r"a.csv:2: "),
         ("a.jsonl", '{"path": "x.wav", "label": "A"}\n{"path": \n', r"a.jsonl:2: not JSON"),
         ("a.jsonl", "[" * 9999, r"a.jsonl:1: not JSON"),
@@ -87,3 +91,22 @@ def test_a_groups_file_sets_groups_and_must_fit_the_input(tmp_path):
     for name, words in (("gone.csv", "no such file"), ("in/A/1.wav", "not a list")):
         with pytest.raises(TfpipeError, match=words):
             discover([str(tmp_path / "in")], groups=str(tmp_path / name))
+
+
+def test_a_list_chooses_splits_for_files_of_folders(tmp_path):
+    paths = [write_wav(tmp_path / "in" / "Piano" / f"{name}.wav") for name in "abc"]
+    (tmp_path / "splits.csv").write_text("path,split\nin/Piano/b.wav,test\nin/Piano/c.wav,train\n")
+    found = discover([str(tmp_path / "in")], splits_from=str(tmp_path / "splits.csv"))
+    assert [file.split for file in found.files] == ["", "test", "train"]
+    assert [file.path for file in found.files] == [str(path) for path in paths]
+
+
+def test_an_unknown_split_and_two_splits_of_a_group_are_refused_with_the_fix(tmp_path):
+    for name in "ab":
+        write_wav(tmp_path / f"{name}.wav")
+    (tmp_path / "list.csv").write_text("path,label,group,split\na.wav,L,g,train\nb.wav,L,g,val\n")
+    with pytest.raises(TfpipeError, match=r"list.csv:3: split 'val' is unknown; use train, validation, test"):
+        discover([str(tmp_path / "list.csv")])
+    (tmp_path / "list.csv").write_text("path,label,group,split\na.wav,L,g,train\nb.wav,L,g,test\n")
+    with pytest.raises(TfpipeError, match=r"group 'g' is in the split 'train'.* give all files of a group one split"):
+        discover([str(tmp_path / "list.csv")])
