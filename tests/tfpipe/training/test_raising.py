@@ -14,9 +14,11 @@ from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json
 from tfpipe.process.progress import Progress
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.loop import Interrupted, Trainer, train
-from tfpipe.training.run_folder import Run, claim, finished, load_run, planned_raises, read_config
+from tfpipe.training.loop import Trainer, train
+from tfpipe.training.run_folder import Run, claim, load_run, planned_raises, read_config
+from tfpipe.training.stages import finished
 from tfpipe.training.state import State
+from tfpipe.training.stopping import Interrupted
 from tfpipe.training.strategy import make_strategy
 from tfpipe.workflow.configs import train_config as config_of
 
