@@ -12,6 +12,13 @@ import pytest
 from once import make_once
 from s3_store import endpoint, keys, no_store, store  # noqa: F401
 
+from tfpipe.process.gc_pause import pause_while_importing_tensorflow
+from tfpipe.process.lean_keras import leave_out_optional_imports
+
+# As the program `tfpipe` does: the test processes start sooner too.
+leave_out_optional_imports()
+pause_while_importing_tensorflow()
+
 pytest_plugins = ["job_fixtures", "run_fixtures", "serving_fixtures", "training_fixtures"]
 
 # A shell starts background jobs deaf to SIGINT, and all that they start; tests send it to what they start.

@@ -90,11 +90,13 @@ def toy_versions(toy, tmp_path_factory):
     return {1: toy / "1", **{version: more / str(version) for version in (2, 3)}}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_server():
     """Returns a function that starts a server of a folder once for each front end; tests must not change it.
 
-    It runs no warm-up requests, which take seconds; `test_loaded_model.py` tests them.
+    It runs no warm-up requests, which take seconds; `test_loaded_model.py` tests them. The servers stop with their
+    module: TensorFlow's batching looks for work a thousand times a second with two threads for each signature, and a
+    session's idle servers would take a third of a core from the tests after them.
     """
     running = {}
 
@@ -108,7 +110,7 @@ def shared_server():
         server.stop(grace_s=5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(exported, shared_server):
     """A server of the exported model."""
     return shared_server(exported.path.parent, "native" if is_built() else "python")
@@ -148,7 +150,7 @@ def front_end(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target(server):
     return f"127.0.0.1:{server.port}"
 

@@ -70,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The entry point of the program `tfpipe`: runs one command and ends the process with its exit code."""
     from tfpipe.process.exit_status import end_process
+    from tfpipe.process.gc_pause import pause_while_importing_tensorflow
     from tfpipe.process.lean_keras import leave_out_optional_imports
 
     leave_out_optional_imports()
+    pause_while_importing_tensorflow()
     end_process(main())
 
 

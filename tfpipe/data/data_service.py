@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.process import exit_status
+from tfpipe.process.gc_pause import pause_while_importing_tensorflow
 from tfpipe.process.lean_keras import leave_out_optional_imports
 
 if TYPE_CHECKING:
@@ -201,4 +202,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     leave_out_optional_imports()
+    pause_while_importing_tensorflow()
     sys.exit(main(sys.argv[1:]))
