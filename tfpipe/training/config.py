@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tfpipe.data.augmentation import AugmentConfig
@@ -27,7 +28,7 @@ _OF_PRESET = ("batch_size", "epochs", "learning_rate", "schedule", "patience")
 _NOT_RESULT = frozenset(
     {
         *OF_PRIOR,
-        *("data", "run", "cache", "data_service", "on_corrupt"),
+        *("init", "data", "run", "cache", "data_service", "on_corrupt"),
         *("strategy", "shard_by", "jit_compile", "keep_every", "checkpoint_every_s"),
     }
 )
@@ -45,6 +46,7 @@ class TrainConfig:
         schedule: `cosine` warms up for up to 100 steps, then decays to 2 % of the peak.
         seed: initial weights, order of the examples and noise are functions of it.
         average: the moving average is what is validated, saved and exported instead of the weights.
+        init: optimizer, average and prior begin anew. Once the run has begun, the other run is not read again.
         on_corrupt: `error` names the damaged shard and the place in it. `skip` leaves out the records from
             the damage to the end of the shard.
         shard_by: with `record` each worker reads all files, and the batches are those of one worker; with
@@ -65,6 +67,11 @@ class TrainConfig:
         "(default: the preset's)",
         metavar="SxN",
         parse=str,
+    )
+    init: str = setting(
+        "",
+        help="begin with the best weights of this other run, of the same networks and the same feature spec",
+        metavar="RUN",
     )
     batch_size: int | None = setting(
         None,
@@ -147,6 +154,7 @@ class TrainConfig:
             object.__setattr__(self, "latent", str(shape) if shape.steps > 1 else shape.channels)
         require_local(self.run, what="the run folder")
         require_local(self.cache, what="the cache")
+        require_local(self.init, what="the run to begin with (--init)")
         addresses(self.data_service)
         object.__setattr__(self, "_epochs_given", self.epochs is not None)
         if self.augment is not None and not isinstance(self.augment, AugmentConfig):
@@ -162,6 +170,12 @@ class TrainConfig:
     def epochs_given(self) -> bool:
         """Whether `epochs` was given, and is not the preset's default. A default never makes a run longer."""
         return bool(getattr(self, "_epochs_given", False))
+
+    @property
+    def init_name(self) -> str | None:
+        """The name under which the run that `init` names is recorded: its folder's, or `work/run` for a plain `run`."""
+        place = Path(self.init).absolute()
+        return (f"{place.parent.name}/run" if place.name == "run" else place.name) if self.init else None
 
     @property
     def chosen(self) -> Preset:

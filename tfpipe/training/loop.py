@@ -27,6 +27,7 @@ from tfpipe.training import raising
 from tfpipe.training import state as states
 from tfpipe.training.batches import Batches
 from tfpipe.training.config import FLOW, TrainConfig
+from tfpipe.training.initial import Initial, load_initial
 from tfpipe.training.prior_training import train_prior
 from tfpipe.training.raising import Raise
 from tfpipe.training.reporting import Reporter
@@ -84,11 +85,14 @@ def _train_autoencoder(
 ) -> tuple[dict[str, Any], ...]:
     """Trains encoder and decoder; returns the rows of figures."""
     # The folder is claimed after the models are built, so that a size or a device that is refused leaves no trace.
-    raises, _ = from_chief(strategy, planned_raises(config) if worker(strategy)[0] == 0 else [])
+    is_chief = worker(strategy)[0] == 0
+    initial = load_initial(config, manifest.spec) if is_chief else None
+    raises, _ = from_chief(strategy, planned_raises(config) if is_chief else [])
     trainer = Trainer(config, manifest, strategy, raises=raises)
-    if trainer.is_chief:
-        claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises)
-    trainer.restore()
+    if is_chief:
+        init = initial.record if initial else None
+        claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises, init=init)
+    trainer.restore(initial)
     trainer.run(stop, quiet=quiet)
     return tuple(trainer.state.history)
 
@@ -149,9 +153,12 @@ class Trainer:
             "shard_by": self.config.shard_by if part.workers > 1 else "record",
         }
 
-    def restore(self) -> None:
+    def restore(self, initial: Initial | None = None) -> None:
         """Continues from the latest checkpoint, or starts a new run; see `tfpipe.training.state.restore`."""
-        states.restore(self.folder, self.state, stepper=self.stepper, batches=self.batches, strategy=self.strategy)
+        parts: dict[str, Any] = {"stepper": self.stepper, "batches": self.batches, "strategy": self.strategy}
+        states.restore(self.folder, self.state, **parts, initial=initial)
+        if initial is not None:
+            self._save()  # from here on the other run is not needed
 
     def run(self, stop: threading.Event, *, quiet: bool) -> None:
         """Trains from the current position to the end.

@@ -37,6 +37,7 @@ _ADDED_LATER = {
     "average": 0.0,
     "xla": False,
     "raised": [],
+    "init": None,
 }
 
 
@@ -108,6 +109,7 @@ def claim(
     *,
     machine: Mapping[str, Any] | None = None,
     raises: Sequence[Raise] = (),
+    init: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the settings into a new run folder, or checks that an existing run has the same ones.
 
@@ -120,6 +122,7 @@ def claim(
         machine: the values that `auto` was resolved to, such as the precision policy and the number of
             replicas. A run can be continued exactly only with the same ones. None leaves them unchecked.
         raises: `planned_raises` of the config.
+        init: which weights a new run begins with, see `tfpipe.training.initial`.
 
     Raises:
         RunError: the folder holds a run with other settings or of another dataset.
@@ -128,7 +131,7 @@ def claim(
     if not (folder / CONFIG).exists():
         write_json(folder / SPEC, manifest.spec.to_dict())
         written = {name: value for name, value in config.to_dict().items() if name not in OF_PRIOR}
-        write_json(folder / CONFIG, {**written, **wanted})
+        write_json(folder / CONFIG, {**written, **wanted, "init": init})
         return
     stored = read_config(folder)
     _require_same(folder, stored, config, wanted)
@@ -165,7 +168,14 @@ def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: Trai
         config: the config that `wanted` was made of.
     """
     names = [name for name in wanted if stored.get(name) != wanted[name]]
+    if config.init_name != _init_name(stored):
+        names.append("init")
     return [name for name in names if not (name == "epochs" and raising.is_raise(stored, config))]
+
+
+def _init_name(stored: Mapping[str, Any]) -> str | None:
+    """Returns the name of the run whose weights a run began with, or None."""
+    return stored["init"]["run"] if stored["init"] else None
 
 
 def _require_same(folder: Path, stored: Mapping[str, Any], config: TrainConfig, wanted: Mapping[str, Any]) -> None:
@@ -174,7 +184,8 @@ def _require_same(folder: Path, stored: Mapping[str, Any], config: TrainConfig, 
     if names == ["epochs"]:
         raising.require_allowed(folder, stored, config)
     if names:
-        values = "; ".join(f"{name}: {stored.get(name)} there, {wanted[name]} now" for name in names)
+        there, now = {**stored, "init": _init_name(stored)}, {**wanted, "init": config.init_name}
+        values = "; ".join(f"{name}: {there.get(name)} there, {now[name]} now" for name in names)
         raise RunError(f"{folder}: holds a run with other settings ({values}); use those, or another --run folder")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tfpipe.training import checkpoint
 from tfpipe.training.batches import Batches
+from tfpipe.training.initial import Initial
 from tfpipe.training.run_folder import CHECKPOINTS, read_history, selection_loss, write_history
 from tfpipe.training.step import Stepper
 from tfpipe.training.strategy import from_chief, worker
@@ -109,12 +110,18 @@ def save(
 
 
 def restore(
-    folder: Path, state: State, *, stepper: Stepper, batches: Batches, strategy: tf.distribute.Strategy
+    folder: Path,
+    state: State,
+    *,
+    stepper: Stepper,
+    batches: Batches,
+    strategy: tf.distribute.Strategy,
+    initial: Initial | None = None,
 ) -> None:
     """Sets state, weights and optimizer from the latest checkpoint, or to the start of a new run.
 
-    A new run starts from PCA of the training split. Only the chief (worker 0) reads the run folder, and
-    sends what it finds to the other workers, which need no run folder.
+    A new run starts from PCA of the training split, or from `initial`. Only the chief (worker 0) reads the run
+    folder, and sends what it finds to the other workers, which need no run folder.
 
     Raises:
         RunError: the checkpoint is damaged, or another model's.
@@ -130,6 +137,8 @@ def restore(
         # A row may have been written without the checkpoint of its epoch: then the epoch is trained again.
         found["history"] = [row for row in read_history(folder) if row["epoch"] <= stored["next_epoch"]]
         found |= {"epoch": stored["next_epoch"], "step": stored["next_step"]}
+    elif is_chief and initial is not None:
+        stepper.start_from(initial.arrays, where=initial.path)
     elif is_chief:
         stepper.start(batches.sample())
     variables = [variable for part in stepper.parts().values() for variable in part]

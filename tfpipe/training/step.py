@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from tfpipe.data.position import Part
 from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.model import measure, networks, pca, precision
 from tfpipe.spec import FeatureSpec
+from tfpipe.training import checkpoint
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.learning_rate import cosine
 
@@ -113,6 +114,12 @@ class Stepper:
         if self.judged is not self.models:
             for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
                 average.assign(weight)
+
+    def start_from(self, arrays: Mapping[str, Any], *, where: str) -> None:
+        """Starts from encoder and decoder of a checkpoint of the run folder `where`; see `checkpoint.assign`."""
+        for models in (self.models, self.judged):
+            for part in models:
+                checkpoint.assign(part.weights, arrays, prefix=part.name, where=where)
 
     def parts(self) -> dict[str, list[Any]]:
         """Returns all variables by part. `encoder` and `decoder` are the parts that a user of the model needs."""

@@ -103,6 +103,7 @@ def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) ->
             "preset": config["preset"],
             "latent": config["latent"],
             "dataset": config["dataset"],
+            **({"init": config["init"]} if config["init"] else {}),
             "checkpoint": which,
             "epoch": saved.state["epoch"],
             "step": saved.state["step"],

@@ -168,7 +168,7 @@ class Chain:
             ),
             Stage(
                 name="train",
-                inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings()],
+                inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings(), *self._init()],
                 run=self.train,
                 intact=lambda made: (self.run_folder / "DONE").exists(),
             ),
@@ -276,6 +276,10 @@ class Chain:
             out=self.workdir / "check",
         )
         return {"source": source, "split": split, **checked}
+
+    def _init(self) -> list[str]:
+        """Returns the name of the run whose weights the training begins with, if there is one."""
+        return [self.train_config.init_name] if self.train_config.init_name else []
 
     def _stamps(self) -> list[tuple[str, int, int]]:
         """Returns name, size and time of change of every shard: a shard that was written to is verified again."""
