@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         DatasetError: there are no examples to draw.
     """
     from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.data.corpus_check import corpus_advice
     from tfpipe.data.manifest import load_manifest
     from tfpipe.data.statistics import inspect, levels
     from tfpipe.evaluation import contact_sheet
@@ -74,7 +75,12 @@ def run(args: argparse.Namespace) -> int:
             summary["plots"] = contact_sheet.draw(Path(args.plots), picked, manifest)
         if args.augmented:
             summary["augmented"] = contact_sheet.draw_augmented(Path(args.plots), picked, manifest, augment)
-    print(json.dumps(summary) if args.json else table(args.data, summary))
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(table(args.data, summary))
+        for sentence in corpus_advice(folder):
+            print(f"{'note':<13} {sentence}")
     return 0
 
 

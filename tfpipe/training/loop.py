@@ -6,10 +6,11 @@ continues from its checkpoint to the same weights, bit for bit, on a CPU in floa
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfpipe.data.corpus_check import describe_corpus
 from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.data.position import Position
-from tfpipe.errors import RunError
+from tfpipe.errors import DatasetError, RunError
 from tfpipe.files.storage import folder_lock
 from tfpipe.model import precision
 from tfpipe.process.progress import Progress
@@ -70,6 +72,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
             return run
         stop = stack.enter_context(stop_signals())
         quiet = quiet or not is_chief
+        if not quiet:
+            _introduce(config, manifest)
         has_autoencoder, _ = from_chief(strategy, is_chief and finished_autoencoder(config) is not None)
         history = () if has_autoencoder else _train_autoencoder(config, manifest, strategy, stop=stop, quiet=quiet)
         if config.prior == FLOW:
@@ -78,6 +82,13 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
             return load_run(folder)
         # The other workers have no run folder, and may get here before the chief has written its last row.
         return Run(path=folder, config=config.to_dict(), spec=manifest.spec, history=history, done=True)
+
+
+def _introduce(config: TrainConfig, manifest: Manifest) -> None:
+    """Prints what the dataset holds and what to expect. Training itself does not need the list of tracks."""
+    with suppress(DatasetError):
+        for sentence in describe_corpus(config.data, manifest):
+            print(f"corpus: {sentence}", file=sys.stderr, flush=True)
 
 
 def _train_autoencoder(

@@ -13,12 +13,13 @@ from tfpipe.files.storage import write_json
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.batches import Batches
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.config import FLOW, TrainConfig
 from tfpipe.training.latent_health import active_units
 from tfpipe.training.run_folder import CHECKPOINTS
 from tfpipe.training.state import State
 from tfpipe.training.step import Stepper
 from tfpipe.training.tensorboard import SHOWN, Summaries
+from tfpipe.training.time_left import TimeLeft
 
 NONFINITE = "nonfinite.json"
 # Slow input is reported if it takes more than this share of an epoch that lasts longer than this many seconds.
@@ -40,6 +41,7 @@ class Reporter:
         self._is_chief = batches.part.worker == 0
         self._warned: set[str] = set()
         self._summaries: Summaries | None = None
+        self._time_left = TimeLeft(int(config.epochs or 0) * batches.steps)
         self.z_mean, self.kl = np.zeros((0, stepper.latent), np.float32), np.zeros(stepper.latent)
 
     def start(self, bar: Progress) -> None:
@@ -65,6 +67,8 @@ class Reporter:
                 "active": f"{active_units(means[1:])}/{self._stepper.latent}",
             }
         bar.update(1, epoch=f"{self._state.epoch + 1}/{self._config.epochs}", **notes, wait=f"{input_share:.0%}")
+        if sentence := self._time_left.after_step(bar.done):
+            bar.message(f"train: {sentence}" + (", then the prior" if self._config.prior == FLOW else ""))
 
     def row(
         self, *, seconds: float, waited: float, steps: int, validation: NDArray[np.float64] | None
