@@ -87,6 +87,8 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
         "aws": ["apache-beam[aws]"],
+        # What `tfpipe evaluate` hears with. docs/EVALUATION.md says why basic-pitch is installed apart.
+        "evaluate": ["mir_eval>=0.8,<1", "onnxruntime>=1.20", "pystoi>=0.4,<1"],
         "gcp": ["apache-beam[gcp]"],  # on the latest lane only, because Google's libraries need protobuf 6
         "dev": [
             "apache-beam[aws]",

@@ -79,7 +79,7 @@ def density_coverage(real: Points, made: Points, *, neighbours: int = 5) -> tupl
 def nearest(points: Points, among: Points, *, block: int = 256) -> NDArray[np.float64]:
     """Returns the distance of each point `[n, d]` to the nearest of `among` `[m, d]`, `[n]`."""
     parts = [squared_distances(points[at : at + block], among).min(axis=1) for at in range(0, len(points), block)]
-    return np.sqrt(np.concatenate(parts))
+    return np.asarray(np.sqrt(np.concatenate(parts)))
 
 
 def squared_distances(one: Points, other: Points) -> NDArray[np.float64]:

@@ -1,39 +1,46 @@
-"""Measures a run's reconstruction error on a held-out split, and two baselines (needs TensorFlow).
+"""Measures a run on a split: errors beside baselines, what is heard, draws, and a verdict (needs TensorFlow).
 
-The baselines are the mean spectrogram, which is what a collapsed VAE learns,
-and PCA with as many numbers as the latent has (of patches along time, if the latent
-is a sequence), which is what a linear model learns. Both are computed from the training split of the same dataset.
+docs/EVALUATION.md explains every figure. Splits are streamed: only samples of bounded size are held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfpipe.data.damage import translate_input_errors
 from tfpipe.data.manifest import SPLITS, Folder, Manifest, load_manifest
-from tfpipe.data.pipeline import make_dataset
 from tfpipe.data.shard_cache import cached
-from tfpipe.errors import DatasetError
+from tfpipe.errors import DatasetError, UsageError
+from tfpipe.evaluation.bands import band_centres
+from tfpipe.evaluation.baselines import Baselines
+from tfpipe.evaluation.draws import judge_draws, knows_labels
+from tfpipe.evaluation.hearing import MOST_WINDOWS, listen, spread
 from tfpipe.evaluation.plots import spectrograms
-from tfpipe.features.log_mel import dequantise
+from tfpipe.evaluation.reconstruction import (
+    Reconstruction,
+    by_band,
+    kbit_per_s,
+    measure_reconstruction,
+    reconstruct,
+)
+from tfpipe.evaluation.verdict import verdict
+from tfpipe.evaluation.windows import Sampler, Windows, sample, stream
 from tfpipe.model import measure
-from tfpipe.model.pca import patches, principal_components, reconstruct_patches
 from tfpipe.process.progress import Progress
-from tfpipe.spec import require_same_spec
+from tfpipe.spec import FeatureSpec, require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
 from tfpipe.training.trained_model import TrainedModel, load_models
 
+DRAWS = 200
 # The Gram matrix of so many examples takes 32 MB, and the examples themselves 220 MB.
-_PCA_EXAMPLES = 2000
-_BATCH = 32
-
-# Starts a new pass over batches of log-mels `[batch, n_mels, frames]`.
-Batches = Callable[[], Iterator[NDArray[np.float32]]]
+_MOST_TRAINING = 2000
+# Held-out windows that draws are compared with.
+_MOST_HELD_OUT = 1000
+# Training windows, as recorded, whose error tells whether the model is overfit.
+_MOST_ORIGINALS = 128
 
 
 def evaluate(
@@ -45,6 +52,8 @@ def evaluate(
     against: str | Path | None = None,
     plots: str | Path | None = None,
     cache: str | Path | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures a run on one split.
@@ -61,18 +70,25 @@ def evaluate(
             baseline, under the name of its preset, such as `notebook`.
         plots: folder for `reconstructions.png` and `samples.png`, made if missing.
         cache: local folder to which the shards are copied before they are read.
+        draws: windows to draw from the prior and to judge; 0 leaves this out.
+        seed: of the draws.
         quiet: show no progress.
 
     Returns:
         The object of `tfpipe evaluate --json`: `split`, `windows`, `mse` (decoded from the
         posterior's mean), `kl` (nats, summed over the dimensions), `kl_per_dimension`,
-        `active_units`, `dead` (dimensions that carry nothing), `latent`, `checkpoint`, `baselines`.
+        `active_units`, `dead` (dimensions that carry nothing), `latent`, `checkpoint`, `baselines`,
+        and the groups `training`, `audio`, `draws` and `verdict` of docs/EVALUATION.md. A figure that could
+        not be measured is an object whose `missing` says why.
 
     Raises:
         DatasetError: the split is empty.
         SpecMismatch: the run and the dataset have different specs.
         RunError: there is no run or no such checkpoint.
+        UsageError: `draws` is 1 or negative.
     """
+    if draws < 0 or draws == 1:
+        raise UsageError(f"draws is {draws}; use 0 for none, or at least 2")
     manifest = load_manifest(data)
     if not manifest.examples(split):
         filled = [name for name in SPLITS if manifest.examples(name)]
@@ -82,35 +98,59 @@ def evaluate(
     if cache is not None:
         data = cached(data, cache, splits={split, "train"})
     total = manifest.examples(split)
-    mse, kl = _reconstruction(model, data, split=split, total=total, quiet=quiet)
-    baselines = _baselines(manifest, data, split=split, shape=model.latent_shape)
+    sampler = Sampler.random(total, _MOST_HELD_OUT, seed=seed)
+    found = measure_reconstruction(model, stream(data, split), total=total, quiet=quiet, sampler=sampler)
+    held_out, training = sampler.windows(), _training(data, manifest, quiet=quiet)
+    fitted = Baselines.fit(training.mels, shape=model.latent_shape)
+    baselines, better = _baselines(fitted, found, data, split)
     if other is not None:
-        other_mse, other_kl = _reconstruction(other, data, split=split, total=total, quiet=quiet)
-        figures = {"mse": other_mse, "kl": float(other_kl.sum()), "active_units": active_units(other_kl)}
-        baselines[other.metadata["preset"]] = {**figures, "latent": other.latent, "run": str(against)}
+        other_found = measure_reconstruction(other, stream(data, split), total=total, quiet=quiet)
+        baselines[other.metadata["preset"]] = {
+            "mse": float(other_found.mse.mean()),
+            "kl": float(other_found.kl.sum()),
+            "active_units": active_units(other_found.kl),
+            "latent": other.latent,
+            "run": str(against),
+        }
     if plots is not None:
         plot_reconstructions(model, data, split=split, path=Path(plots) / "reconstructions.png")
         plot_samples(model, path=Path(plots) / "samples.png")
-    return {
+    result = {
         "split": split,
         "windows": total,
-        "mse": mse,
-        "kl": float(kl.sum()),
-        "kl_per_dimension": [round(float(value), 4) for value in kl],
-        "active_units": active_units(kl),
-        "dead": np.flatnonzero(kl <= ACTIVE_NATS).tolist(),
+        "tracks": len(set(held_out.track)),
+        "mse": float(found.mse.mean()),
+        "kl": float(found.kl.sum()),
+        "kl_per_dimension": [round(float(value), 4) for value in found.kl],
+        "active_units": active_units(found.kl),
+        "dead": np.flatnonzero(found.kl <= ACTIVE_NATS).tolist(),
         "latent": model.latent,
         "checkpoint": {"which": which, "epoch": model.metadata["epoch"], "step": model.metadata["step"]},
         "baselines": baselines,
+        "better_than_pca": better,
+        "training": _training_error(model, fitted, training, split=split),
+        "audio": {**_spectral(found, model.spec), **listen(model, spread(held_out, MOST_WINDOWS), quiet=quiet)},
+        "draws": {"missing": "left out by --draws 0"},
     }
+    if draws:
+        result["draws"] = judge_draws(
+            model,
+            training=training,
+            held_out=held_out,
+            count=draws,
+            seed=seed,
+            is_held_out=split != "train",
+            quiet=quiet,
+        )
+    return {**result, "verdict": verdict(result, has_prior=knows_labels(model))}
 
 
 def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
     """Draws originals beside their reconstructions, for `count` windows spread over a split (notebook, last cell)."""
     total = load_manifest(data).examples(split)
-    chosen = _some(_mels(data, split), np.linspace(0, total - 1, min(count, total)).astype(int))
-    z_mean, _ = model.encoder(chosen[..., None], training=False)
-    rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
+    places = np.linspace(0, total - 1, min(count, total)).astype(int)
+    chosen = sample(data, split, Sampler(places)).mels
+    rebuilt = reconstruct(model, chosen)
     panels = []
     for index, (original, reconstruction) in enumerate(zip(chosen, rebuilt, strict=True), start=1):
         error = float(measure.squared_error(original[None], reconstruction[None])[0])
@@ -120,7 +160,7 @@ def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path:
 
 def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int = 0) -> None:
     """Draws `count` windows decoded from samples of the prior."""
-    z = np.random.default_rng(seed).standard_normal((count, model.latent), dtype=np.float32)
+    z = model.draw(np.arange(seed, seed + count))
     mels = np.asarray(model.decoder(z, training=False))[..., 0]
     spectrograms(path, [(f"sample {index + 1}", mel) for index, mel in enumerate(mels)], model.spec, columns=2)
 
@@ -132,54 +172,42 @@ def _load(run: str | Path, which: str, manifest: Manifest, data: Folder) -> Trai
     return model
 
 
-def _reconstruction(
-    model: TrainedModel, data: Folder, *, split: str, total: int, quiet: bool
-) -> tuple[float, NDArray[np.float64]]:
-    """Returns the mean squared error and the mean KL of each dimension, `[latent]`, over a split."""
-    squared, kl = 0.0, np.zeros(model.latent)
-    with Progress("evaluate", total=total, unit="window", quiet=quiet) as bar:
-        for mel in _mels(data, split)():
-            z_mean, z_log_var = model.encoder(mel[..., None], training=False)
-            rebuilt = np.asarray(model.decoder(z_mean, training=False))[..., 0]
-            squared += float(measure.squared_error(mel, rebuilt).sum())
-            kl += measure.kl(z_mean, z_log_var).sum(axis=0)
-            bar.update(len(mel))
-    return squared / total, kl / total
-
-
-def _baselines(manifest: Manifest, data: Folder, *, split: str, shape: tuple[int, int]) -> dict[str, Any]:
-    """Returns the errors of the mean training spectrogram and of PCA with as many numbers as z has, on a split."""
-    steps, components = shape
-    # At random, because with a regular stride in key order every example could be the same variant.
+def _training(data: Folder, manifest: Manifest, *, quiet: bool) -> Windows:
+    """Returns a sample of the training windows."""
     total = manifest.examples("train")
-    drawn = np.random.default_rng(0).choice(total, min(total, _PCA_EXAMPLES), replace=False)
-    training = _some(_mels(data, "train"), np.sort(drawn))
-    mean, pca = training.mean(axis=0), principal_components(patches(training, steps), components)
-    mean_error, pca_error = 0.0, 0.0
-    for mel in _mels(data, split)():
-        mean_error += float(measure.squared_error(mel, mean).sum())
-        pca_error += float(measure.squared_error(mel, reconstruct_patches(pca, mel, steps)).sum())
-    total = manifest.examples(split)
-    figures = {"components": len(pca.basis), "steps": steps, "mse": pca_error / total, "examples": len(training)}
-    return {"mean": {"mse": mean_error / total}, "pca": figures}
+    with Progress("read training windows", total=total, unit="window", quiet=quiet) as bar:
+        return sample(data, "train", Sampler.random(total, _MOST_TRAINING), on_batch=bar.update)
 
 
-def _some(batches: Batches, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Returns the windows at sorted `indices`, `[k, n_mels, frames]`, without keeping the others in memory."""
-    kept, seen = [], 0
-    for mel in batches():
-        inside = indices[(indices >= seen) & (indices < seen + len(mel))] - seen
-        kept.append(mel[inside])
-        seen += len(mel)
-    return np.concatenate(kept)
+def _baselines(
+    fitted: Baselines, found: Reconstruction, data: Folder, split: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the baselines' errors on a split, and on how many windows the model is better than PCA."""
+    mean, pca = fitted.errors(stream(data, split))
+    figures = {"components": len(fitted.pca.basis), "steps": fitted.steps, "examples": fitted.examples}
+    baselines = {"mean": {"mse": float(mean.mean())}, "pca": {**figures, "mse": float(pca.mean())}}
+    return baselines, {"windows": int((found.mse < pca).sum()), "of": len(pca)}
 
 
-def _mels(data: Folder, split: str) -> Batches:
-    """Returns a function that streams a split's log-mels `[batch, n_mels, frames]` in [0, 1], in key order."""
+def _training_error(model: TrainedModel, fitted: Baselines, training: Windows, *, split: str) -> dict[str, Any]:
+    """Returns the errors of the model and of PCA on training windows as recorded, because held-out ones are so too."""
+    if split == "train":
+        return {"missing": "the windows above are those of training"}
+    rows = np.flatnonzero(training.is_original)
+    if not len(rows):
+        return {"missing": "the sample of the training windows has variants alone"}
+    originals = training.take(rows[:_MOST_ORIGINALS])
+    found = measure_reconstruction(model, originals.batches(), total=len(originals), quiet=True)
+    _, pca = fitted.errors(originals.batches())
+    return {"windows": len(originals), "mse": float(found.mse.mean()), "pca_mse": float(pca.mean())}
 
-    def stream() -> Iterator[NDArray[np.float32]]:
-        with translate_input_errors(data, load_manifest(data), split=split):
-            for batch in make_dataset(data, split=split, batch_size=_BATCH).as_numpy_iterator():
-                yield dequantise(batch["mel"])[..., 0]
 
-    return stream
+def _spectral(found: Reconstruction, spec: FeatureSpec) -> dict[str, Any]:
+    """Returns the figures of the group `audio` that need no audio."""
+    hz: NDArray[np.float64] = band_centres(spec)
+    return {
+        "bands": by_band(found.band_mse, spec),
+        "mel_bands": {"hz": np.round(hz, 1).tolist(), "mse": [float(f"{value:.4g}") for value in found.band_mse]},
+        "log_spectral_distance_db": found.log_spectral_distance_db,
+        "rate_kbit_s": kbit_per_s(float(found.kl.sum()), spec),
+    }

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfpipe.evaluation.table import pca_name
+
 
 def gathered(done: Mapping[str, Mapping[str, Any]], workdir: Path, *, model_name: str) -> dict[str, Any]:
     """Gathers the outputs of the stages in one object.
@@ -55,12 +57,6 @@ def table(report: Mapping[str, Any]) -> str:
     state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
     lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     return f"\n{state}{lines}\n\nServe it:\n  {report['serve']}"
-
-
-def pca_name(pca: Mapping[str, Any]) -> str:
-    """Returns what an evaluation calls its linear baseline."""
-    steps = pca.get("steps", 1)
-    return f"PCA, {steps} x {pca['components']}" if steps > 1 else f"PCA, {pca['components']} components"
 
 
 def _skipped(skipped: Mapping[str, Any]) -> str:
