@@ -100,6 +100,7 @@ setup(
             "moto[server]",  # S3 on loopback
             "mypy",
             "pytest",
+            "pytest-rerunfailures",  # .ci/run runs a failed test once more
             "pytest-timeout",
             "pytest-xdist",
             "pyyaml",

@@ -26,6 +26,32 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
 
+# The files that take longest, the longest first. They start first, so that none of them runs alone at the end while
+# the other cores have nothing to do. The order changes nothing else.
+LONGEST = (
+    "integration/test_run.py",
+    "tfpipe/training/test_strategy.py",
+    "integration/test_s3_job.py",
+    "integration/test_flink.py",
+    "tfpipe/training/test_loop.py",
+    "integration/test_fuzz.py",
+    "tfpipe/bench/test_preprocess.py",
+    "tfpipe/bench/test_serving.py",
+    "tfpipe/bench/test_gpu.py",
+    "tfpipe/features/test_log_mel.py",
+    "tfpipe/data/test_data_service.py",
+    "beam_jobs/test_supervise.py",
+    "integration/test_hostile_files.py",
+    "tfpipe/features/test_inversion_tf.py",
+    "integration/test_long_recordings.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the longest files first; `--no-loadscope-reorder` makes pytest-xdist keep this order."""
+    rank = {REPO / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def repo() -> Path:
