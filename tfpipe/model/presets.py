@@ -182,7 +182,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 learning_rate=5e-4,
                 schedule="cosine",
                 patience=0,
-                prior=PriorSize(width=32, depth=1, heads=2, steps=100),
+                prior=PriorSize(width=32, depth=1, heads=2, steps=100, learning_rate=5e-3),
             ),
         )
     }

@@ -24,7 +24,6 @@ from tfpipe.model.presets import PriorSize
 DRAW_STEPS = 25
 # How far a draw is moved from what is likely for any label towards what is likely for the label that was asked for.
 GUIDANCE = 2.0
-_FREQUENCIES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +126,11 @@ def known_label(label: tf.Tensor, labels: int) -> tf.Tensor:
 
 
 def build(size: PriorSize, shape: LatentShape, *, labels: int, policy: str = "float32") -> keras.Model:
-    """Builds the network with fresh weights. It predicts no velocity until it is trained.
+    """Builds the network with fresh weights.
 
-    It is a transformer (Peebles and Xie, 2023, "Scalable Diffusion Models with Transformers"): time and label scale
-    and shift the input of every layer.
+    It is a transformer (Peebles and Xie, 2023, "Scalable Diffusion Models with Transformers"): time and condition scale
+    and shift the input of every layer, by vectors that the blocks share up to an offset of their own (Chen et al.,
+    2024, "PixArt-alpha"). Before training it predicts the best linear guess of the velocity, see `Velocity`.
 
     Args:
         size: width, depth and heads.
@@ -143,43 +143,52 @@ def build(size: PriorSize, shape: LatentShape, *, labels: int, policy: str = "fl
         int32 (`labels` is any) and original `[n]` int32 (0 for a window that the job has shifted or stacked, else 1)
         -> velocity `[n, steps, channels]` float32.
     """
+    width = size.width
     x = keras.Input((shape.steps, shape.channels), name="x")
     flags = keras.Input((shape.steps,), name="flags")
     time = keras.Input((), name="time")
     label = keras.Input((), dtype="int32", name="label")
     original = keras.Input((), dtype="int32", name="original")
-    condition = layers.Add(dtype="float32")(
-        [
-            layers.Dense(size.width, dtype="float32", name="time_1")(
-                layers.Dense(size.width, activation="silu", dtype="float32", name="time_0")(
-                    Frequencies(dtype="float32", name="frequencies")(time)
-                )
-            ),
-            layers.Embedding(labels + 1, size.width, dtype="float32", name="label_embedding")(label),
-            # Draws shall not sound shifted because most of the training windows are (Karras et al., 2022, section 5).
-            layers.Embedding(2, size.width, dtype="float32", name="original_embedding")(original),
-        ]
-    )
-    condition = layers.Activation("silu", dtype="float32")(condition)
+    condition = _condition(time, label, original, width=width, labels=labels)
+    shared = layers.Dense(6 * width, kernel_initializer="zeros", dtype=policy, name="shared")(condition)
+    last = layers.Dense(2 * width, kernel_initializer="zeros", dtype=policy, name="last")(condition)
     tokens = layers.Concatenate(dtype="float32")([x, layers.Reshape((shape.steps, 1), dtype="float32")(flags)])
-    tokens = layers.Dense(size.width, dtype=policy, name="tokens")(tokens)
-    tokens = Positions(dtype=policy, name="positions")(tokens)
+    tokens = Positions(dtype=policy, name="positions")(layers.Dense(width, dtype=policy, name="tokens")(tokens))
     for index in range(size.depth):
-        tokens = _block(tokens, condition, size=size, policy=policy, name=f"block_{index}")
-    scale, shift = _modulation(condition, 2, size.width, policy, name="last")
-    tokens = _modulated(tokens, scale, shift, policy)
-    velocity = layers.Dense(shape.channels, kernel_initializer="zeros", dtype="float32", name="velocity")(tokens)
+        tokens = _block(tokens, shared, size=size, policy=policy, name=f"block_{index}")
+    tokens = Modulate(0, 1, dtype=policy)([_normal(tokens, policy), Vectors(2, dtype=policy, name="vectors")(last)])
+    output = layers.Dense(shape.channels, kernel_initializer="zeros", dtype="float32", name="output")(tokens)
+    velocity = Velocity(dtype="float32", name="velocity")([output, x, time])
     return keras.Model([x, flags, time, label, original], velocity, name="prior")
+
+
+def spread(time: tf.Tensor) -> tf.Tensor:
+    """Returns the variance of a point of a line at `time`, if latents have mean 0 and variance 1, as noise has."""
+    return tf.square(time) + tf.square(1.0 - time)
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class Velocity(layers.Layer):
+    """Makes the velocity of the network's output F: `(2t - 1) / s * x + F / sqrt(s)`, where s is `spread(t)`.
+
+    The first term is the best linear guess of the velocity from x. F has variance 1 at every time, so that the network
+    need not learn the scales (Karras et al., 2022, "Elucidating the Design Space", section 5).
+    """
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Returns the velocity for F `[n, steps, channels]`, x of this shape and time `[n]`."""
+        output, x, time = inputs
+        time = time[:, tf.newaxis, tf.newaxis]
+        return (2.0 * time - 1.0) / spread(time) * x + output * tf.math.rsqrt(spread(time))
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Frequencies(layers.Layer):
-    """Times `[n]` in [0, 1] as sines and cosines of many frequencies, `[n, 2 * _FREQUENCIES]`."""
+    """Times `[n]` in [0, 1] as sines and cosines of many frequencies, `[n, 64]`."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the features."""
-        frequencies = tf.exp(tf.linspace(0.0, tf.math.log(1000.0), _FREQUENCIES))
-        angles = inputs[:, tf.newaxis] * frequencies
+        angles = inputs[:, tf.newaxis] * tf.exp(tf.linspace(0.0, tf.math.log(200.0), 32))
         return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
 
 
@@ -198,45 +207,77 @@ class Positions(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
+class Vectors(layers.Layer):
+    """Cuts `[n, count * width]` into vectors `[n, count, width]` and adds a trained offset to each."""
+
+    def __init__(self, count: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.count = count
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the `[count, width]` weight."""
+        shape = (self.count, (input_shape[-1] or 0) // self.count)
+        self.offsets = self.add_weight(name="offsets", shape=shape, initializer="zeros")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the vectors."""
+        vectors = tf.reshape(inputs, [-1, *self.offsets.shape])
+        return vectors + tf.cast(self.offsets, inputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
 class Modulate(layers.Layer):
-    """Scales and shifts each step of `[n, steps, width]` by vectors `[n, width]`."""
+    """Scales and shifts each step of `[n, steps, width]` by two of the vectors `[n, count, width]`."""
+
+    def __init__(self, scale: int, shift: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.scale, self.shift = scale, shift
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Returns `x * (1 + scale) + shift` for x, scale and shift."""
-        x, scale, shift = inputs
-        return x * (1.0 + scale[:, tf.newaxis]) + shift[:, tf.newaxis]
+        """Returns `x * (1 + scale) + shift` for x and the vectors."""
+        x, vectors = inputs
+        return x * (1.0 + vectors[:, self.scale, tf.newaxis]) + vectors[:, self.shift, tf.newaxis]
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Gate(layers.Layer):
-    """Adds a branch `[n, steps, width]` to x, scaled by a vector `[n, width]`."""
+    """Adds a branch to `[n, steps, width]`, scaled by one of the vectors `[n, count, width]`."""
+
+    def __init__(self, gate: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.gate = gate
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Returns `x + gate * branch` for x, branch and gate."""
-        x, branch, gate = inputs
-        return x + gate[:, tf.newaxis] * branch
+        """Returns `x + (1 + gate) * branch` for x, branch and the vectors."""
+        x, branch, vectors = inputs
+        return x + (1.0 + vectors[:, self.gate, tf.newaxis]) * branch
 
 
-def _block(x: Any, condition: Any, *, size: PriorSize, policy: str, name: str) -> Any:
-    """Adds attention over the steps, then two dense layers, each beside the identity and at first switched off."""
-    vectors = _modulation(condition, 6, size.width, policy, name=name)
-    attend = layers.MultiHeadAttention(size.heads, size.width // size.heads, dtype=policy, name=f"{name}_attention")
-    y = _modulated(x, vectors[0], vectors[1], policy)
-    x = Gate(dtype=policy)([x, attend(y, y), vectors[2]])
-    y = _modulated(x, vectors[3], vectors[4], policy)
-    y = layers.Dense(4 * size.width, activation="gelu", dtype=policy, name=f"{name}_wide")(y)
-    y = layers.Dense(size.width, dtype=policy, name=f"{name}_narrow")(y)
-    return Gate(dtype=policy)([x, y, vectors[5]])
-
-
-def _modulation(condition: Any, count: int, width: int, policy: str, *, name: str) -> list[Any]:
-    """Returns `count` vectors `[n, width]` that depend on the condition, and are 0 at first."""
-    return [
-        layers.Dense(width, kernel_initializer="zeros", dtype=policy, name=f"{name}_modulation_{index}")(condition)
-        for index in range(count)
+def _condition(time: Any, label: Any, original: Any, *, width: int, labels: int) -> Any:
+    """Returns what the modulation depends on, `[n, width]`."""
+    features = Frequencies(dtype="float32", name="frequencies")(time)
+    features = layers.Dense(width, activation="silu", dtype="float32", name="time_0")(features)
+    terms = [
+        layers.Dense(width, dtype="float32", name="time_1")(features),
+        layers.Embedding(labels + 1, width, dtype="float32", name="label_embedding")(label),
+        # Draws must not sound shifted because most of the training windows are. The network is told which are (as
+        # Karras et al., 2022, section 5 tell it of augmentations).
+        layers.Embedding(2, width, dtype="float32", name="original_embedding")(original),
     ]
+    return layers.Activation("silu", dtype="float32")(layers.Add(dtype="float32")(terms))
 
 
-def _modulated(x: Any, scale: Any, shift: Any, policy: str) -> Any:
-    normal = layers.LayerNormalization(center=False, scale=False, epsilon=1e-6, dtype=policy)(x)
-    return Modulate(dtype=policy)([normal, scale, shift])
+def _block(x: Any, shared: Any, *, size: PriorSize, policy: str, name: str) -> Any:
+    """Adds attention over the steps, then two dense layers, each beside the identity."""
+    vectors = Vectors(6, dtype=policy, name=f"{name}_vectors")(shared)
+    attend = layers.MultiHeadAttention(size.heads, size.width // size.heads, dtype=policy, name=f"{name}_attention")
+    y = Modulate(0, 1, dtype=policy)([_normal(x, policy), vectors])
+    x = Gate(2, dtype=policy)([x, attend(y, y), vectors])
+    y = Modulate(3, 4, dtype=policy)([_normal(x, policy), vectors])
+    y = layers.Dense(4 * size.width, activation="silu", dtype=policy, name=f"{name}_wide")(y)
+    y = layers.Dense(size.width, kernel_initializer="zeros", dtype=policy, name=f"{name}_narrow")(y)
+    return Gate(5, dtype=policy)([x, y, vectors])
+
+
+def _normal(x: Any, policy: str) -> Any:
+    return layers.LayerNormalization(center=False, scale=False, epsilon=1e-5, dtype=policy)(x)

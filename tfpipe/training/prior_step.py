@@ -154,7 +154,8 @@ class PriorStepper:
         known, at = flags[..., tf.newaxis], time[:, tf.newaxis, tf.newaxis]
         x = known * z + (1.0 - known) * ((1.0 - at) * noise + at * z)
         velocity = network([x, flags, time, label, about[:, 1]], training=training)
-        squares = tf.square(velocity - (z - noise)) * self._weights * (1.0 - known)
+        # Times `spread`, it is the error of the network's own output, which is equally hard at all times.
+        squares = prior.spread(at) * tf.square(velocity - (z - noise)) * self._weights * (1.0 - known)
         return tf.reduce_sum(squares, [1, 2]) / (channels * tf.reduce_sum(1.0 - flags, 1))
 
     def _measure(self, posteriors: tf.Tensor, about: tf.Tensor) -> tf.Tensor:

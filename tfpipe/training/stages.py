@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tfpipe.data.manifest import load_manifest
 from tfpipe.training.config import FLOW, TrainConfig
-from tfpipe.training.prior_folder import prior_is_trained
+from tfpipe.training.prior_folder import PRIOR, prior_is_trained, require_same_settings
 from tfpipe.training.run_folder import Run, trained
 
 
@@ -16,8 +18,11 @@ def finished(config: TrainConfig) -> Run | None:
         RunError: the folder holds a run with other settings.
     """
     run = finished_autoencoder(config)
-    if run is None or (config.prior == FLOW and not prior_is_trained(run.path)):
+    if run is None or config.prior != FLOW:
+        return run
+    if not prior_is_trained(run.path):
         return None
+    require_same_settings(run.path / PRIOR, {**dataclasses.asdict(config.prior_size()), "seed": config.seed})
     return run
 
 
