@@ -25,10 +25,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from serving.export.latent_pruning import informative, with_dimensions
+from serving.export.provenance import Provenance, card_sections, read_provenance
 from serving.export.signatures import build_signatures, describe, example_inputs
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
-from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SPEC_FILE, is_version
+from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SOURCES_FILE, SPEC_FILE, is_version
 from tfpipe.data.manifest import Folder
 from tfpipe.errors import ServingError, UsageError, os_error_message, translate_os_errors
 from tfpipe.files.storage import LOCK, folder_lock, is_locked, write_bytes, write_json
@@ -102,7 +103,8 @@ def export(
             )
         say(f"measuring the information in each of {model.latent} latent dimensions ...")
         model = with_dimensions(model, informative(model, data)[:keep])
-    return export_model(model, Path(output), model_name=model_name, tflite=tflite, say=say)
+    found = read_provenance(Path(run), step=model.metadata["step"])
+    return export_model(model, Path(output), model_name=model_name, provenance=found, tflite=tflite, say=say)
 
 
 def export_model(
@@ -110,6 +112,7 @@ def export_model(
     output: Path,
     *,
     model_name: str = MODEL_NAME,
+    provenance: Provenance | None = None,
     tflite: bool = False,
     say: Say = lambda _: None,
 ) -> Exported:
@@ -131,7 +134,7 @@ def export_model(
         say("writing the SavedModel ...")
         functions = build_signatures(model)
         _save(model, functions, temporary)
-        _write_extras(model, temporary, model_name=model_name)
+        _write_extras(model, temporary, model_name=model_name, provenance=provenance or Provenance())
         if tflite:
             say("converting to TensorFlow Lite ...")
             write_tflite(model, functions, temporary / SPEC_FILE.parent)
@@ -166,12 +169,15 @@ def _save(model: TrainedModel, functions: dict[str, Any], path: Path) -> None:
         raise ServingError(f"{path.parent}: the model cannot be written ({why})") from error
 
 
-def _write_extras(model: TrainedModel, path: Path, *, model_name: str) -> None:
+def _write_extras(model: TrainedModel, path: Path, *, model_name: str, provenance: Provenance) -> None:
     """Writes `assets.extra`: warm-up requests, feature spec, description and model card."""
     write_warmup(model, path, model_name=model_name)
     write_json(path / SPEC_FILE, model.spec.to_dict())
     write_json(path / DESCRIPTION_FILE, describe(model))
-    write_bytes(path / MODEL_CARD_FILE, _model_card(model, model_name).encode())
+    card = _model_card(model, model_name) + card_sections(provenance)
+    write_bytes(path / MODEL_CARD_FILE, card.encode())
+    if provenance.sources is not None:
+        write_json(path / SOURCES_FILE, provenance.sources)
 
 
 def _model_card(model: TrainedModel, name: str) -> str:

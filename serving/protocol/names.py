@@ -55,3 +55,4 @@ SIGNATURES = {
 SPEC_FILE = WARMUP_FILE.with_name("spec.json")
 DESCRIPTION_FILE = WARMUP_FILE.with_name("model.json")
 MODEL_CARD_FILE = WARMUP_FILE.with_name("MODEL_CARD.md")
+SOURCES_FILE = WARMUP_FILE.with_name("sources.json")

@@ -96,12 +96,11 @@ def _held_out(tracks: Sequence[Track]) -> Iterator[str]:
     """Yields the names of the tracks that are not trained on, and how to choose others."""
     names = {split: sorted(track.path for track in tracks if track.split == split) for split in SPLITS[1:]}
     said = "; ".join(f"{split} {_some(paths)}" for split, paths in names.items() if paths)
-    choose = "to choose, give `tfpipe preprocess` or `tfpipe run` --splits-from LIST.csv with the columns path,split"
+    choose = "to choose, preprocess with --splits-from LIST.csv, a list with the columns path,split"
     if said:
         yield f"held out: {said} ({choose})"
     if not names["validation"]:
-        more = "add tracks" if len(tracks) < 3 else choose
-        yield f"no track is held out for validation, so it does not show when the model overfits; {more}"
+        yield "no track is held out for validation, so it does not show when the model overfits; add tracks"
     elif not names["test"]:
         yield "no track is held out for test; judge the model with `tfpipe evaluate --split validation`"
 

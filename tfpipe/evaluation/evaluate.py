@@ -32,6 +32,7 @@ from tfpipe.model import measure
 from tfpipe.process.progress import Progress
 from tfpipe.spec import FeatureSpec, require_same_spec
 from tfpipe.training.latent_health import ACTIVE_NATS, active_units
+from tfpipe.training.sources import keep_evaluation
 from tfpipe.training.trained_model import TrainedModel, load_models
 
 DRAWS = 200
@@ -142,6 +143,7 @@ def evaluate(
             is_held_out=split != "train",
             quiet=quiet,
         )
+    keep_evaluation(Path(run), result)
     return {**result, "verdict": verdict(result, has_prior=knows_labels(model))}
 
 

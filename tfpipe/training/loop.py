@@ -22,7 +22,7 @@ from tfpipe.data.corpus_check import describe_corpus
 from tfpipe.data.manifest import Manifest, load_manifest
 from tfpipe.data.position import Position
 from tfpipe.errors import DatasetError, RunError
-from tfpipe.files.storage import folder_lock
+from tfpipe.files.storage import folder_lock, write_json
 from tfpipe.model import precision
 from tfpipe.process.progress import Progress
 from tfpipe.training import raising
@@ -34,6 +34,7 @@ from tfpipe.training.prior_training import train_prior
 from tfpipe.training.raising import Raise
 from tfpipe.training.reporting import Reporter
 from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, write_history
+from tfpipe.training.sources import SOURCES, find_sources
 from tfpipe.training.stages import finished, finished_autoencoder
 from tfpipe.training.state import State
 from tfpipe.training.step import Stepper
@@ -98,11 +99,14 @@ def _train_autoencoder(
     # The folder is claimed after the models are built, so that a size or a device that is refused leaves no trace.
     is_chief = worker(strategy)[0] == 0
     initial = load_initial(config, manifest.spec) if is_chief else None
+    sources = find_sources(config.data, manifest) if is_chief else {}
     raises, _ = from_chief(strategy, planned_raises(config) if is_chief else [])
     trainer = Trainer(config, manifest, strategy, raises=raises)
     if is_chief:
         init = initial.record if initial else None
         claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises, init=init)
+        if not (Path(config.run) / SOURCES).exists():
+            write_json(Path(config.run) / SOURCES, sources)
     trainer.restore(initial)
     trainer.run(stop, quiet=quiet)
     return tuple(trainer.state.history)

@@ -32,7 +32,7 @@ def test_each_label_has_a_line_and_held_out_tracks_are_named(tmp_path: Path) -> 
         "A: 40.0 min, 480 windows: train 240 of 1 track, validation 240 of 1 track, test none",
         "B: 50.0 min, 600 windows: train 480 of 2 tracks, validation none, test 120 of 1 track",
     ]
-    assert said[2].startswith("held out: validation A/2; test B/3 (to choose, give")
+    assert said[2].startswith("held out: validation A/2; test B/3 (to choose, preprocess with")
     assert "--splits-from" in said[2]
     assert len(said) == 3
     assert corpus_advice(tmp_path) == said[2:]
