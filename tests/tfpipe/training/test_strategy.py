@@ -19,13 +19,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, environment
-from training_tools import train_command
+from training_tools import arrays, same, train_command, train_config
 
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import Run, load_run
+from tfpipe.training.loop import train
+from tfpipe.training.prior_folder import PRIOR
+from tfpipe.training.run_folder import Run, load_run, read_history
 
 # The rounding of sums depends on the number of threads, so all workers get the same number.
 THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
+# A latent along time, so that there is a prior to train.
+WITH_PRIOR: dict[str, object] = {"latent": "2x4", "prior_steps": 20}
 GO_ON = "run the same command on all workers to go on from the last checkpoint"
 
 
@@ -44,7 +48,7 @@ class Workers:
         self.folder, self.data, self.run, self.absent = folder, data, folder / "run", folder / "absent"
 
     def command(self, index: int, *more: object) -> list[str]:
-        return [*train_command(self.data, (self.run, self.absent)[index]), *map(str, more)]
+        return [*train_command(self.data, (self.run, self.absent)[index], **WITH_PRIOR), *map(str, more)]
 
     def start(
         self, *more: object, more_of_the_second: tuple[object, ...] = (), indices: tuple[int, ...] = (0, 1)
@@ -96,7 +100,7 @@ def last(errors: str) -> str:
 def train_together(data: Path, run: Path, **settings: object) -> Run:
     """Trains with two worker processes on this machine, each with one thread."""
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
-    command = [*launcher, *train_command(data, run, **settings)]
+    command = [*launcher, *train_command(data, run, **{**WITH_PRIOR, **settings})]
     done = subprocess.run(command, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "2 replica(s)" in done.stderr
@@ -111,7 +115,12 @@ def train_on_devices(count: int, data: Path, run: Path, **settings: object) -> s
         f"tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", code, *train_command(data, run, strategy="mirrored", **settings)[3:]]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *train_command(data, run, strategy="mirrored", **{**WITH_PRIOR, **settings})[3:],
+    ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert f"{count} replica(s)" in done.stderr
@@ -121,24 +130,34 @@ def train_on_devices(count: int, data: Path, run: Path, **settings: object) -> s
 def assert_same_curves(one: Run, other: Run) -> None:
     for name in ("loss", "mse", "kl", "val_mse", "val_kl"):
         np.testing.assert_allclose([row[name] for row in one.history], [row[name] for row in other.history], rtol=2e-3)
+    priors = [read_history(run.path / PRIOR) for run in (one, other)]
+    for name in ("step", "loss", "val_loss"):
+        np.testing.assert_allclose(*([row[name] for row in rows] for rows in priors), rtol=5e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of one worker. Tests must not change its folder."""
+    config = train_config(small, tmp_path_factory.mktemp("one") / "run", **WITH_PRIOR)
+    return train(config, quiet=True)
 
 
 @pytest.fixture(scope="module")
 def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of two workers with the settings of `trained`. Tests must not change its folder."""
+    """A finished run of two workers with the settings of `alone`. Tests must not change its folder."""
     return train_together(small, tmp_path_factory.mktemp("two") / "run")
 
 
 @pytest.mark.slow
-def test_two_workers_have_the_losses_of_one(run_of_two: Run, trained: Run) -> None:
+def test_two_workers_have_the_losses_of_one(run_of_two: Run, alone: Run) -> None:
     # Two workers can share batches of 12 evenly, so they see the same global batches.
-    assert_same_curves(run_of_two, trained)
+    assert_same_curves(run_of_two, alone)
 
 
 @pytest.mark.slow
-def test_two_devices_of_a_process_have_the_losses_of_one(small: Path, trained: Run, tmp_path: Path) -> None:
+def test_two_devices_of_a_process_have_the_losses_of_one(small: Path, alone: Run, tmp_path: Path) -> None:
     assert "cannot share" not in train_on_devices(2, small, tmp_path / "run")
-    assert_same_curves(load_run(tmp_path / "run"), trained)
+    assert_same_curves(load_run(tmp_path / "run"), alone)
 
 
 @pytest.mark.slow
@@ -149,12 +168,12 @@ def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_
 
 
 @pytest.mark.slow
-def test_two_workers_can_share_the_data_by_file(small: Path, trained: Run, tmp_path: Path) -> None:
+def test_two_workers_can_share_the_data_by_file(small: Path, alone: Run, tmp_path: Path) -> None:
     together = train_together(small, tmp_path / "run", shard_by="file")
-    assert [row["step"] for row in together.history] == [row["step"] for row in trained.history]
+    assert [row["step"] for row in together.history] == [row["step"] for row in alone.history]
     # The batches differ by more than the rounding, but the data are the same.
-    assert together.history[-1]["mse"] == pytest.approx(trained.history[-1]["mse"], rel=0.1)
-    assert together.history[-1]["mse"] != pytest.approx(trained.history[-1]["mse"], rel=1e-5)
+    assert together.history[-1]["mse"] == pytest.approx(alone.history[-1]["mse"], rel=0.1)
+    assert together.history[-1]["mse"] != pytest.approx(alone.history[-1]["mse"], rel=1e-5)
     assert together.config["shard_by"] == "file"
 
 
@@ -194,11 +213,8 @@ def test_stopped_and_killed_workers_continue_to_the_same_weights(small: Path, ru
     ends = [end(worker) for worker in workers.start()]
     assert [status for status, _ in ends] == [0, 0], ends
     assert not workers.absent.exists()
-    expected, got = (checkpoint.load(run / "checkpoints") for run in (run_of_two.path, workers.run))
-    assert expected is not None
-    assert got is not None
-    assert expected.arrays.keys() == got.arrays.keys()
-    assert all(np.array_equal(array, got.arrays[name]) for name, array in expected.arrays.items())
+    for folder in ("", PRIOR):
+        assert same(arrays(run_of_two.path / folder), arrays(workers.run / folder))
     losses = [[row["loss"] for row in load_run(run).history] for run in (run_of_two.path, workers.run)]
     assert losses[0] == losses[1]
 
@@ -250,7 +266,7 @@ def test_workers_with_other_settings_are_refused(small: Path, tmp_path: Path) ->
         end(worker) for worker in Workers(tmp_path, small).start(more_of_the_second=("--latent", "8"))
     )
     assert status == 1
-    assert "worker 0 has other settings (latent: 4 there, 8 here); start all workers with the same ones" in errors
+    assert "worker 0 has other settings (latent: 2x4 there, 8 here); start all workers with the same ones" in errors
     assert last(chief).endswith(GO_ON)
 
 
