@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return _summary(args)
     if not args.data or not args.run:
         raise UsageError("train needs --data DIR and --run DIR")
+    from tfpipe.training.prior_folder import best_of_prior
     from tfpipe.training.stages import finished
     from tfpipe.workflow.configs import train_config
 
@@ -68,12 +69,16 @@ def run(args: argparse.Namespace) -> int:
         from tfpipe.training.loop import train
 
         result = train(config)
-    best = dict(result.best)
+    best, prior = dict(result.best), best_of_prior(result.path)
     if args.json:
-        print(json.dumps({"run": str(result.path), "epochs": len(result.history), "best": best}))
+        print(json.dumps({"run": str(result.path), "epochs": len(result.history), "best": best, "prior": prior}))
     else:
         error = best.get("val_mse", best["mse"])
         print(f"{result.path}: {len(result.history)} epochs, best at {best['epoch']} with mse {error:.5f}")
+        if prior:
+            print(
+                f"{result.path}: prior best at step {prior['step']} with loss {prior.get('val_loss', prior['loss']):.4f}"
+            )
     return 0
 
 

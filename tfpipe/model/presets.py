@@ -27,17 +27,25 @@ class PriorSize:
         width: numbers in a token.
         depth: blocks.
         heads: attention heads; they divide `width`.
-        steps: training steps by default.
         batch_size: windows in a global batch.
         learning_rate: Adam's peak learning rate.
+        passes: how often training sees each window, if the limits below allow it.
+        least_steps: training steps on a small corpus.
+        most_steps: training steps on a large corpus.
     """
 
     width: int
     depth: int
     heads: int
-    steps: int = 4000
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 1e-3
+    passes: int = 20
+    least_steps: int = 900
+    most_steps: int = 50_000
+
+    def steps(self, examples: int) -> int:
+        """Returns the training steps on a corpus with this number of training examples."""
+        return min(max(self.passes * examples // self.batch_size, self.least_steps), self.most_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +174,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 epochs=100,
                 learning_rate=5e-4,
                 patience=20,
-                prior=PriorSize(width=512, depth=8, heads=8, steps=40_000, batch_size=256, learning_rate=5e-4),
+                prior=PriorSize(width=512, depth=8, heads=8, batch_size=128, learning_rate=5e-4, passes=60),
                 **_COSINE,
             ),
             # For tests and first tries.
@@ -182,7 +190,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 learning_rate=5e-4,
                 schedule="cosine",
                 patience=0,
-                prior=PriorSize(width=32, depth=1, heads=2, steps=100, learning_rate=5e-3),
+                prior=PriorSize(width=32, depth=1, heads=2, learning_rate=5e-3, passes=1, least_steps=100),
             ),
         )
     }

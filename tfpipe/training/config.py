@@ -107,7 +107,7 @@ class TrainConfig:
     )
     prior_steps: int | None = setting(
         None,
-        help="training steps of the prior (default: the preset's)",
+        help="training steps of the prior (default: by the size of the corpus)",
         metavar="N",
         at_least=1,
         at_most=100_000_000,
@@ -192,10 +192,9 @@ class TrainConfig:
         Raises:
             UsageError: the preset has none.
         """
-        size = self.chosen.prior
-        if size is None:
+        if self.chosen.prior is None:
             raise UsageError(f"preset {self.preset!r} has no learned prior; use --prior none, or preset sequence")
-        return dataclasses.replace(size, steps=int(self.prior_steps or size.steps))
+        return self.chosen.prior
 
     def _resolve_prior(self) -> None:
         """Decides whether there is a prior, if the caller has not, and refuses one that cannot be."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfpipe.data.manifest import Manifest
 from tfpipe.errors import RunError
 from tfpipe.files.storage import read_json
 from tfpipe.model.latent_shape import LatentShape
 from tfpipe.model.presets import PriorSize
 from tfpipe.training import checkpoint
-from tfpipe.training.run_folder import CHECKPOINTS, CONFIG, DONE
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.run_folder import CHECKPOINTS, CONFIG, DONE, read_history
 
 if TYPE_CHECKING:
     from tfpipe.model.prior import Prior
@@ -35,6 +37,14 @@ def autoencoder_digest(saved: checkpoint.Checkpoint) -> str:
     return sha256.hexdigest()
 
 
+def prior_settings(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """Returns the settings that decide the training of the prior, as its `config.json` has them."""
+    size = config.prior_size()
+    names = ("width", "depth", "heads", "batch_size", "learning_rate")
+    steps = config.prior_steps or size.steps(manifest.examples("train"))
+    return {**{name: getattr(size, name) for name in names}, "steps": steps, "seed": config.seed}
+
+
 def prior_config(run: Path) -> dict[str, Any] | None:
     """Returns the settings of a run's prior; None if it has none."""
     path = run / PRIOR / CONFIG
@@ -48,6 +58,17 @@ def prior_is_trained(run: Path) -> bool:
         return False
     best = checkpoint.load(run / CHECKPOINTS, checkpoint.BEST)
     return best is not None and stored["autoencoder"] == autoencoder_digest(best)
+
+
+def best_of_prior(run: Path) -> dict[str, Any] | None:
+    """Returns the figures of the prior's best checkpoint; None without a prior.
+
+    That is the one with the smallest loss on held-out windows, or the last one if there are none.
+    """
+    rows = read_history(run / PRIOR)
+    if not rows:
+        return None
+    return min(rows, key=lambda row: row["val_loss"]) if "val_loss" in rows[-1] else rows[-1]
 
 
 def load_prior(run: Path, *, autoencoder: str) -> Prior | None:

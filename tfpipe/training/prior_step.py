@@ -36,6 +36,7 @@ class PriorStepper:
         size: PriorSize,
         shape: LatentShape,
         *,
+        steps: int,
         labels: int,
         weights: NDArray[np.float32],
         seed: int,
@@ -52,7 +53,7 @@ class PriorStepper:
         with strategy.scope():
             self.network = prior.build(size, shape, labels=labels, policy=policy)
             self.average = prior.build(size, shape, labels=labels, policy=policy)
-            self.optimizer = self._make_optimizer(size)
+            self.optimizer = self._make_optimizer(size.learning_rate, steps)
             self.optimizer.build(self.network.trainable_variables)
         for old, new in zip(self.average.weights, self.network.weights, strict=True):
             old.assign(new)
@@ -163,14 +164,10 @@ class PriorStepper:
         losses = self._losses(self.average, posteriors, about, seeds=seeds, replica=tf.constant(0), training=False)
         return tf.reduce_mean(losses)
 
-    def _make_optimizer(self, size: PriorSize) -> Any:
-        warm_up = max(1, min(200, size.steps // 10))
+    def _make_optimizer(self, peak: float, steps: int) -> Any:
+        warm_up = max(1, min(200, steps // 10))
         rate = keras.optimizers.schedules.CosineDecay(
-            size.learning_rate * 0.05,
-            max(1, size.steps - warm_up),
-            alpha=0.02,
-            warmup_target=size.learning_rate,
-            warmup_steps=warm_up,
+            peak * 0.05, max(1, steps - warm_up), alpha=0.02, warmup_target=peak, warmup_steps=warm_up
         )
         optimizer = keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0 / self.part.total)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self._policy == "mixed_float16" else optimizer

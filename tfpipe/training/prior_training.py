@@ -6,7 +6,6 @@ from its checkpoint to the same weights, bit for bit, on a CPU in float32.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import tempfile
@@ -26,9 +25,16 @@ from tfpipe.model import networks, precision
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint
 from tfpipe.training.batches import Batches
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.config import FLOW, TrainConfig
 from tfpipe.training.latent_store import Latents, stored_latents
-from tfpipe.training.prior_folder import LATENTS, PRIOR, autoencoder_digest, prior_config, require_same_settings
+from tfpipe.training.prior_folder import (
+    LATENTS,
+    PRIOR,
+    autoencoder_digest,
+    prior_config,
+    prior_settings,
+    require_same_settings,
+)
 from tfpipe.training.prior_step import PriorStepper
 from tfpipe.training.run_folder import CHECKPOINTS, CONFIG, mark_done, read_history, write_history
 from tfpipe.training.stopping import Interrupted
@@ -81,6 +87,7 @@ class PriorTrainer:
         quiet: show no progress.
 
     Attributes:
+        steps: of the whole training.
         step: finished steps.
         history: one row of figures for each report.
     """
@@ -92,7 +99,7 @@ class PriorTrainer:
         self.folder = Path(config.run) / PRIOR
         self.batches = Batches(config, manifest, strategy)
         self.is_chief = self.batches.part.worker == 0
-        self.size, self.shape = config.prior_size(), config.latent_shape(manifest.spec)
+        self.shape = config.latent_shape(manifest.spec)
         self.step, self.history = 0, list[dict[str, Any]]()
         self._losses: list[float] = []
         self._ahead: tuple[int, tuple[NDArray[np.float32], NDArray[np.int32]]] | None = None
@@ -101,9 +108,8 @@ class PriorTrainer:
         jit = precision.compiled(config.jit_compile, replicas=self.batches.part.total)
         encoder, digest = self._autoencoder(config, policy)
         self._settings = {
-            "kind": "flow",
-            **dataclasses.asdict(self.size),
-            "seed": config.seed,
+            "kind": FLOW,
+            **prior_settings(config, manifest),
             "latent_shape": [self.shape.steps, self.shape.channels],
             "labels": list(manifest.labels),
             "dataset": manifest.fingerprint,
@@ -113,12 +119,14 @@ class PriorTrainer:
             "replicas": self.batches.part.total,
             "autoencoder": digest,
         }
+        self.steps = int(self._settings["steps"])
         if self.is_chief:
             self._claim()
         self.latents, self.held_out = (self._latents(split, encoder, store=store) for split in ("train", "validation"))
         self.stepper = PriorStepper(
-            self.size,
+            config.prior_size(),
             self.shape,
+            steps=self.steps,
             labels=len(manifest.labels),
             weights=self._weights(),
             seed=config.seed,
@@ -150,7 +158,7 @@ class PriorTrainer:
             Interrupted: a worker was asked to stop, and the state is saved.
             RunError: the loss is not finite.
         """
-        total, every = self.size.steps, max(1, math.ceil(self.size.steps / _REPORTS))
+        total, every = self.steps, max(1, math.ceil(self.steps / _REPORTS))
         with Progress("prior", total=total, unit="step", done=self.step, quiet=self._quiet) as bar:
             self._introduce(bar)
             started = time.monotonic()
@@ -227,7 +235,7 @@ class PriorTrainer:
     def _introduce(self, bar: Progress) -> None:
         parameters = sum(math.prod(variable.shape) for variable in self.stepper.network.trainable_variables)
         bar.message(
-            f"prior: {len(self.latents)} examples, {self.size.steps} steps of {self.stepper.batch_size}, "
+            f"prior: {len(self.latents)} examples, {self.steps} steps of {self.stepper.batch_size}, "
             f"{parameters:,} parameters"
         )
 

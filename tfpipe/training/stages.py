@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from tfpipe.data.manifest import load_manifest
 from tfpipe.training.config import FLOW, TrainConfig
-from tfpipe.training.prior_folder import PRIOR, prior_is_trained, require_same_settings
+from tfpipe.training.prior_folder import PRIOR, prior_is_trained, prior_settings, require_same_settings
 from tfpipe.training.run_folder import Run, trained
 
 
@@ -22,7 +20,7 @@ def finished(config: TrainConfig) -> Run | None:
         return run
     if not prior_is_trained(run.path):
         return None
-    require_same_settings(run.path / PRIOR, {**dataclasses.asdict(config.prior_size()), "seed": config.seed})
+    require_same_settings(run.path / PRIOR, prior_settings(config, load_manifest(config.data)))
     return run
 
 
