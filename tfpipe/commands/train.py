@@ -76,9 +76,8 @@ def run(args: argparse.Namespace) -> int:
         error = best.get("val_mse", best["mse"])
         print(f"{result.path}: {len(result.history)} epochs, best at {best['epoch']} with mse {error:.5f}")
         if prior:
-            print(
-                f"{result.path}: prior best at step {prior['step']} with loss {prior.get('val_loss', prior['loss']):.4f}"
-            )
+            loss = prior.get("val_loss", prior["loss"])
+            print(f"{result.path}: prior best at step {prior['step']} with loss {loss:.4f}")
     return 0
 
 

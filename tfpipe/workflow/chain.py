@@ -168,9 +168,9 @@ class Chain:
             ),
             Stage(
                 name="train",
-                inputs=lambda done: [done["preprocess"]["fingerprint"], self.train_config.settings(), *self._init()],
+                inputs=lambda done: [done["preprocess"]["fingerprint"], *self._training(), *self._init()],
                 run=self.train,
-                intact=lambda made: (self.run_folder / "DONE").exists(),
+                intact=lambda made: (self.run_folder / "DONE").exists() and self._has_prior(),
             ),
             Stage(
                 name="evaluate",
@@ -216,16 +216,30 @@ class Chain:
             raise DatasetError(f"{problems[0]} ({len(problems)} problem(s)); delete {self.data} and run again")
         return {"problems": 0}
 
+    def _training(self) -> tuple[Any, ...]:
+        """Returns the settings that decide the result of both stages of training."""
+        config = self.train_config
+        return config.settings(), config.prior, config.prior_steps
+
+    def _has_prior(self) -> bool:
+        """Tells whether the run has the prior that it is to have."""
+        from tfpipe.training.config import FLOW
+        from tfpipe.training.prior_folder import prior_is_trained
+
+        return self.train_config.prior != FLOW or prior_is_trained(self.run_folder)
+
     def train(self, done: Outputs) -> dict[str, Any]:
         """Trains the model, or goes on with the run in the folder; returns its figures."""
         from tfpipe.training import checkpoint
         from tfpipe.training.loop import train
+        from tfpipe.training.prior_folder import PRIOR, best_of_prior
         from tfpipe.training.run_folder import CHECKPOINTS
 
         self._set_aside_other_run(done["preprocess"]["fingerprint"])
         result = train(self.train_config, quiet=self.quiet)
         best = checkpoint.load(self.run_folder / CHECKPOINTS, checkpoint.BEST)
         first, last = result.history[0], result.history[-1]
+        prior = checkpoint.load(self.run_folder / PRIOR / CHECKPOINTS, checkpoint.BEST)
         return {
             "epochs": len(result.history),
             "first_mse": first["mse"],
@@ -233,6 +247,7 @@ class Chain:
             "loss": last["loss"],
             "best": dict(result.best),
             "weights": checkpoint.digest(best) if best else None,
+            "prior": {**(best_of_prior(self.run_folder) or {}), "weights": checkpoint.digest(prior)} if prior else None,
         }
 
     def evaluate(self, done: Outputs) -> dict[str, Any]:

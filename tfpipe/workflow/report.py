@@ -45,6 +45,7 @@ def table(report: Mapping[str, Any]) -> str:
         ("skipped files", _skipped(data["skipped"])),
         ("epochs", f"{training['epochs']}, best {training['best']['epoch']}"),
         ("training mse", f"{training['first_mse']:.5f} -> {training['last_mse']:.5f}  (loss {training['loss']:.4f})"),
+        ("prior", _prior(training["prior"])),
         ("reconstruction mse", f"{judged['mse']:.5f}  ({held_out})"),
         ("  mean spectrogram", f"{mean['mse']:.5f}"),
         (f"  {pca_name(pca)}", f"{pca['mse']:.5f}"),
@@ -57,6 +58,13 @@ def table(report: Mapping[str, Any]) -> str:
     state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
     lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     return f"\n{state}{lines}\n\nServe it:\n  {report['serve']}"
+
+
+def _prior(prior: Mapping[str, Any] | None) -> str:
+    if prior is None:
+        return "standard normal"
+    held_out = f", {prior['val_loss']:.4f} on held-out windows" if "val_loss" in prior else ""
+    return f"flow, best at step {prior['step']}: loss {prior['loss']:.4f}{held_out}"
 
 
 def _skipped(skipped: Mapping[str, Any]) -> str:
