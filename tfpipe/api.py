@@ -157,9 +157,11 @@ def evaluate(
     against: PathLike | Run | None = None,
     plots: PathLike | None = None,
     cache: PathLike | None = None,
+    draws: int = 200,
+    seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measures a run on one split of a dataset, beside the mean spectrogram and PCA.
+    """Measures a run on one split of a dataset, beside baselines, and judges what is heard and drawn.
 
     Args:
         data: dataset folder, local or a URL.
@@ -169,6 +171,8 @@ def evaluate(
         against: another run, measured on the same windows.
         plots: folder for pictures of reconstructions and samples.
         cache: local folder that shards are copied to before they are read.
+        draws: windows to draw from the prior and to judge; 0 leaves this out.
+        seed: of the draws.
         quiet: show no progress.
 
     Returns:
@@ -189,6 +193,8 @@ def evaluate(
         against=None if against is None else _run_path(against),
         plots=None if plots is None else Path(plots),
         cache=None if cache is None else Path(cache),
+        draws=draws,
+        seed=seed,
         quiet=quiet,
     )
 

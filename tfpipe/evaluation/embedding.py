@@ -1,16 +1,17 @@
-"""Describes windows by about 180 numbers that say what they sound like, for distances between sets of windows.
+"""Describes windows by about 110 numbers that say what they sound like, for distances between sets of windows.
 
 A distance between pixels would call two performances of one piece strangers, so windows are compared by statistics
 that do not depend on when something happens. They are computed from the log-mel alone, the same on every machine:
 
 - levels: mean and deviation of 16 groups of bands over time, and how loud the frames are;
-- modulation: the power of the log-mel's two-dimensional spectrum by rate (Hz) and scale (cycles per band) in three
-  ranges of frequency, as the auditory cortex is modelled by Chi, Ru and Shamma (2005), "Multiresolution
-  spectrotemporal analysis of complex sounds". Syllables are rates of 2 to 8 Hz, harmonics are fine scales;
-- onsets: how much and how suddenly the bands rise, and whether they rise faster than they fall;
+- rhythm: autocorrelations of the bands in three ranges of frequency at lags from 0.05 to 1.6 s. They are the Fourier
+  transform of the modulation spectrum, in which syllables (2 to 8 Hz) and beats show;
+- lines: autocorrelations of what stands above the neighbouring bands, such as harmonics, at lags up to 0.8 s: how long
+  notes and vowels are held;
+- change: quantiles of the difference between the 0.1 s before and after each frame: attacks, syllables, jumps;
+- onsets: how unevenly the bands rise over time, and whether they rise faster than they fall;
 - pitch: how much a few pitch classes stand out, and for how long they stay. Pitch classes are sorted by strength,
-  so that a piece in another key is not another sound;
-- timbre: how much the mel cepstrum varies, and how much it moves from frame to frame (formants).
+  so that a piece in another key is not another sound.
 
 `Whitening` makes the numbers comparable. A direction counts by how much windows differ in it against how much a
 slight blur and faint noise change it. Without this, each model would be judged by the finest texture, which every
@@ -23,7 +24,6 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.fft
 import scipy.ndimage
 from numpy.typing import NDArray
 
@@ -34,17 +34,19 @@ Floats = NDArray[np.float32]
 
 _GROUPS = 16
 _REGIONS = 3
-# Edges of the cells of the modulation spectrum: rates in Hz, scales in cycles per band.
-_RATES_HZ = (0.0, 0.3, 1.0, 2.0, 4.0, 8.0, np.inf)
-_SCALES = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, np.inf)
+_RHYTHM_LAGS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_LINE_LAGS_S = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+# Groups of bands in a range of frequency, and in all of them.
+_REGION_GROUPS, _CHANGE_GROUPS = 10, 32
+_CHANGE_S = 0.1
+_CHANGE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
 # Pitch classes are told apart where a band is narrower than a semitone and partials do not yet merge.
 _PITCH_HZ = (350.0, 4000.0)
 _PITCH_LAGS_S = (0.05, 0.2, 0.5, 1.0)
-_CEPSTRUM = 12
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PIECE_S = 0.19
-# Keeps logarithms finite: about the power that the rounding to 8 bits leaves in a cell.
-_LEAST = 1e-5
+# Keeps ratios and logarithms finite: a variation by less than 0.01 counts as none.
+_LEAST = 1e-4
 # A window whose maximum is below 1 is lifted, by so much at most, because inversion lifts it too.
 _MOST_LIFT = 0.25
 # Features further out than this many deviations count as this far. So one odd feature cannot decide a distance.
@@ -115,7 +117,15 @@ def describe_windows(mels: NDArray[np.floating[Any]], spec: FeatureSpec) -> Floa
     """
     mels = np.asarray(mels, np.float32)
     mels = mels + np.minimum(1.0 - mels.max(axis=(1, 2), keepdims=True), _MOST_LIFT) * (mels > 0.0)
-    parts = (_levels(mels), _modulation(mels, spec), _onsets(mels), _pitch(mels, spec), _timbre(mels))
+    fine = _fine(mels)
+    parts = (
+        _levels(mels),
+        _rhythm(mels, spec),
+        _lines(fine, spec),
+        _change(mels, spec),
+        _onsets(mels),
+        _pitch(fine, spec),
+    )
     return np.asarray(np.concatenate([part.reshape(len(mels), -1) for part in parts], axis=1), np.float32)
 
 
@@ -126,18 +136,45 @@ def _levels(mels: Floats) -> Floats:
     return np.concatenate([groups.mean(axis=2), groups.std(axis=2), loudness], axis=1)
 
 
-def _modulation(mels: Floats, spec: FeatureSpec) -> Floats:
-    """Returns the log power of the modulation spectrum in cells of rate and scale, for each range of frequency."""
+def _rhythm(mels: Floats, spec: FeatureSpec) -> Floats:
+    """Returns the autocorrelations of the bands, in small groups, for each range of frequency."""
     found = []
     for part in _split(mels, _REGIONS):
-        taper = np.outer(_hann(part.shape[1]), _hann(part.shape[2])).astype(np.float32)
-        taper /= np.sqrt(np.square(taper).sum())
-        spectrum = scipy.fft.rfft2((part - part.mean(axis=(1, 2), keepdims=True)) * taper)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        by_rate = power @ _cells(np.arange(power.shape[2]) * spec.sample_rate / spec.hop / part.shape[2], _RATES_HZ)
-        scales = np.abs(scipy.fft.fftfreq(part.shape[1]))
-        found.append(np.log(_cells(scales, _SCALES).T @ by_rate + _LEAST))
+        groups = np.stack([group.mean(axis=1) for group in _split(part, _REGION_GROUPS)], axis=1)
+        found.append(_autocorrelation(groups, _RHYTHM_LAGS_S, spec))
+    return np.concatenate(found, axis=1)
+
+
+def _lines(fine: Floats, spec: FeatureSpec) -> Floats:
+    """Returns the autocorrelations of the fine structure, for each range of frequency."""
+    return np.concatenate([_autocorrelation(part, _LINE_LAGS_S, spec) for part in _split(fine, _REGIONS)], axis=1)
+
+
+def _autocorrelation(rows: Floats, lags_s: tuple[float, ...], spec: FeatureSpec) -> Floats:
+    """Returns the autocorrelation of `[n, rows, frames]` along time, of all rows together, `[n, lags]`."""
+    centred = rows - rows.mean(axis=2, keepdims=True)
+    power = np.square(centred).mean(axis=(1, 2)) + _LEAST
+    found = []
+    for lag_s in lags_s:
+        lag = _frames(lag_s, spec, most=rows.shape[2] - 1)
+        found.append((centred[:, :, lag:] * centred[:, :, : rows.shape[2] - lag]).mean(axis=(1, 2)) / power)
     return np.stack(found, axis=1)
+
+
+def _change(mels: Floats, spec: FeatureSpec) -> Floats:
+    """Returns log quantiles of the distance between the mean spectra just before and just after each frame."""
+    reach = _frames(_CHANGE_S, spec, most=max(1, mels.shape[2] // 2))
+    groups = np.stack([group.mean(axis=1) for group in _split(mels, _CHANGE_GROUPS)], axis=1)
+    sums = np.pad(groups, ((0, 0), (0, 0), (1, 0))).cumsum(axis=2)
+    means = (sums[:, :, reach:] - sums[:, :, :-reach]) / reach
+    later = means[:, :, min(reach, means.shape[2] - 1) :]
+    steps = np.sqrt(np.square(later - means[:, :, : later.shape[2]]).mean(axis=1))
+    return np.log(np.quantile(steps, _CHANGE_QUANTILES, axis=1).T + 1e-2)
+
+
+def _frames(seconds: float, spec: FeatureSpec, *, most: int) -> int:
+    """Returns seconds in frames, from 1 to `most`; 0 if even one is too many."""
+    return min(max(1, round(seconds * spec.sample_rate / spec.hop)), most)
 
 
 def _onsets(mels: Floats) -> Floats:
@@ -158,25 +195,18 @@ def _onsets(mels: Floats) -> Floats:
     return np.stack(found, axis=1)
 
 
-def _pitch(mels: Floats, spec: FeatureSpec) -> Floats:
+def _pitch(fine: Floats, spec: FeatureSpec) -> Floats:
     """Returns how much the strongest pitch classes stand out, in the mean and by frame, and for how long they stay."""
-    classes = _pitch_classes(spec).T @ _fine(mels)
+    classes = _pitch_classes(spec).T @ fine
     size = np.sqrt(np.square(classes).sum(axis=1, keepdims=True))
     profile = np.sort(classes.mean(axis=2), axis=1)[:, ::-1]
     found = [profile, (classes.max(axis=1) / (size[:, 0] + 1e-3)).mean(axis=1, keepdims=True)]
     unit = classes / (size + 1e-3)
     for lag_s in _PITCH_LAGS_S:
-        lag = min(max(1, round(lag_s * spec.sample_rate / spec.hop)), mels.shape[2] - 1)
+        lag = _frames(lag_s, spec, most=fine.shape[2] - 1)
         alike = (unit[:, :, lag:] * unit[:, :, : unit.shape[2] - lag]).sum(axis=1)
         found.append(alike.mean(axis=1, keepdims=True))
     return np.concatenate(found, axis=1)
-
-
-def _timbre(mels: Floats) -> Floats:
-    """Returns the deviation of the mel cepstrum over time, and the mean size of its steps."""
-    cepstrum = scipy.fft.dct(mels, axis=1, norm="ortho")[:, 1 : _CEPSTRUM + 1]
-    steps = np.abs(np.diff(cepstrum, axis=2, prepend=cepstrum[:, :, :1])).mean(axis=2)
-    return np.asarray(np.log(np.concatenate([cepstrum.std(axis=2), steps], axis=1) + 1e-3), np.float32)
 
 
 def _fine(mels: Floats) -> Floats:
@@ -215,14 +245,3 @@ def _pitch_classes(spec: FeatureSpec) -> Floats:
 def _split(mels: Floats, count: int) -> list[Floats]:
     """Cuts the bands into at most `count` groups of neighbours."""
     return list(np.array_split(mels, min(count, mels.shape[1]), axis=1))
-
-
-def _cells(values: NDArray[np.floating[Any]], edges: tuple[float, ...]) -> Floats:
-    """Returns which cell between `edges` each value falls into, `[values, cells]` of 0 and 1."""
-    at = np.asarray(edges)
-    return ((values[:, None] >= at[:-1]) & (values[:, None] < at[1:])).astype(np.float32)
-
-
-def _hann(size: int) -> NDArray[np.float64]:
-    """Returns a Hann window without zeros at its ends."""
-    return np.asarray(0.5 - 0.5 * np.cos(2.0 * np.pi * (np.arange(size) + 0.5) / size))

@@ -12,8 +12,8 @@ _EQUAL = 0.05
 # Overfit: PCA's error is that of a linear model, which hardly overfits. If the model's share of it is so many times
 # larger on held-out recordings than on training recordings, the model has learned the recordings.
 _OVERFIT = 1.25
-# Ways to noise up to which draws are called good and fair.
-_GOOD, _FAIR = 0.25, 0.5
+# Draws are good up to this share of the way from training windows to reconstructions out of order.
+_GOOD = 0.5
 # Share of draws that may be near-copies of training windows beyond the share of held-out windows that are.
 _COPIES = 0.1
 _KEEPS_NOTES, _INTELLIGIBLE = 0.5, 0.6
@@ -60,11 +60,12 @@ def _overfit(result: Mapping[str, Any]) -> bool | None:
 
 
 def _draws(result: Mapping[str, Any]) -> str | None:
-    """Rates the draws by their way to noise; None if there are none."""
-    way = result["draws"].get("way_to_noise")
-    if way is None:
+    """Rates the draws: `poor` if further from recordings than sounds out of order; None if not measured."""
+    if result["draws"].get("way_to_noise") is None:
         return None
-    return "good" if way <= _GOOD else "fair" if way <= _FAIR else "poor"
+    kad = {name: row["kernel_distance"] for name, row in result["draws"]["against"].items()}
+    good = kad["training"] + _GOOD * (kad["out of order"] - kad["training"])
+    return "good" if kad["draws"] <= good else "fair" if kad["draws"] <= kad["out of order"] else "poor"
 
 
 def _copies(result: Mapping[str, Any]) -> bool | None:
@@ -97,7 +98,9 @@ def _say_draws(result: Mapping[str, Any], draws: str | None, copies: bool | None
     if draws is None:
         return "The draws cannot be told from noise, because the recordings cannot either."
     way = 100.0 * result["draws"]["way_to_noise"]
-    sentence = f"Draws are {draws}: {max(0.0, way):.0f} % of the way from training windows to noise"
+    order = "further from recordings" if draws == "poor" else "nearer to recordings"
+    sentence = f"Draws are {draws}: {order} than sounds in random order are"
+    sentence += f", {max(0.0, way):.0f} % of the way from training windows to noise"
     if copies:
         share = 100.0 * result["draws"]["nearest_training"]["copies"]
         return f"{sentence}, and {share:.0f} % of them nearly copy a training window."
