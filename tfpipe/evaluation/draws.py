@@ -28,7 +28,8 @@ _CHANGED = 128
 # Training windows that draws are compared with, to find copies. Each is reconstructed, which takes most of the time.
 _COMPARED = 1000
 # A draw is a copy if it is nearer to a training window than this share of the median held-out window's distance. On
-# the corpus of docs/EVALUATION.md, half of the copies that are shifted by 1 s lie below 0.45 of it, and 5 % of other windows below 0.7.
+# the corpus of docs/EVALUATION.md, half of the copies that are shifted by 1 s lie below 0.45 of it, and 5 % of other
+# windows below 0.7.
 _COPY = 0.6
 # Fewer held-out windows than this say nothing about draws.
 LEAST_WINDOWS = 2
