@@ -169,7 +169,7 @@ def _change(mels: Floats, spec: FeatureSpec) -> Floats:
     means = (sums[:, :, reach:] - sums[:, :, :-reach]) / reach
     later = means[:, :, min(reach, means.shape[2] - 1) :]
     steps = np.sqrt(np.square(later - means[:, :, : later.shape[2]]).mean(axis=1))
-    return np.log(np.quantile(steps, _CHANGE_QUANTILES, axis=1).T + 1e-2)
+    return np.asarray(np.log(np.quantile(steps, _CHANGE_QUANTILES, axis=1).T + 1e-2), np.float32)
 
 
 def _frames(seconds: float, spec: FeatureSpec, *, most: int) -> int:
