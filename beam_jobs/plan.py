@@ -324,6 +324,11 @@ def _require_enough(kept: Sequence[Scan], bad: Sequence[Skipped], *, found: int,
             f"all {found} files are shorter than {needed:g} s, which one window needs; "
             "give longer recordings, or lower --window-s or --min-fill"
         )
+    if set(reasons) == {"silent"} and not kept:
+        raise TfpipeError(
+            f"all {found} files are silent: every window is under {config.spec.silence_dbfs:g} dBFS, as in "
+            f"{bad[0].path}; check the recordings, or lower --silence-dbfs if they are only quiet"
+        )
     summary = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
     limit = "" if not kept else f" (more than the allowed {config.max_skipped:.0%}; raise --max-skipped to go on)"
     raise TfpipeError(

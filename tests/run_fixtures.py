@@ -12,7 +12,7 @@ QUICK_SETTINGS: dict[str, Any] = {"preset": "tiny", "epochs": 2, "semitones": (0
 
 @pytest.fixture(scope="session")
 def few_recordings(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three clips of one label, so that each split has one, and one clip of another label."""
+    """Three clips of one label, of which one is held out for validation, and one clip of another label."""
     folder = tmp_path_factory.mktemp("few")
     for label, count in zip(sorted(path for path in small_corpus.iterdir() if path.is_dir()), (3, 1), strict=True):
         (folder / label.name).mkdir()

@@ -159,6 +159,8 @@ def test_too_much_skipped_fails_with_the_reasons():
     assert len(make_plan(scans[:2], skipped=(), config=CONFIG).tracks) == 1
     with pytest.raises(TfpipeError, match=r"all 2 files are shorter than 2.5 s"):
         make_plan([scan("a", code="too_short"), scan("b", code="too_short")], skipped=(), config=CONFIG)
+    with pytest.raises(TfpipeError, match=r"all 2 files are silent: every window is under -60 dBFS, as in a; check"):
+        make_plan([scan("a", code="silent"), scan("b", code="silent")], skipped=(), config=CONFIG)
 
 
 GROUPS = st.dictionaries(

@@ -141,7 +141,7 @@ def test_a_list_gives_the_labels_and_groups_stay_in_one_split(job_corpus, in_pro
     split_of = {Path(track.path).parts[-2:]: track.split for track in load_tracks(tmp_path / "out")}
     for first in range(0, 12, 4):
         assert len({split_of[name.parts] for name in names[first : first + 4]}) == 1
-    assert set(split_of.values()) == {"train", "validation", "test"}
+    assert {"train", "validation"} <= set(split_of.values())
     capsys.readouterr()
     assert main([*base, f"--groups={tmp_path / 'groups.csv'}"]) == 0
     assert "nothing to do" in capsys.readouterr().err
