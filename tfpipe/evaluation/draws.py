@@ -8,6 +8,7 @@ have the right sounds but no melody or words; and white noise (ceiling).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,20 +68,20 @@ def judge_draws(
         return {"missing": f"needs {LEAST_WINDOWS} windows of each split, and as many draws"}
     if not training.codes.any() or not held_out.codes.any():
         return {"missing": "all windows are silent"}
-    compared = training.take(np.arange(min(_COMPARED, len(training))))
-    total = len(training) + is_held_out * len(compared) + 3 * len(held_out) + count + _NOISE_WINDOWS
+    # The sample is in the order of tracks; parts of it must have some of all.
+    training = training.take(np.random.default_rng(seed).permutation(len(training)))
+    compared = training.take(np.arange(min(_COMPARED, len(training)) * is_held_out))
+    total = len(training) + len(compared) + 2 * len(held_out) + count + _NOISE_WINDOWS
     with Progress("draws", total=total, unit="window", quiet=quiet) as bar:
         features = _features(training, model, bar)
         whitening = Whitening.fit(features, training.take(np.arange(min(_CHANGED, len(training)))).mels, model.spec)
         known = whitening.apply(features)
         points = whitening.apply(_features(held_out, model, bar))
-        rebuilt = whitening.apply(_features(held_out, model, bar, rebuild=True))
-        mixed = whitening.apply(_features(held_out, model, bar, rebuild=True, seed=seed))
-        learned = whitening.apply(_features(compared, model, bar, rebuild=True)) if is_held_out else None
+        rebuilt, mixed = (whitening.apply(rows) for rows in _rebuilt_and_mixed(held_out, model, seed, bar))
+        learned = [whitening.apply(describe_windows(mels, model.spec)) for mels in _rebuilt(compared, model, bar)]
         drawn = _draw(model, training, whitening, count=count, seed=seed, bar=bar)
         noise = whitening.apply(_noise(model, seed, bar))
-    rng = np.random.default_rng(seed)
-    floor = known[np.sort(rng.choice(len(known), min(len(known), count), replace=False))]
+    floor = known[:count]
     bandwidth = distances.median_distance(known)
     rows = {"draws": drawn.points, "training": floor, "reconstructions": rebuilt, "out of order": mixed, "noise": noise}
     result: dict[str, Any] = {
@@ -93,25 +94,36 @@ def judge_draws(
     kad = {name: row["kernel_distance"] for name, row in result["against"].items()}
     way = kad["noise"] - kad["training"]
     result["way_to_noise"] = (kad["draws"] - kad["training"]) / way if way > 0.0 else None
-    result["nearest_training"] = (
-        {"missing": "these windows were trained on"} if learned is None else _nearest(drawn.points, rebuilt, learned)
-    )
+    result["nearest_training"] = {"missing": "these windows were trained on"}
+    if learned:
+        result["nearest_training"] = _nearest(drawn.points, rebuilt, np.concatenate(learned))
     result["label"] = _label(model, drawn, known, training.label, points, held_out.label)
     return result
 
 
-def _features(
-    windows: Windows, model: TrainedModel, bar: Progress, *, rebuild: bool = False, seed: int | None = None
-) -> Floats:
-    """Returns features `[n, features]` of windows, or of their reconstructions, which a seed puts out of order."""
-    parts: list[Floats] = []
+def _features(windows: Windows, model: TrainedModel, bar: Progress) -> Floats:
+    """Returns the features of windows, `[n, features]`."""
+    parts = []
     for batch in windows.batches():
-        mels = reconstruct(model, batch.mels) if rebuild else batch.mels
-        if seed is not None:
-            mels = out_of_order(mels, model.spec, seed=seed + len(parts))
-        parts.append(describe_windows(mels, model.spec))
+        parts.append(describe_windows(batch.mels, model.spec))
         bar.update(len(batch))
     return np.concatenate(parts)
+
+
+def _rebuilt(windows: Windows, model: TrainedModel, bar: Progress) -> Iterator[Floats]:
+    """Yields the windows' reconstructions, `[batch, n_mels, frames]`."""
+    for batch in windows.batches():
+        yield reconstruct(model, batch.mels)
+        bar.update(len(batch))
+
+
+def _rebuilt_and_mixed(windows: Windows, model: TrainedModel, seed: int, bar: Progress) -> tuple[Floats, Floats]:
+    """Returns the features of the windows' reconstructions, and of these out of order, two arrays `[n, features]`."""
+    rebuilt, mixed = [], []
+    for number, mels in enumerate(_rebuilt(windows, model, bar)):
+        rebuilt.append(describe_windows(mels, model.spec))
+        mixed.append(describe_windows(out_of_order(mels, model.spec, seed=seed + number), model.spec))
+    return np.concatenate(rebuilt), np.concatenate(mixed)
 
 
 def _draw(

@@ -198,7 +198,8 @@ def _training_error(model: TrainedModel, fitted: Baselines, training: Windows, *
     rows = np.flatnonzero(training.is_original)
     if not len(rows):
         return {"missing": "the sample of the training windows has variants alone"}
-    originals = training.take(rows[:_MOST_ORIGINALS])
+    places = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ORIGINALS)).astype(int)  # the rows are sorted by track
+    originals = training.take(rows[places])
     found = measure_reconstruction(model, originals.batches(), total=len(originals), quiet=True)
     _, pca = fitted.errors(originals.batches())
     return {"windows": len(originals), "mse": float(found.mse.mean()), "pca_mse": float(pca.mean())}

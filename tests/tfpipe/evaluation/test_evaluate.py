@@ -12,7 +12,7 @@ from run_tools import save_run
 
 from tfpipe.commands import evaluate as command
 from tfpipe.data.manifest import load_manifest
-from tfpipe.errors import RunError
+from tfpipe.errors import RunError, UsageError
 from tfpipe.evaluation.evaluate import evaluate
 from tfpipe.model import networks
 
@@ -38,10 +38,10 @@ def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half_dead: Path, notebook: Path) -> None:
-    result = evaluate(str(dataset), str(half_dead), split="validation", against=str(notebook), quiet=True)
+    result = evaluate(str(dataset), str(half_dead), split="validation", against=str(notebook), draws=0, quiet=True)
     assert (result["active_units"], result["dead"]) == (2, [1, 3])
     assert [value > 0.01 for value in result["kl_per_dimension"]] == [True, False, True, False]
-    other = evaluate(dataset, notebook, split="validation", quiet=True)
+    other = evaluate(dataset, notebook, split="validation", draws=0, quiet=True)
     assert (other["kl"], other["dead"]) == (0.0, [0, 1, 2, 3])
     assert result["baselines"]["notebook"] == {
         "mse": other["mse"],
@@ -57,16 +57,48 @@ def test_command_tells_people_and_scripts(
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    arguments = ["--data", str(dataset), "--run", str(half_dead), "--split", "validation", "--against", str(notebook)]
+    arguments = ["--data", str(dataset), "--run", str(half_dead), "--split", "validation", "--draws", "0"]
+    arguments += ["--against", str(notebook)]
     assert command.run(parser.parse_args(arguments)) == 0
     said = capsys.readouterr().out
     assert "2 of 4 dimensions active; dead: 1, 3" in said
     assert f"notebook, {notebook}" in said
+    assert "left out by --draws 0" in said
     assert command.run(parser.parse_args([*arguments, "--json"])) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["draws"] == {"missing": "left out by --draws 0"}
+    assert result["verdict"]["text"].split()[0] in said
     assert result["dead"] == [1, 3]
     assert result["baselines"].keys() == {"mean", "pca", "notebook"}
     assert f"{result['baselines']['notebook']['mse']:.5f}" in said
+
+
+def test_every_group_is_measured_alike_twice(dataset: Path, half_dead: Path) -> None:
+    found = evaluate(dataset, half_dead, split="validation", draws=8, quiet=True)
+    assert found == evaluate(dataset, half_dead, split="validation", draws=8, quiet=True)
+    assert "nan" not in json.dumps(found).lower()
+    bands = found["audio"]["bands"]
+    assert (bands[0]["low_hz"], bands[-1]["high_hz"]) == (30.0, 8000.0)
+    assert found["mse"] == pytest.approx(np.mean(found["audio"]["mel_bands"]["mse"]), rel=1e-2)
+    assert found["audio"]["rate_kbit_s"] == pytest.approx(found["kl"] / np.log(2) / 5.0 / 1000.0)
+    assert found["audio"]["listened"] == found["audio"]["level_db"]["windows"] > 0
+    assert found["draws"]["count"] == 8
+    assert "no label can be asked for" in found["draws"]["label"]["missing"]
+    assert found["training"]["mse"] > 0.0
+    assert found["verdict"]["text"]
+
+
+def test_windows_of_training_are_not_held_out(dataset: Path, half_dead: Path) -> None:
+    found = evaluate(dataset, half_dead, split="train", draws=2, quiet=True)
+    assert "missing" in found["training"]
+    assert "missing" in found["draws"]["nearest_training"]
+    assert found["verdict"]["overfit"] is None
+
+
+@pytest.mark.parametrize("draws", [1, -5])
+def test_one_draw_cannot_be_judged(dataset: Path, half_dead: Path, draws: int) -> None:
+    with pytest.raises(UsageError, match="use 0 for none, or at least 2"):
+        evaluate(dataset, half_dead, draws=draws, quiet=True)
 
 
 def test_a_run_to_compare_with_must_be_there(dataset: Path, half_dead: Path, tmp_path: Path) -> None:
