@@ -24,9 +24,8 @@ class PriorSize:
     """The learned prior of a preset: its network (`tfpipe.model.prior`), and how it is trained.
 
     Attributes:
-        width: numbers in a token.
+        width: channels of a step.
         depth: blocks.
-        heads: attention heads; they divide `width`.
         batch_size: windows in a global batch.
         learning_rate: Adam's peak learning rate.
         passes: how often training sees each window, if the limits below allow it.
@@ -36,7 +35,6 @@ class PriorSize:
 
     width: int
     depth: int
-    heads: int
     batch_size: int = 32
     learning_rate: float = 1e-3
     passes: int = 20
@@ -135,7 +133,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 epochs=40,
                 learning_rate=2e-3,
                 patience=20,
-                prior=PriorSize(width=192, depth=4, heads=4),
+                prior=PriorSize(width=256, depth=4),
                 **_COSINE,
             ),
             # One vector for a window: for maps and sliders.
@@ -174,7 +172,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 epochs=100,
                 learning_rate=5e-4,
                 patience=20,
-                prior=PriorSize(width=512, depth=8, heads=8, batch_size=128, learning_rate=5e-4, passes=60),
+                prior=PriorSize(width=768, depth=8, batch_size=128, learning_rate=5e-4, passes=60),
                 **_COSINE,
             ),
             # For tests and first tries.
@@ -190,7 +188,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 learning_rate=5e-4,
                 schedule="cosine",
                 patience=0,
-                prior=PriorSize(width=32, depth=1, heads=2, learning_rate=5e-3, passes=1, least_steps=100),
+                prior=PriorSize(width=32, depth=1, learning_rate=5e-3, passes=1, least_steps=100),
             ),
         )
     }

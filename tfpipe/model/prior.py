@@ -24,6 +24,8 @@ from tfpipe.model.presets import PriorSize
 DRAW_STEPS = 25
 # How far a draw is moved from what is likely for any label towards what is likely for the label that was asked for.
 GUIDANCE = 2.0
+# Steps that a filter sees, and the number of dilations (1, 2, 4) that the blocks take in turn.
+_KERNEL, _DILATIONS = 5, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +130,12 @@ def known_label(label: tf.Tensor, labels: int) -> tf.Tensor:
 def build(size: PriorSize, shape: LatentShape, *, labels: int, policy: str = "float32") -> keras.Model:
     """Builds the network with fresh weights.
 
-    It is a transformer (Peebles and Xie, 2023, "Scalable Diffusion Models with Transformers"): time and condition scale
-    and shift the input of every layer, by vectors that the blocks share up to an offset of their own (Chen et al.,
-    2024, "PixArt-alpha"). Before training it predicts the best linear guess of the velocity, see `Velocity`.
+    It has filters along time. Time and condition scale and shift the input of each block, by vectors that the blocks
+    share up to an offset of their own (Chen et al., 2024, "PixArt-alpha"). Before training it predicts the best linear
+    guess of the velocity, see `Velocity`.
 
     Args:
-        size: width, depth and heads.
+        size: width and depth.
         shape: of the latent.
         labels: number of labels.
         policy: Keras dtype policy of the layers.
@@ -150,13 +152,13 @@ def build(size: PriorSize, shape: LatentShape, *, labels: int, policy: str = "fl
     label = keras.Input((), dtype="int32", name="label")
     original = keras.Input((), dtype="int32", name="original")
     condition = _condition(time, label, original, width=width, labels=labels)
-    shared = layers.Dense(6 * width, kernel_initializer="zeros", dtype=policy, name="shared")(condition)
+    shared = layers.Dense(3 * width, kernel_initializer="zeros", dtype=policy, name="shared")(condition)
     last = layers.Dense(2 * width, kernel_initializer="zeros", dtype=policy, name="last")(condition)
     tokens = layers.Concatenate(dtype="float32")([x, layers.Reshape((shape.steps, 1), dtype="float32")(flags)])
     tokens = Positions(dtype=policy, name="positions")(layers.Dense(width, dtype=policy, name="tokens")(tokens))
     for index in range(size.depth):
-        tokens = _block(tokens, shared, size=size, policy=policy, name=f"block_{index}")
-    tokens = Modulate(0, 1, dtype=policy)([_normal(tokens, policy), Vectors(2, dtype=policy, name="vectors")(last)])
+        tokens = _block(tokens, shared, index=index, size=size, policy=policy)
+    tokens = Modulate(dtype=policy)([_normal(tokens, policy), Vectors(2, dtype=policy, name="vectors")(last)])
     output = layers.Dense(shape.channels, kernel_initializer="zeros", dtype="float32", name="output")(tokens)
     velocity = Velocity(dtype="float32", name="velocity")([output, x, time])
     return keras.Model([x, flags, time, label, original], velocity, name="prior")
@@ -227,30 +229,22 @@ class Vectors(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Modulate(layers.Layer):
-    """Scales and shifts each step of `[n, steps, width]` by two of the vectors `[n, count, width]`."""
-
-    def __init__(self, scale: int, shift: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.scale, self.shift = scale, shift
+    """Scales and shifts each step of `[n, steps, width]` by the first two of the vectors `[n, count, width]`."""
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Returns `x * (1 + scale) + shift` for x and the vectors."""
         x, vectors = inputs
-        return x * (1.0 + vectors[:, self.scale, tf.newaxis]) + vectors[:, self.shift, tf.newaxis]
+        return x * (1.0 + vectors[:, 0, tf.newaxis]) + vectors[:, 1, tf.newaxis]
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Gate(layers.Layer):
-    """Adds a branch to `[n, steps, width]`, scaled by one of the vectors `[n, count, width]`."""
-
-    def __init__(self, gate: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.gate = gate
+    """Adds a branch to `[n, steps, width]`, scaled by the third of the vectors `[n, count, width]`."""
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Returns `x + (1 + gate) * branch` for x, branch and the vectors."""
         x, branch, vectors = inputs
-        return x + (1.0 + vectors[:, self.gate, tf.newaxis]) * branch
+        return x + (1.0 + vectors[:, 2, tf.newaxis]) * branch
 
 
 def _condition(time: Any, label: Any, original: Any, *, width: int, labels: int) -> Any:
@@ -267,16 +261,21 @@ def _condition(time: Any, label: Any, original: Any, *, width: int, labels: int)
     return layers.Activation("silu", dtype="float32")(layers.Add(dtype="float32")(terms))
 
 
-def _block(x: Any, shared: Any, *, size: PriorSize, policy: str, name: str) -> Any:
-    """Adds attention over the steps, then two dense layers, each beside the identity."""
-    vectors = Vectors(6, dtype=policy, name=f"{name}_vectors")(shared)
-    attend = layers.MultiHeadAttention(size.heads, size.width // size.heads, dtype=policy, name=f"{name}_attention")
-    y = Modulate(0, 1, dtype=policy)([_normal(x, policy), vectors])
-    x = Gate(2, dtype=policy)([x, attend(y, y), vectors])
-    y = Modulate(3, 4, dtype=policy)([_normal(x, policy), vectors])
+def _block(x: Any, shared: Any, *, index: int, size: PriorSize, policy: str) -> Any:
+    """Adds a filter along time for each channel, then two dense layers, beside the identity; at first they add zero.
+
+    Source: ConvNeXt (Liu et al., 2022), along time alone, with a wider view in some blocks.
+    """
+    name = f"block_{index}"
+    vectors = Vectors(3, dtype=policy, name=f"{name}_vectors")(shared)
+    y = Modulate(dtype=policy)([_normal(x, policy), vectors])
+    y = layers.DepthwiseConv1D(
+        _KERNEL, padding="same", dilation_rate=2 ** (index % _DILATIONS), dtype=policy, name=f"{name}_filters"
+    )(y)
+    y = layers.LayerNormalization(dtype=policy, name=f"{name}_normal")(y)
     y = layers.Dense(4 * size.width, activation="silu", dtype=policy, name=f"{name}_wide")(y)
     y = layers.Dense(size.width, kernel_initializer="zeros", dtype=policy, name=f"{name}_narrow")(y)
-    return Gate(5, dtype=policy)([x, y, vectors])
+    return Gate(dtype=policy)([x, y, vectors])
 
 
 def _normal(x: Any, policy: str) -> Any:

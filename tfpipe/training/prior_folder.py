@@ -40,7 +40,7 @@ def autoencoder_digest(saved: checkpoint.Checkpoint) -> str:
 def prior_settings(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
     """Returns the settings that decide the training of the prior, as its `config.json` has them."""
     size = config.prior_size()
-    names = ("width", "depth", "heads", "batch_size", "learning_rate")
+    names = ("width", "depth", "batch_size", "learning_rate")
     steps = config.prior_steps or size.steps(manifest.examples("train"))
     return {**{name: getattr(size, name) for name in names}, "steps": steps, "seed": config.seed}
 
@@ -93,7 +93,7 @@ def load_prior(run: Path, *, autoencoder: str) -> Prior | None:
     if saved is None:
         return None
     shape, labels = LatentShape(*stored["latent_shape"]), len(stored["labels"])
-    size = PriorSize(width=stored["width"], depth=stored["depth"], heads=stored["heads"])
+    size = PriorSize(width=stored["width"], depth=stored["depth"])
     network = prior.build(size, shape, labels=labels)
     checkpoint.assign(network.weights, saved.arrays, prefix="prior", where=str(run / PRIOR))
     return prior.Prior(network=network, shape=shape, labels=labels, original=saved.state["original"])

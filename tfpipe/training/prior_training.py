@@ -42,8 +42,8 @@ from tfpipe.training.strategy import from_chief, worker
 
 # Reports over the whole training; each measures held-out windows and saves a checkpoint.
 _REPORTS = 20
-# Held-out windows that are measured, and rows of the latents that the weights of the loss are computed from.
-_MEASURED, _WEIGHED = 512, 4096
+# Held-out windows that are measured.
+_MEASURED = 512
 
 
 def train_prior(
@@ -106,7 +106,7 @@ class PriorTrainer:
         self._save_every_s = config.checkpoint_every_s
         policy = precision.resolve(config.precision)
         jit = precision.compiled(config.jit_compile, replicas=self.batches.part.total)
-        encoder, digest = self._autoencoder(config, policy)
+        autoencoder, digest = self._autoencoder(config, policy)
         self._settings = {
             "kind": FLOW,
             **prior_settings(config, manifest),
@@ -122,13 +122,15 @@ class PriorTrainer:
         self.steps = int(self._settings["steps"])
         if self.is_chief:
             self._claim()
-        self.latents, self.held_out = (self._latents(split, encoder, store=store) for split in ("train", "validation"))
+        self.latents, self.held_out = (
+            self._latents(split, autoencoder.encoder, store=store) for split in ("train", "validation")
+        )
         self.stepper = PriorStepper(
             config.prior_size(),
             self.shape,
             steps=self.steps,
             labels=len(manifest.labels),
-            weights=self._weights(),
+            weights=self._channel_weights(autoencoder.decoder),
             seed=config.seed,
             policy=policy,
             jit=jit,
@@ -256,8 +258,8 @@ class PriorTrainer:
         else:
             require_same_settings(self.folder, self._settings)
 
-    def _autoencoder(self, config: TrainConfig, policy: str) -> tuple[Any, str]:
-        """Returns the best encoder of the run and the digest of its weights, on every worker."""
+    def _autoencoder(self, config: TrainConfig, policy: str) -> tuple[networks.Models, str]:
+        """Returns the best encoder and decoder of the run and the digest of their weights, on every worker."""
         spec = self.batches.manifest.spec
         models = networks.build(config.chosen, spec, latent=config.latent, policy=policy)
         digest = ""
@@ -266,12 +268,13 @@ class PriorTrainer:
             if best is None:
                 raise RunError(f"{config.run}: no checkpoint of the autoencoder; train it first")
             digest = autoencoder_digest(best)
-            checkpoint.assign(models.encoder.weights, best.arrays, prefix="encoder", where=config.run)
-        weights = models.encoder.weights
+            for part in models:
+                checkpoint.assign(part.weights, best.arrays, prefix=part.name, where=config.run)
+        weights = [weight for part in models for weight in part.weights]
         digest, values = from_chief(self.strategy, digest, [np.asarray(weight) for weight in weights])
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
-        return models.encoder, digest
+        return models, digest
 
     def _latents(self, split: str, encoder: Any, *, store: Path) -> Latents:
         return stored_latents(
@@ -283,12 +286,10 @@ class PriorTrainer:
             quiet=self._quiet,
         )
 
-    def _weights(self) -> NDArray[np.float32]:
-        """Returns the weight of each channel in the loss: the share of its variance that is known of a window.
+    def _channel_weights(self, decoder: Any) -> NDArray[np.float32]:
+        """Returns the weight of each channel in the loss: the root of how far it moves the log-mel.
 
-        A channel that the posterior leaves nearly as it is in the prior is heard least.
+        All channels have variance 1, but one of the first principal components is heard and one of the last is not.
         """
-        rows = np.linspace(0, len(self.latents) - 1, min(len(self.latents), _WEIGHED)).astype(int)
-        log_var = self.latents.rows(np.unique(rows))[0][:, 1]
-        unknown = np.exp(log_var).reshape(-1, self.shape.channels).mean(0)
-        return np.asarray(np.maximum(1.0 - unknown, 0.01), np.float32)
+        rows = np.asarray(decoder.get_layer("linear").kernel).reshape(self.shape.channels, -1)
+        return np.asarray(np.sqrt(np.linalg.norm(rows, axis=1)), np.float32)

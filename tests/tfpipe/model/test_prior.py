@@ -45,7 +45,7 @@ def straight() -> Graphs:
 def untrained() -> Graphs:
     """A network whose output depends on all of its inputs."""
     keras.utils.set_random_seed(0)
-    network = prior.build(PriorSize(width=16, depth=2, heads=2), SHAPE, labels=2)
+    network = prior.build(PriorSize(width=16, depth=2), SHAPE, labels=2)
     rng = np.random.default_rng(0)
     network.set_weights([rng.normal(0, 0.3, weight.shape).astype(np.float32) for weight in network.get_weights()])
     return Graphs(Prior(network=network, shape=SHAPE, labels=2, original=False))
@@ -102,7 +102,7 @@ def test_variation_goes_from_the_window_itself_to_a_new_draw(untrained: Graphs) 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_an_untrained_network_predicts_the_best_linear_guess_in_any_precision(policy: str) -> None:
-    network = prior.build(PriorSize(width=16, depth=1, heads=2), SHAPE, labels=2, policy=policy)
+    network = prior.build(PriorSize(width=16, depth=1), SHAPE, labels=2, policy=policy)
     rng = np.random.default_rng(0)
     z, noise, time = rng.standard_normal((2, 4000)), rng.standard_normal((2, 4000)), np.array([0.2, 0.7])
     x = (1 - time)[:, None] * noise + time[:, None] * z
