@@ -128,10 +128,14 @@ def invert(mels: NDArray[np.float32], ref_db: NDArray[np.float32], spec: Feature
 
 def _level_db(original: Audio, rebuilt: Audio) -> float | None:
     """Returns how much louder the reconstruction is, by the rms of the audio, in dB."""
-    powers = [float(np.square(audio, dtype=np.float64).mean()) for audio in (original, rebuilt)]
-    if powers[0] < _LEAST_POWER:
+    if _power(original) < _LEAST_POWER:
         return None
-    return float(10.0 * np.log10(max(powers[1], _LEAST_POWER) / powers[0]))
+    return float(10.0 * np.log10(max(_power(rebuilt), _LEAST_POWER) / _power(original)))
+
+
+def _power(audio: Audio) -> float:
+    """Returns the mean square of audio."""
+    return float(np.square(audio, dtype=np.float64).mean())
 
 
 def _notes(rate: int) -> Judge | str:
@@ -156,6 +160,8 @@ def _intelligibility(rate: int) -> Judge | str:
         return "not measured: pip install 'tfpipe[evaluate]'"
 
     def judge(original: Audio, rebuilt: Audio) -> float | None:
+        if _power(original) < _LEAST_POWER:
+            return None
         with warnings.catch_warnings(action="ignore"):  # it warns about windows that are mostly silent
             value = float(stoi(original, rebuilt, rate))
         return None if abs(value - _STOI_FAILED) < 1e-9 or not np.isfinite(value) else value

@@ -54,7 +54,8 @@ def _errors(result: Mapping[str, Any]) -> list[str]:
     if "mse" in result["training"]:
         lines.append(row("training windows", result["training"]["mse"]))
     rate = f"KL {result['kl']:.2f} nats a window, {result['audio']['rate_kbit_s']:.3g} kbit/s"
-    return [*lines, _row("latent", rate), _row("", active)]
+    wrapped = textwrap.wrap(active, _WIDTH - _NAME - 2)
+    return [*lines, _row("latent", rate), *(_row("", line) for line in wrapped)]
 
 
 def _audio(audio: Mapping[str, Any]) -> list[str]:

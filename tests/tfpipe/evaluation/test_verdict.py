@@ -38,14 +38,14 @@ _RESULT: dict[str, Any] = {
         "against": {
             name: {"kernel_distance": value, **_ROW}
             for name, value in (
-                ("draws", 22.0),
+                ("draws", 10.0),
                 ("training", 4.0),
                 ("reconstructions", 18.0),
                 ("out of order", 30.0),
                 ("noise", 160.0),
             )
         },
-        "way_to_noise": 0.115,
+        "way_to_noise": 0.04,
         "nearest_training": {"draws": 9.0, "held_out": 8.0, "copies": 0.01, "copies_held_out": 0.0},
         "label": {"right": 0.95, "accuracy_held_out": 0.98},
     },
