@@ -61,11 +61,11 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def synth_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Piano/ and Voice/, three synthesised tracks of 11 s each."""
+    """A folder with Piano/ and Voice/, five synthesised tracks of 11 s each: the fewest that fill all splits."""
     from tfpipe.testing.synthesis import synthesise
 
     return make_once(
-        tmp_path_factory, "synth_corpus", lambda folder: synthesise(folder, tracks_per_label=3, seconds=11.0)
+        tmp_path_factory, "synth_corpus", lambda folder: synthesise(folder, tracks_per_label=5, seconds=11.0)
     )
 
 

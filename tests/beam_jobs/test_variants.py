@@ -1,13 +1,15 @@
 """A variant and its name stand for each other."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from variant_strategies import VARIANTS
 
 from beam_jobs.variants import Variant
 from tfpipe.errors import UsageError
 
 
+# The first example may wait for other processes on a busy machine.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(VARIANTS)
 def test_every_variant_can_be_replayed_from_its_name(variant):
     assert Variant.parse(variant.name) == variant
