@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 # Without a margin the edges of a resampled window are off by up to 0.03; with this one by 5e-5.
 _MARGIN_S = 0.1
 _MAX_CHANNELS = 256
-_RATES = 1_000, 1_000_000
+RATES = 1_000, 1_000_000
 _MAX_S = 7 * 86_400.0
 # Channels are mixed by their mean, unless the mean is more than this below the loudest channel.
-_CANCELLED_DB = -20.0
+CANCELLED_DB = -20.0
 
 
 class TrackReader:
@@ -273,7 +273,7 @@ def _mixed(read: Callable[[], Iterable[NDArray[Any]]]) -> FloatArray:
         mono.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
         energies = energies + np.square(block).sum(axis=0)
     mean = np.concatenate(mono)
-    if len(energies) > 1 and np.square(mean).sum() < energies.max() * 10.0 ** (_CANCELLED_DB / 10.0) / len(energies):
+    if len(energies) > 1 and np.square(mean).sum() < energies.max() * 10.0 ** (CANCELLED_DB / 10.0) / len(energies):
         return np.concatenate([block[:, int(energies.argmax())] for block in read()])
     return mean
 
@@ -295,7 +295,7 @@ def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Decoder:
 
 
 def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
-    lowest, highest = _RATES
+    lowest, highest = RATES
     if not (lowest <= info.sample_rate <= highest and 0 < info.channels <= _MAX_CHANNELS and info.seconds <= _MAX_S):
         raise AudioError(
             "bad_header",
