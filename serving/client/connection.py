@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,16 @@ class RequestRefusedError(ServingError):
     """The server, or a model in this process, says that the request is wrong."""
 
 
+class SignatureNotFoundError(RequestRefusedError):
+    """The model has no such signature."""
+
+
 class ServerFailedError(ServingError):
     """The server or the model failed."""
 
 
+# How TensorFlow Serving begins its message.
+_NO_SIGNATURE = re.compile(r'Serving signature key ".*" not found')
 _ERRORS: dict[Any, type[ServingError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
@@ -123,6 +130,8 @@ class Connection:
     def _serving_error(self, error: Any) -> ServingError:
         code, kind = error.code(), _ERRORS.get(error.code(), ServerFailedError)
         details = " ".join((error.details() or "").split())
+        if kind is RequestRefusedError and _NO_SIGNATURE.match(details):
+            kind = SignatureNotFoundError
         if kind is ServerUnavailableError:
             details = f"no answer within {self._timeout_s:g} s ({details}); is a server running there?"
         return kind(f"{self._target}: {code.name}: {details}")

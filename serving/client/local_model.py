@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.client.connection import RequestRefusedError
+from serving.client.connection import RequestRefusedError, SignatureNotFoundError
 from serving.client.vae import Vae
 from serving.protocol.names import is_version
+from serving.protocol.status import from_runtime
 from tfpipe.errors import ServingError
 
 _SAVED_MODEL = "saved_model.pb"
@@ -48,11 +49,15 @@ class LocalModel(Vae):
 
         if signature not in self._loaded.signatures:
             known = ", ".join(sorted(self._loaded.signatures))
-            raise ServingError(f"{self.target}: the model has no signature {signature!r}; it has {known or 'none'}")
+            raise SignatureNotFoundError(
+                f"{self.target}: the model has no signature {signature!r}; it has {known or 'none'}"
+            )
         try:
             outputs = self._loaded.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-            raise RequestRefusedError(f"{self.target}: {signature}: {str(error).splitlines()[0]}") from error
+            is_runtime = isinstance(error, tf.errors.OpError)
+            why = from_runtime(error).message if is_runtime else str(error).splitlines()[0]
+            raise RequestRefusedError(f"{self.target}: {signature}: {why}") from error
         return {name: np.asarray(value.numpy()) for name, value in outputs.items()}
 
 

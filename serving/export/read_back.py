@@ -6,6 +6,7 @@ cannot either. It prints the largest difference and its output as JSON, and fail
 
 from __future__ import annotations
 
+import base64
 import gc
 import itertools
 import json
@@ -29,7 +30,7 @@ def compare(saved_model: str, reference: str) -> tuple[float, str]:
 
     Args:
         saved_model: folder of the SavedModel.
-        reference: npz with arrays named `SIGNATURE/in/ALIAS` and `SIGNATURE/out/ALIAS`.
+        reference: npz with arrays named `SIGNATURE/in/ALIAS` and `SIGNATURE/out/ALIAS`; strings are base64.
 
     Returns:
         The largest absolute difference, and the output that has it, as `SIGNATURE/ALIAS`.
@@ -39,12 +40,14 @@ def compare(saved_model: str, reference: str) -> tuple[float, str]:
     with np.load(reference) as arrays:
         for key in arrays.files:
             name, side, alias = key.split("/")
-            calls.setdefault(name, {"in": {}, "out": {}})[side][alias] = arrays[key]
+            calls.setdefault(name, {"in": {}, "out": {}})[side][alias] = _strings(arrays[key])
     worst = (0.0, "no output")
     for name, call in calls.items():
         outputs = loaded.signatures[name](**{alias: tf.constant(array) for alias, array in call["in"].items()})
         for alias, expected in call["out"].items():
-            worst = max(worst, (_difference(outputs[alias].numpy(), expected), f"{name}/{alias}"))
+            worst = max(
+                worst, (_difference(outputs[alias].numpy(), expected, is_wav=alias == "wav_bytes"), f"{name}/{alias}")
+            )
     return worst
 
 
@@ -58,15 +61,37 @@ def ops_of(saved_model: str) -> tuple[set[str], set[str]]:
     return ops, {op for op in ops if op_def_registry.get(op) is None}
 
 
-def _difference(actual: Any, expected: Any) -> float:
-    """Returns the largest absolute difference; it is infinite if shapes or strings differ, or if a value is NaN."""
-    if actual.dtype.kind == "O":
-        actual = actual.astype(np.bytes_)
-        return 0.0 if np.array_equal(actual, expected) else float("inf")
+def _strings(array: Any) -> Any:
+    """Returns an array with its base64 as strings; other arrays stay as they are."""
+    if array.dtype.kind != "S":
+        return array
+    return np.array([base64.b64decode(value) for value in array.flat] + [None], object)[:-1].reshape(array.shape)
+
+
+def _difference(actual: Any, expected: Any, *, is_wav: bool) -> float:
+    """Returns the largest absolute difference; it is infinite if shapes or strings differ, or if a value is NaN.
+
+    Two WAV files differ by their samples, where full scale is 1.
+    """
     if actual.shape != expected.shape:
         return float("inf")
+    if actual.dtype.kind == "O":
+        pairs = zip(actual.flat, expected.flat, strict=True)
+        return max((_wav_difference(*pair) if is_wav else _unequal(*pair) for pair in pairs), default=0.0)
     difference = np.max(np.abs(actual.astype(np.float64) - expected), initial=0.0)
     return float(difference) if np.isfinite(difference) else float("inf")
+
+
+def _wav_difference(actual: bytes, expected: bytes) -> float:
+    header = 44
+    if len(actual) != len(expected) or actual[:header] != expected[:header]:
+        return float("inf")
+    samples = [np.frombuffer(wav, "<i2", offset=header).astype(np.float64) for wav in (actual, expected)]
+    return float(np.max(np.abs(samples[0] - samples[1]), initial=0.0)) / 32_768
+
+
+def _unequal(actual: bytes, expected: bytes) -> float:
+    return 0.0 if actual == expected else float("inf")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ version folder is complete and checked whenever it exists.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import json
@@ -24,9 +25,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from serving.export.examples import example_inputs
 from serving.export.latent_pruning import informative, with_dimensions
 from serving.export.provenance import Provenance, card_sections, read_provenance
-from serving.export.signatures import build_signatures, describe, example_inputs
+from serving.export.signatures import build_signatures, describe, prior_of, variables_of
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
 from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SOURCES_FILE, SPEC_FILE, is_version
@@ -139,7 +141,7 @@ def export_model(
             say("converting to TensorFlow Lite ...")
             write_tflite(model, functions, temporary / SPEC_FILE.parent)
         say("reading it back in a process that loads TensorFlow alone ...")
-        difference = _check_in_child(functions, example_inputs(model, rows=_CHECK_ROWS), temporary)
+        difference = _check_in_child(functions, example_inputs(model, describe(model), rows=_CHECK_ROWS), temporary)
         (temporary / LOCK).unlink()
         version = _publish(temporary, output)
     return Exported(
@@ -149,7 +151,8 @@ def export_model(
 
 def _require_float32(model: TrainedModel) -> None:
     """Refuses a model that was built under a mixed policy, because it would run many times slower on CPU servers."""
-    layers = [*model.encoder.layers, *model.decoder.layers]
+    prior = prior_of(model)
+    layers = [*model.encoder.layers, *model.decoder.layers, *(prior.network.layers if prior else ())]
     wrong = sorted({layer.compute_dtype for layer in layers} - {"float32"})
     if wrong:
         raise ServingError(f"the model computes in {', '.join(wrong)}; build it under float32 and copy the weights")
@@ -158,7 +161,7 @@ def _require_float32(model: TrainedModel) -> None:
 def _save(model: TrainedModel, functions: dict[str, Any], path: Path) -> None:
     """Writes the SavedModel with variables and signatures, and without Keras's own metadata."""
     module = tf.Module(name="tfpipe")
-    module.parameters = [variable.value for variable in (*model.encoder.variables, *model.decoder.variables)]
+    module.parameters = variables_of(model)
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     try:
         tf.saved_model.save(module, str(path), signatures=signatures)
@@ -189,8 +192,8 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 
 - Input: windows of {spec.window_s:g} s of mono audio at {spec.sample_rate} Hz,
   or their log-mel `{list(spec.mel_shape)}` in [0, 1].
-- Latent: {_latent_in_words(model)} with a standard normal prior.
-- Trained on tracks labelled: {", ".join(model.labels) or "nothing"}. Labels are not an input of the model.
+- Latent: {_latent_in_words(model)}, with {_prior_in_words(model)}.
+- Trained on tracks labelled: {", ".join(model.labels) or "nothing"}. {_labels_in_words(model)}
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
 - Audio out is rebuilt from the spectrogram: its phases are estimated, because a log-mel does not hold them.
 
@@ -203,6 +206,16 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 def _latent_in_words(model: TrainedModel) -> str:
     steps, channels = model.latent_shape
     return f"{model.latent} dimensions" + (f", {steps} steps along time of {channels} each" if steps > 1 else "")
+
+
+def _prior_in_words(model: TrainedModel) -> str:
+    return "a standard normal prior" if prior_of(model) is None else "a learned prior, a rectified flow"
+
+
+def _labels_in_words(model: TrainedModel) -> str:
+    if prior_of(model) is None:
+        return "Labels are not an input of the model."
+    return "`generate`, `continue` and `vary` take a label: its number in this list, from 0, or -1 for any."
 
 
 def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> float:
@@ -231,7 +244,7 @@ def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str,
     with tf.device("/CPU:0"):
         for name, feeds in inputs.items():
             outputs = functions[name](**{alias: tf.constant(array) for alias, array in feeds.items()})
-            arrays |= {f"{name}/in/{alias}": array for alias, array in feeds.items()}
+            arrays |= {f"{name}/in/{alias}": _plain(array) for alias, array in feeds.items()}
             arrays |= {f"{name}/out/{alias}": _plain(tensor.numpy()) for alias, tensor in outputs.items()}
     np.savez(path, **arrays)
 
@@ -251,8 +264,10 @@ def _accepted_difference(child: subprocess.CompletedProcess[str], path: Path) ->
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Returns the array with strings as bytes, so that np.savez writes it without pickling."""
-    return array.astype(np.bytes_) if array.dtype.kind == "O" else array
+    """Returns the array with strings as base64, which np.savez writes without pickling and without losing zeros."""
+    if array.dtype.kind != "O":
+        return array
+    return np.array([base64.b64encode(value) for value in array.flat], np.bytes_).reshape(array.shape)
 
 
 def _sweep(output: Path) -> None:

@@ -1,6 +1,6 @@
 """The signatures of an exported model: the whole way from audio to latent and back, as graphs (needs TensorFlow).
 
-The graphs use TensorFlow's own ops alone. Inputs and outputs are float32.
+The graphs use TensorFlow's own ops alone. Inputs and outputs are float32, but for seeds, labels and WAV files.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from serving.protocol.names import DEFAULT_SIGNATURE
+from serving.export.wav_graph import decode_wavs, encode_wavs
+from serving.protocol.names import DEFAULT_SIGNATURE, signatures_of
 from tfpipe.features.inversion_tf import invert_log_mel
 from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.model.noise import seeded_normal
@@ -24,71 +23,32 @@ Tensors = dict[str, tf.Tensor]
 
 
 def build_signatures(model: TrainedModel) -> dict[str, Any]:
-    """Returns the signatures of `names.SIGNATURES`, by name, as tf.functions for batches of any size."""
-    spec, latent = model.spec, model.latent
-    mel_input = tf.TensorSpec([None, *spec.mel_shape], tf.float32, name="mel")
-    z_input = tf.TensorSpec([None, latent], tf.float32, name="z")
-    description = json.dumps(describe(model), sort_keys=True)
-
-    def to_latent(mel: tf.Tensor) -> Tensors:
-        z_mean, z_log_var = model.encoder(mel[..., tf.newaxis], training=False)
-        return {"z_mean": z_mean, "z_log_var": z_log_var}
-
-    def to_mel(z: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(model.decoder(z, training=False)[..., 0], [None, *spec.mel_shape])
-
-    @_graph(mel_input)
-    def encode(mel: tf.Tensor) -> Tensors:
-        return to_latent(mel)
-
-    @_graph(tf.TensorSpec([None, None], tf.float32, name="audio"))
-    def encode_audio(audio: tf.Tensor) -> Tensors:
-        mel, ref_db = log_mel(_one_window(audio, spec), spec)
-        mel = tf.ensure_shape(mel, [None, *spec.mel_shape])
-        return {**to_latent(mel), "mel": mel, "ref_db": ref_db}
-
-    @_graph(z_input)
-    def decode(z: tf.Tensor) -> Tensors:
-        return {"mel": to_mel(z)}
-
-    @_graph(z_input, tf.TensorSpec([None], tf.float32, name="ref_db"))
-    def decode_audio(z: tf.Tensor, ref_db: tf.Tensor) -> Tensors:
-        audio = invert_log_mel(to_mel(z), ref_db, spec)
-        return {"audio": tf.ensure_shape(audio, [None, spec.samples])}
-
-    @_graph(mel_input)
-    def reconstruct(mel: tf.Tensor) -> Tensors:
-        return {"mel": to_mel(to_latent(mel)["z_mean"])}
-
-    @_graph(tf.TensorSpec([None], tf.int64, name="seed"), tf.TensorSpec([None], tf.float32, name="temperature"))
-    def generate(seed: tf.Tensor, temperature: tf.Tensor) -> Tensors:
-        z = seeded_normal(seed, latent) * temperature[:, tf.newaxis]
-        return {"z": z, "mel": to_mel(z)}
-
-    @_graph(tf.TensorSpec([None], tf.int32, name="index"))
-    def spec_json(index: tf.Tensor) -> Tensors:
-        return {"json": tf.fill(tf.shape(index), tf.constant(description))}
-
-    return {
-        "encode": encode,
-        "encode_audio": encode_audio,
-        "decode": decode,
-        "decode_audio": decode_audio,
-        "reconstruct": reconstruct,
-        DEFAULT_SIGNATURE: reconstruct,
-        "generate": generate,
-        "spec": spec_json,
+    """Returns the signatures of a model (`names.signatures_of`), by name, as tf.functions for batches of any size."""
+    description, prior = describe(model), prior_of(model)
+    types, graphs = _inputs(model), _Graphs(model, json.dumps(description, sort_keys=True))
+    bodies: dict[str, Callable[..., Tensors]] = {
+        "encode": graphs.encode,
+        "encode_audio": graphs.encode_audio,
+        "decode": graphs.decode,
+        "decode_audio": graphs.decode_audio,
+        "decode_wav": graphs.decode_wav,
+        "reconstruct": graphs.reconstruct,
+        "reconstruct_wav": graphs.reconstruct_wav,
+        "generate": graphs.generate,
+        "generate_wav": graphs.generate_wav,
+        "spec": graphs.spec,
     }
-
-
-def _graph(*inputs: tf.TensorSpec) -> Callable[[Callable[..., Tensors]], Callable[..., Tensors]]:
-    """Makes a function a tf.function with these inputs."""
-
-    def decorate(function: Callable[..., Tensors]) -> Callable[..., Tensors]:
-        graph: Callable[..., Tensors] = tf.function(function, input_signature=inputs)
-        return graph
-
-    return decorate
+    if prior is None:
+        bodies["generate"] = lambda seed, temperature: graphs.generate(seed, temperature)
+        bodies["generate_wav"] = lambda seed, temperature, ref_db: graphs.generate_wav(seed, temperature, None, ref_db)
+    else:
+        bodies |= {"continue": graphs.continue_, "vary": graphs.vary}
+    signatures = {
+        name: tf.function(bodies[name], input_signature=[types[alias] for alias in names.inputs], autograph=False)
+        for name, names in signatures_of(description).items()
+        if name != DEFAULT_SIGNATURE
+    }
+    return {**signatures, DEFAULT_SIGNATURE: signatures["reconstruct"]}
 
 
 def describe(model: TrainedModel) -> dict[str, Any]:
@@ -99,26 +59,103 @@ def describe(model: TrainedModel) -> dict[str, Any]:
         "labels": list(model.labels),
         "latent": model.latent,
         "latent_shape": list(model.latent_shape),
+        "prior": None if (prior := prior_of(model)) is None else {"kind": "flow", "kept": prior.kept},
         "metadata": model.metadata,
     }
 
 
-def example_inputs(model: TrainedModel, *, rows: int) -> dict[str, dict[str, NDArray[Any]]]:
-    """Returns inputs for every signature, by signature and input; they are the same in every call."""
-    rng = np.random.default_rng(0)
-    mel = rng.uniform(size=(rows, *model.spec.mel_shape)).astype(np.float32)
-    z = rng.standard_normal((rows, model.latent)).astype(np.float32)
-    audio = rng.uniform(-0.5, 0.5, (rows, model.spec.samples)).astype(np.float32)
-    return {
-        "encode": {"mel": mel},
-        "encode_audio": {"audio": audio},
-        "decode": {"z": z},
-        "decode_audio": {"z": z, "ref_db": np.zeros(rows, np.float32)},
-        "reconstruct": {"mel": mel},
-        DEFAULT_SIGNATURE: {"mel": mel},
-        "generate": {"seed": np.arange(rows, dtype=np.int64), "temperature": np.ones(rows, np.float32)},
-        "spec": {"index": np.zeros(rows, np.int32)},
+def prior_of(model: TrainedModel) -> Any:
+    """Returns the learned prior of a model; None is the standard normal."""
+    return getattr(model, "prior", None)
+
+
+def variables_of(model: TrainedModel) -> list[Any]:
+    """Returns the variables that the signatures use; a SavedModel must hold them."""
+    networks = [model.encoder, model.decoder]
+    if (prior := prior_of(model)) is not None:
+        networks.append(prior.network)
+    return [variable.value for network in networks for variable in network.variables]
+
+
+def _inputs(model: TrainedModel) -> dict[str, tf.TensorSpec]:
+    """Returns the type of every input; the first dimension is the batch."""
+    types: dict[str, tuple[list[int | None], tf.DType]] = {
+        "mel": ([*model.spec.mel_shape], tf.float32),
+        "audio": ([None], tf.float32),
+        "wav_bytes": ([], tf.string),
+        "z": ([model.latent], tf.float32),
+        "ref_db": ([], tf.float32),
+        "seed": ([], tf.int64),
+        "temperature": ([], tf.float32),
+        "label": ([], tf.int32),
+        "amount": ([], tf.float32),
+        "index": ([], tf.int32),
     }
+    return {alias: tf.TensorSpec([None, *shape], dtype, name=alias) for alias, (shape, dtype) in types.items()}
+
+
+class _Graphs:
+    """The bodies of the signatures; the names of their arguments are the names of the inputs."""
+
+    def __init__(self, model: TrainedModel, description: str) -> None:
+        self._model, self._spec, self._prior, self._description = model, model.spec, prior_of(model), description
+
+    def encode(self, mel: tf.Tensor) -> Tensors:
+        z_mean, z_log_var = self._model.encoder(mel[..., tf.newaxis], training=False)
+        return {"z_mean": z_mean, "z_log_var": z_log_var}
+
+    def encode_audio(self, audio: tf.Tensor) -> Tensors:
+        mel, ref_db = log_mel(_one_window(audio, self._spec), self._spec)
+        mel = tf.ensure_shape(mel, [None, *self._spec.mel_shape])
+        return {**self.encode(mel), "mel": mel, "ref_db": ref_db}
+
+    def decode(self, z: tf.Tensor) -> Tensors:
+        mel = self._model.decoder(z, training=False)[..., 0]
+        return {"mel": tf.ensure_shape(mel, [None, *self._spec.mel_shape])}
+
+    def decode_audio(self, z: tf.Tensor, ref_db: tf.Tensor) -> Tensors:
+        audio = invert_log_mel(self.decode(z)["mel"], ref_db, self._spec)
+        return {"audio": tf.ensure_shape(audio, [None, self._spec.samples])}
+
+    def decode_wav(self, z: tf.Tensor, ref_db: tf.Tensor) -> Tensors:
+        return {"wav_bytes": encode_wavs(self.decode_audio(z, ref_db)["audio"], self._spec)}
+
+    def reconstruct(self, mel: tf.Tensor) -> Tensors:
+        return self.decode(self.encode(mel)["z_mean"])
+
+    def reconstruct_wav(self, wav_bytes: tf.Tensor) -> Tensors:
+        audio, count = decode_wavs(wav_bytes, self._spec)
+        encoded = self.encode_audio(audio)
+        rebuilt = self.decode_audio(encoded["z_mean"], encoded["ref_db"])["audio"]
+        return {"wav_bytes": encode_wavs(rebuilt, self._spec, count)}
+
+    def generate(self, seed: tf.Tensor, temperature: tf.Tensor, label: tf.Tensor | None = None) -> Tensors:
+        z = self._noise(seed) * temperature[:, tf.newaxis]
+        if label is not None:
+            z = self._prior.draw(z, label)
+        return self._drawn(z)
+
+    def generate_wav(
+        self, seed: tf.Tensor, temperature: tf.Tensor, label: tf.Tensor | None, ref_db: tf.Tensor
+    ) -> Tensors:
+        return self.decode_wav(self.generate(seed, temperature, label)["z"], ref_db)
+
+    def continue_(self, z: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, label: tf.Tensor) -> Tensors:
+        noise = self._noise(seed) * temperature[:, tf.newaxis]
+        return self._drawn(self._prior.continue_(z, noise, label))
+
+    def vary(self, z: tf.Tensor, amount: tf.Tensor, seed: tf.Tensor, label: tf.Tensor) -> Tensors:
+        return self._drawn(self._prior.vary(z, self._noise(seed), amount, label))
+
+    def spec(self, index: tf.Tensor) -> Tensors:
+        return {"json": tf.fill(tf.shape(index), tf.constant(self._description))}
+
+    def _noise(self, seed: tf.Tensor) -> tf.Tensor:
+        return seeded_normal(seed, self._model.latent)
+
+    def _drawn(self, z: tf.Tensor) -> Tensors:
+        z = tf.ensure_shape(z, [None, self._model.latent])
+        return {"z": z, **self.decode(z)}
 
 
 def _one_window(audio: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:

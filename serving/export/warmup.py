@@ -8,15 +8,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from serving.export.signatures import example_inputs
+from serving.export.examples import example_inputs
+from serving.export.signatures import describe
 from serving.protocol import protos, tensors
-from serving.protocol.names import WARMUP_FILE
+from serving.protocol.names import WARMUP_FILE, WAV_SIGNATURES
 from tfpipe.data.records import write_record
 from tfpipe.files.storage import write_bytes
 from tfpipe.training.trained_model import TrainedModel
 
-# Rows of a full batch. Making audio is the slowest signature, so `decode_audio` gets fewer.
+# Rows of a full batch. Making audio takes longest, so the signatures that make it get fewer.
 _FULL_ROWS, _FULL_AUDIO_ROWS = 32, 4
+_MAKE_AUDIO = ("decode_audio", *WAV_SIGNATURES)
 
 
 def write_warmup(model: TrainedModel, path: Path, *, model_name: str) -> None:
@@ -28,7 +30,7 @@ def write_warmup(model: TrainedModel, path: Path, *, model_name: str) -> None:
         model_name: name of the model in the requests.
     """
     records = io.BytesIO()
-    for signature, inputs in [*example_inputs(model, rows=1).items(), *_full_batches(model).items()]:
+    for signature, inputs in [*example_inputs(model, describe(model), rows=1).items(), *_full_batches(model).items()]:
         log = protos.PredictionLog()
         request = log.predict_log.request
         request.model_spec.name = model_name
@@ -41,7 +43,8 @@ def write_warmup(model: TrainedModel, path: Path, *, model_name: str) -> None:
 
 def _full_batches(model: TrainedModel) -> dict[str, dict[str, NDArray[Any]]]:
     """Returns inputs of a full batch. Audio is cut to 100 samples to keep the file small: the graph pads it."""
-    full = example_inputs(model, rows=_FULL_ROWS)
+    full = example_inputs(model, describe(model), rows=_FULL_ROWS)
     full["encode_audio"] = {"audio": full["encode_audio"]["audio"][:, :100]}
-    full["decode_audio"] = {alias: array[:_FULL_AUDIO_ROWS] for alias, array in full["decode_audio"].items()}
+    for name in _MAKE_AUDIO:
+        full[name] = {alias: array[:_FULL_AUDIO_ROWS] for alias, array in full[name].items()}
     return full

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -39,17 +40,40 @@ class SignatureNames(NamedTuple):
     outputs: tuple[str, ...]
 
 
-# What `tfpipe export` writes and clients ask for.
+# What `tfpipe export` writes and clients ask for. An output whose name ends in `_bytes` is base64 in REST's JSON.
 SIGNATURES = {
     "encode": SignatureNames(("mel",), ("z_mean", "z_log_var")),
     "encode_audio": SignatureNames(("audio",), ("z_mean", "z_log_var", "mel", "ref_db")),
     "decode": SignatureNames(("z",), ("mel",)),
     "decode_audio": SignatureNames(("z", "ref_db"), ("audio",)),
+    "decode_wav": SignatureNames(("z", "ref_db"), ("wav_bytes",)),
     "reconstruct": SignatureNames(("mel",), ("mel",)),
+    "reconstruct_wav": SignatureNames(("wav_bytes",), ("wav_bytes",)),
     DEFAULT_SIGNATURE: SignatureNames(("mel",), ("mel",)),
     "generate": SignatureNames(("seed", "temperature"), ("z", "mel")),
+    "generate_wav": SignatureNames(("seed", "temperature", "ref_db"), ("wav_bytes",)),
     "spec": SignatureNames(("index",), ("json",)),
 }
+# What a model with a learned prior has instead, or has more.
+PRIOR_SIGNATURES = {
+    "generate": SignatureNames(("seed", "temperature", "label"), ("z", "mel")),
+    "generate_wav": SignatureNames(("seed", "temperature", "label", "ref_db"), ("wav_bytes",)),
+    "continue": SignatureNames(("z", "seed", "temperature", "label"), ("z", "mel")),
+    "vary": SignatureNames(("z", "amount", "seed", "label"), ("z", "mel")),
+}
+# Models that were exported before these signatures existed lack them.
+WAV_SIGNATURES = ("decode_wav", "reconstruct_wav", "generate_wav")
+# The `label` of a request that asks for no label in particular.
+ANY_LABEL = -1
+
+
+def signatures_of(description: Mapping[str, Any]) -> dict[str, SignatureNames]:
+    """Returns the signatures of a model by what its signature `spec` answers."""
+    if "prior" not in description:
+        return {name: names for name, names in SIGNATURES.items() if name not in WAV_SIGNATURES}
+    return {**SIGNATURES, **(PRIOR_SIGNATURES if description["prior"] else {})}
+
+
 # Further files of an exported version, beside the warm-up requests: the feature spec, what the signature `spec`
 # answers, and a text for people.
 SPEC_FILE = WARMUP_FILE.with_name("spec.json")
