@@ -33,12 +33,7 @@ def model(spec):
     from tfpipe.training.trained_model import TrainedModel
 
     models = build("tiny", spec, latent=8)
-    rng = np.random.default_rng(1)
-    for part in models:
-        for weight in part.weights:
-            if len(weight.shape) > 1:
-                fan_in = np.prod(weight.shape[:-1])
-                weight.assign(rng.normal(scale=1.0 / np.sqrt(fan_in), size=weight.shape))
+    _randomise(*models)
     models.decoder.get_layer("linear").bias.assign(np.full(np.prod(spec.mel_shape), 0.5))
     return TrainedModel(
         spec=spec,
@@ -49,6 +44,53 @@ def model(spec):
         decoder=models.decoder,
         metadata={"preset": "tiny", "step": 7},
     )
+
+
+def _randomise(*networks):
+    """Gives all layers weights with which a unit of input stays about a unit."""
+    rng = np.random.default_rng(1)
+    for part in networks:
+        for weight in part.weights:
+            if len(weight.shape) > 1:
+                fan_in = np.prod(weight.shape[:-1])
+                weight.assign(rng.normal(scale=1.0 / np.sqrt(fan_in), size=weight.shape))
+
+
+@pytest.fixture(scope="session")
+def prior_model():
+    """A model with a prior, on windows of one second with 32 bands; its latent has 6 steps of 16."""
+    from tfpipe.model import prior
+    from tfpipe.model.latent_shape import LatentShape
+    from tfpipe.model.networks import build
+    from tfpipe.model.presets import preset
+    from tfpipe.training.trained_model import TrainedModel
+
+    spec, shape = FeatureSpec(window_s=1.0, n_mels=32), LatentShape(6, 16)
+    models, network = build("tiny", spec), prior.build(preset("tiny").prior, shape, labels=2)
+    _randomise(*models, network)
+    models.decoder.get_layer("linear").bias.assign(np.full(8 * spec.n_mels, 0.5))
+    return TrainedModel(
+        spec=spec,
+        labels=("Human", "Piano"),
+        latent=shape.size,
+        latent_shape=(shape.steps, shape.channels),
+        encoder=models.encoder,
+        decoder=models.decoder,
+        prior=prior.Prior(network=network, shape=shape, labels=2, original=True),
+        metadata={"preset": "tiny", "step": 7},
+    )
+
+
+@pytest.fixture(scope="session")
+def prior_exported(request, tmp_path_factory):
+    """The folder of the version that `prior_model` is exported as."""
+
+    def export(folder):
+        from serving.export.saved_model import export_model
+
+        export_model(request.getfixturevalue("prior_model"), folder / "models")
+
+    return make_once(tmp_path_factory, "prior_exported", export) / "models" / "1"
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +156,26 @@ def shared_server():
 def server(exported, shared_server):
     """A server of the exported model."""
     return shared_server(exported.path.parent, "native" if is_built() else "python")
+
+
+@pytest.fixture(scope="session")
+def prior_server(prior_exported, shared_server):
+    """A server of the exported model with a prior."""
+    return shared_server(prior_exported.parent, "native" if is_built() else "python")
+
+
+@pytest.fixture(scope="session")
+def prior_loaded(prior_exported):
+    """The exported model with a prior, loaded in this process by TensorFlow alone."""
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(prior_exported))
+
+
+@pytest.fixture
+def prior_client(prior_server):
+    with Client(f"127.0.0.1:{prior_server.port}") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

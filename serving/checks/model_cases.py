@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.checks.probe import NO_VERSION, Case, Probe, refused, require
 from serving.protocol import protos
-from serving.protocol.names import MODEL_SERVICE, PREDICTION_SERVICE, SIGNATURES
+from serving.protocol.names import MODEL_SERVICE, PREDICTION_SERVICE
 
 
 def model_cases(probe: Probe) -> Iterator[Case]:
@@ -52,7 +52,7 @@ def _metadata(probe: Probe) -> None:
     request.model_spec.name = probe.target.model
     signatures = protos.SignatureDefMap()
     _ask_metadata(probe, request).metadata["signature_def"].Unpack(signatures)
-    missing = set(SIGNATURES) - set(signatures.signature_def)
+    missing = set(probe.signatures) - set(signatures.signature_def)
     require(not missing, f"it does not name {', '.join(sorted(missing))}")
     shape = [dim.size for dim in signatures.signature_def["decode"].inputs["z"].tensor_shape.dim]
     require(shape == [-1, probe.latent], f"z of decode has the shape {shape}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from serving.checks.probe import NO_VERSION, Case, Probe, close, refused, require
+from serving.protocol.names import WAV_SIGNATURES
 
 # More bytes than gRPC's default limit of 4 MiB.
 _MANY_WINDOWS = 64
@@ -25,6 +28,16 @@ def predict_cases(probe: Probe) -> Iterator[Case]:
     yield "an empty batch has an empty answer", partial(_empty_batch, probe)
     yield f"{_MANY_WINDOWS} spectrograms cross in one message", partial(_large_message, probe)
     yield "audio goes in and comes out", partial(_audio, probe)
+    if probe.signatures.keys() >= set(WAV_SIGNATURES):
+        yield "WAV files go in and come out", partial(_wav, probe)
+        no_wav = probe.request("reconstruct_wav", {"wav_bytes": np.array([b"RIFF"], object)})
+        yield (
+            "Predict refuses what is no WAV file",
+            partial(refused, partial(probe.predict, no_wav), "INVALID_ARGUMENT", ""),
+        )
+    if probe.prior:
+        yield "a window continues another", partial(_continues, probe)
+        yield "a variation of nothing is the window itself", partial(_varies, probe)
     yield "concurrent signatures get their own answers", partial(_concurrent, probe)
     for name, request, code, says in _refusals(probe):
         yield f"Predict refuses {name}", partial(refused, partial(probe.predict, request), code, says)
@@ -73,7 +86,7 @@ def _default_signature(probe: Probe) -> None:
 
 
 def _filtered(probe: Probe) -> None:
-    inputs = {"seed": np.arange(1), "temperature": np.ones(1, np.float32)}
+    inputs = probe.draw([0])
     for wanted in (["z"], ["z", "mel"], []):
         found = set(probe.outputs(probe.request("generate", inputs, output_filter=wanted)))
         require(found == set(wanted or ["z", "mel"]), f"for {wanted} it gives {sorted(found)}")
@@ -116,6 +129,29 @@ def _audio(probe: Probe) -> None:
     audio = probe.client.decode_audio(encoded.z_mean, encoded.ref_db)
     require(audio.shape == (1, spec.samples), f"the audio's shape is {audio.shape}")
     require(bool(np.isfinite(audio).all()) and float(np.abs(audio).max()) > 0.0, "the audio is not finite, or silent")
+
+
+def _wav(probe: Probe) -> None:
+    rate, seconds = probe.spec.sample_rate, probe.spec.window_s
+    wavs = probe.client.decode_wav(probe.z[:2], [9.0, 0.0])
+    for row, wav in enumerate([*wavs, *probe.client.generate_wav([1]), probe.client.reconstruct_wav(wavs[0])]):
+        with wave.open(io.BytesIO(wav)) as file:
+            found = (file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes())
+        wanted = (rate, 1, 2, probe.spec.samples)
+        require(found == wanted, f"file {row} has rate, channels, bytes, frames {found}, not {wanted} ({seconds:g} s)")
+
+
+def _continues(probe: Probe) -> None:
+    z = probe.client.generate([1, 2]).z
+    steps, kept = probe.client.describe()["latent_shape"][0], int((probe.prior or {})["kept"])
+    following = probe.client.continue_(z, [3, 4]).z.reshape(2, steps, -1)
+    close(following[:, :kept], z.reshape(following.shape)[:, -kept:], "the steps that both windows have")
+    alone = probe.client.continue_(z[1:], [4]).z.reshape(1, steps, -1)
+    close(alone[0], following[1], "a row alone and in a batch")
+
+
+def _varies(probe: Probe) -> None:
+    close(probe.client.vary(probe.z, 0.0, [1, 2, 3, 4]).z, probe.z, "the latents")
 
 
 def _concurrent(probe: Probe) -> None:

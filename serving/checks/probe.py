@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from serving.client.client import Client
 from serving.protocol import protos, tensors
-from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED
+from serving.protocol.names import ANY_LABEL, MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED, signatures_of
 from tfpipe.spec import FeatureSpec
 
 # A version number that no server has reached.
@@ -54,11 +54,21 @@ class Probe:
         self.target, self.client = target, client
         description = client.describe()
         self.spec, self.latent = FeatureSpec.from_dict(description["spec"]), int(description["latent"])
+        self.signatures, self.prior = signatures_of(description), description.get("prior")
         self.version = max(state.version for state in client.status() if state.state == "AVAILABLE")
         rng = np.random.default_rng(0)
         self.z = rng.standard_normal((4, self.latent)).astype(np.float32)
         self.mel = rng.uniform(size=(4, *self.spec.mel_shape)).astype(np.float32)
         self.channel = grpc.insecure_channel(target.grpc, options=UNLIMITED)
+
+    def draw(self, seeds: list[int]) -> dict[str, NDArray[Any]]:
+        """Returns the inputs of `generate` for these seeds."""
+        inputs: dict[str, NDArray[Any]] = {
+            "seed": np.array(seeds, np.int64),
+            "temperature": np.ones(len(seeds), np.float32),
+            "label": np.full(len(seeds), ANY_LABEL, np.int32),
+        }
+        return {alias: inputs[alias] for alias in self.signatures["generate"].inputs}
 
     def request(self, signature: str = "decode", inputs: dict[str, NDArray[Any]] | None = None, **options: Any) -> Any:
         """Returns a Predict request.

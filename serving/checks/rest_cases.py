@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from serving.checks.probe import NO_VERSION, Case, Probe, close, require
-from serving.protocol.names import SIGNATURES
+from serving.protocol.names import WAV_SIGNATURES
+
+# Bytes of a WAV file before its samples.
+_HEADER = 44
 
 
 def rest_cases(probe: Probe) -> Iterator[Case]:
@@ -17,6 +21,8 @@ def rest_cases(probe: Probe) -> Iterator[Case]:
     yield "REST: rows, columns and gRPC give the same", partial(_predict, probe)
     yield "REST: several outputs are objects by row", partial(_objects, probe)
     yield "REST: status and metadata", partial(_status, probe)
+    if probe.signatures.keys() >= set(WAV_SIGNATURES):
+        yield "REST: WAV files are base64", partial(_wav, probe)
     model = f"/v1/models/{probe.target.model}"
     rows = [probe.z[0].tolist()]
     for name, verb, path, body, code, says in (
@@ -61,11 +67,26 @@ def _predict(probe: Probe) -> None:
 
 
 def _objects(probe: Probe) -> None:
-    body = {"signature_name": "generate", "instances": [{"seed": seed, "temperature": 1.0} for seed in (1, 2)]}
+    columns = {alias: values.tolist() for alias, values in probe.draw([1, 2]).items()}
+    instances = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    body = {"signature_name": "generate", "instances": instances}
     status, answer = probe.rest("POST", f"/v1/models/{probe.target.model}:predict", body)
     rows = answer.get("predictions", [])
     require(status == 200 and [set(row) for row in rows] == [{"z", "mel"}] * 2, f"status {status}, {str(answer)[:200]}")
     close(np.array([row["z"] for row in rows]), probe.client.generate([1, 2]).z, "the latents")
+
+
+def _wav(probe: Probe) -> None:
+    body = {"signature_name": "decode_wav", "instances": [{"z": probe.z[0].tolist(), "ref_db": 9.0}]}
+    status, answer = probe.rest("POST", f"/v1/models/{probe.target.model}:predict", body)
+    require(status == 200, f"status {status}, {str(answer)[:200]}")
+    wav = answer["predictions"][0]["b64"]
+    other = probe.client.decode_wav(probe.z[:1], [9.0])[0]
+    found = base64.b64decode(wav)
+    require((len(found), found[:_HEADER]) == (len(other), other[:_HEADER]), "another file than gRPC's")
+    body = {"signature_name": "reconstruct_wav", "instances": [{"b64": wav}]}
+    status, answer = probe.rest("POST", f"/v1/models/{probe.target.model}:predict", body)
+    require(status == 200 and base64.b64decode(answer["predictions"][0]["b64"]).startswith(b"RIFF"), f"{status}")
 
 
 def _status(probe: Probe) -> None:
@@ -75,7 +96,7 @@ def _status(probe: Probe) -> None:
     require(status == 200 and states.get(str(probe.version)) == "AVAILABLE", f"status {status}, {str(body)[:200]}")
     status, body = probe.rest("GET", f"{path}/metadata")
     named = set(body.get("metadata", {}).get("signature_def", {}).get("signature_def", {}))
-    require(status == 200 and named >= set(SIGNATURES), f"metadata: status {status}, signatures {sorted(named)}")
+    require(status == 200 and named >= set(probe.signatures), f"metadata: status {status}, signatures {sorted(named)}")
 
 
 def _refused(ask: Callable[[], tuple[int, Any]], status: int, says: str) -> None:

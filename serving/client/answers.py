@@ -46,8 +46,8 @@ class RebuiltWindows(NamedTuple):
     Attributes:
         start_s: `[n]`, start of each window in s.
         encoded: the result of encoding them.
-        mel: `[n, n_mels, frames]`, decoded from `encoded.z_mean`.
-        audio: `[n, samples]`, decoded from `encoded.z_mean`.
+        mel: `[n, n_mels, frames]`, decoded from `encoded.z_mean`, or from what it was changed to.
+        audio: `[n, samples]`, decoded from the same.
     """
 
     start_s: NDArray[np.float64]

@@ -49,6 +49,22 @@ def windows_of_file(path: str | os.PathLike[str], spec: FeatureSpec, *, overlap_
             yield Window(start / spec.sample_rate, audio.astype(np.float32))
 
 
+def last_window(path: str | os.PathLike[str], spec: FeatureSpec) -> NDArray[np.float32]:
+    """Returns the window `[samples]` with which an audio file ends.
+
+    Raises:
+        AudioError: the file cannot be read as audio.
+        UsageError: the file is shorter than a window.
+    """
+    from tfpipe.audio.reader import TrackReader
+
+    with TrackReader(path) as reader:
+        start = round(reader.info.seconds * spec.sample_rate) - spec.samples
+        if start < 0:
+            raise UsageError(f"{path}: shorter than one window of {spec.window_s:g} s; use a longer recording")
+        return reader.read(start, spec.samples, rate=spec.sample_rate).astype(np.float32)
+
+
 def overlap_samples(spec: FeatureSpec, overlap_s: float) -> int:
     """Returns an overlap in samples.
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from serving.export.examples import example_inputs
 from serving.export.latent_pruning import informative, with_dimensions
 from serving.export.provenance import Provenance, card_sections, read_provenance
-from serving.export.signatures import build_signatures, describe, prior_of, variables_of
+from serving.export.signatures import build_signatures, describe, variables_of
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
 from serving.protocol.names import DESCRIPTION_FILE, MODEL_CARD_FILE, MODEL_NAME, SOURCES_FILE, SPEC_FILE, is_version
@@ -151,8 +151,7 @@ def export_model(
 
 def _require_float32(model: TrainedModel) -> None:
     """Refuses a model that was built under a mixed policy, because it would run many times slower on CPU servers."""
-    prior = prior_of(model)
-    layers = [*model.encoder.layers, *model.decoder.layers, *(prior.network.layers if prior else ())]
+    layers = [*model.encoder.layers, *model.decoder.layers, *(model.prior.network.layers if model.prior else ())]
     wrong = sorted({layer.compute_dtype for layer in layers} - {"float32"})
     if wrong:
         raise ServingError(f"the model computes in {', '.join(wrong)}; build it under float32 and copy the weights")
@@ -209,11 +208,11 @@ def _latent_in_words(model: TrainedModel) -> str:
 
 
 def _prior_in_words(model: TrainedModel) -> str:
-    return "a standard normal prior" if prior_of(model) is None else "a learned prior, a rectified flow"
+    return "a standard normal prior" if model.prior is None else "a learned prior, a rectified flow"
 
 
 def _labels_in_words(model: TrainedModel) -> str:
-    if prior_of(model) is None:
+    if model.prior is None:
         return "Labels are not an input of the model."
     return "`generate`, `continue` and `vary` take a label: its number in this list, from 0, or -1 for any."
 

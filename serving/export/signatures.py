@@ -24,7 +24,7 @@ Tensors = dict[str, tf.Tensor]
 
 def build_signatures(model: TrainedModel) -> dict[str, Any]:
     """Returns the signatures of a model (`names.signatures_of`), by name, as tf.functions for batches of any size."""
-    description, prior = describe(model), prior_of(model)
+    description = describe(model)
     types, graphs = _inputs(model), _Graphs(model, json.dumps(description, sort_keys=True))
     bodies: dict[str, Callable[..., Tensors]] = {
         "encode": graphs.encode,
@@ -38,7 +38,7 @@ def build_signatures(model: TrainedModel) -> dict[str, Any]:
         "generate_wav": graphs.generate_wav,
         "spec": graphs.spec,
     }
-    if prior is None:
+    if model.prior is None:
         bodies["generate"] = lambda seed, temperature: graphs.generate(seed, temperature)
         bodies["generate_wav"] = lambda seed, temperature, ref_db: graphs.generate_wav(seed, temperature, None, ref_db)
     else:
@@ -59,21 +59,16 @@ def describe(model: TrainedModel) -> dict[str, Any]:
         "labels": list(model.labels),
         "latent": model.latent,
         "latent_shape": list(model.latent_shape),
-        "prior": None if (prior := prior_of(model)) is None else {"kind": "flow", "kept": prior.kept},
+        "prior": None if model.prior is None else {"kind": "flow", "kept": model.prior.kept},
         "metadata": model.metadata,
     }
-
-
-def prior_of(model: TrainedModel) -> Any:
-    """Returns the learned prior of a model; None is the standard normal."""
-    return getattr(model, "prior", None)
 
 
 def variables_of(model: TrainedModel) -> list[Any]:
     """Returns the variables that the signatures use; a SavedModel must hold them."""
     networks = [model.encoder, model.decoder]
-    if (prior := prior_of(model)) is not None:
-        networks.append(prior.network)
+    if model.prior is not None:
+        networks.append(model.prior.network)
     return [variable.value for network in networks for variable in network.variables]
 
 
@@ -98,7 +93,8 @@ class _Graphs:
     """The bodies of the signatures; the names of their arguments are the names of the inputs."""
 
     def __init__(self, model: TrainedModel, description: str) -> None:
-        self._model, self._spec, self._prior, self._description = model, model.spec, prior_of(model), description
+        self._model, self._spec, self._description = model, model.spec, description
+        self._prior: Any = model.prior  # the signatures that use it exist only if there is one
 
     def encode(self, mel: tf.Tensor) -> Tensors:
         z_mean, z_log_var = self._model.encoder(mel[..., tf.newaxis], training=False)

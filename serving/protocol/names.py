@@ -65,6 +65,9 @@ PRIOR_SIGNATURES = {
 WAV_SIGNATURES = ("decode_wav", "reconstruct_wav", "generate_wav")
 # The `label` of a request that asks for no label in particular.
 ANY_LABEL = -1
+# Level of what is drawn, unless another is asked for, dB. The median of 36 five-second windows of pianos and voices was
+# 8.7 dB (90 % between 6 and 12).
+REF_DB = 9.0
 
 
 def signatures_of(description: Mapping[str, Any]) -> dict[str, SignatureNames]:

@@ -31,6 +31,8 @@ COMMANDS = (
     "export",
     "reconstruct",
     "generate",
+    "continue",
+    "vary",
     "interpolate",
     "encode",
     "decode",

@@ -13,8 +13,8 @@ from tfpipe.commands.actions import action
 from tfpipe.commands.actions.output import say
 from tfpipe.errors import UsageError
 
-HELP = "encode, decode, reconstruct, generate and interpolate through a running server"
-_ACTIONS = ("encode", "decode", "reconstruct", "generate", "interpolate", "status")
+HELP = "encode, decode, reconstruct, generate, continue, vary and interpolate through a running server"
+_ACTIONS = ("encode", "decode", "reconstruct", "generate", "continue", "vary", "interpolate", "status")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfpipe.audio.level import MISSING_DB
 from tfpipe.features.log_mel import mel_basis
 from tfpipe.spec import FeatureSpec
 
@@ -30,8 +31,6 @@ _FIT_STEPS = 4
 _SHARPNESS = 1.5
 # A Hann window of n samples is close to a Gaussian exp(-pi * t^2 / (_GAMMA * n^2)) (Prusa et al., 2017, Table 1).
 _GAMMA = 0.25645
-# At most so much is added to a window whose maximum is below 1, in dB of the sound.
-_MISSING_DB = 20.0
 # Levels beyond this are cut, because float32 could not hold the audio. Recordings lie between -100 and 30 dB.
 _REF_DB_LIMIT = 300.0
 # A band this far below the largest is as good as silent, and is not divided by.
@@ -65,7 +64,7 @@ def _mel_bands(mel: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
     """Returns the bands `[n, frames, n_mels]` of a log-mel, on a linear scale from 0 to 1."""
     mel = tf.where(mel > 0.0, tf.minimum(tf.cast(mel, tf.float32), 1.0), 0.0)  # NaN becomes 0
     missing = 1.0 - tf.reduce_max(mel, axis=[1, 2], keepdims=True)
-    decibel = (mel - 1.0 + tf.minimum(missing, _MISSING_DB / 2.0 * spec.power / spec.top_db)) * spec.top_db
+    decibel = (mel - 1.0 + tf.minimum(missing, MISSING_DB / 2.0 * spec.power / spec.top_db)) * spec.top_db
     # A mel of 0 means top_db or more below the maximum. The true level is unknown, so it is taken as no sound.
     bands = tf.where(mel > 0.0, tf.pow(10.0, decibel / 10.0), 0.0)
     return tf.transpose(bands, [0, 2, 1])

@@ -26,6 +26,13 @@ def test_the_embedded_server_conforms(exported, front_end, shared_server, capsys
     assert result["checks"] >= 45
 
 
+def test_the_server_conforms_with_a_model_that_has_a_prior(prior_server):
+    target = conformance.Target(grpc=f"127.0.0.1:{prior_server.port}", rest=f"127.0.0.1:{prior_server.rest_port}")
+    found = dict(conformance.conformance(target))
+    assert {name: said for name, said in found.items() if said} == {}
+    assert "a window continues another" in found
+
+
 def test_the_models_warm_up_requests_are_answered(exported, server):
     """Sends those of one row; the others differ from them in their number of rows alone."""
     records = [protos.PredictionLog.FromString(record) for record in read_records(exported.path / WARMUP_FILE)]

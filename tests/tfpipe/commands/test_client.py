@@ -67,6 +67,75 @@ def test_command_generate_and_interpolate(target, recordings, spec, tmp_path, ca
     _is_png(tmp_path / "interpolation.png")
 
 
+def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_path, capsys):
+    ask = ("--out", tmp_path, "--server", f"127.0.0.1:{prior_server.port}", "--json")
+    run_command("client", "generate", "--label", "Piano", "--seconds", "4.5", "--count", "2", *ask)
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path), "sounds": 2, "seconds": 4.5}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generated.png", "seed-0.wav", "seed-1.wav"]
+    sounds = [soundfile.read(tmp_path / f"seed-{seed}.wav")[0] for seed in (0, 1)]
+    assert [len(sound) for sound in sounds] == [99_225, 99_225]
+    assert np.abs(sounds[0] - sounds[1]).max() > 0.01
+    _is_png(tmp_path / "generated.png")
+
+
+def test_command_continue_and_vary(prior_exported, recordings, tmp_path, capsys):
+    model = ("--out", tmp_path, "--model", prior_exported, "--json")
+    run_command("continue", recordings[0], "--seconds", "2.5", "--label", "Human", *model)
+    assert json.loads(capsys.readouterr().out)["seconds"] == 3.5
+    assert soundfile.info(tmp_path / f"{recordings[0].stem}-continued.wav").frames == round(3.5 * 22_050)
+    run_command("vary", recordings[0], "--amount", "0", *model)
+    run_command("reconstruct", recordings[0], *model)
+    varied, rebuilt = (
+        soundfile.read(tmp_path / f"{recordings[0].stem}-{name}.wav")[0] for name in ("variation", "reconstruction")
+    )
+    np.testing.assert_allclose(varied, rebuilt, atol=2e-2)
+    run_command("vary", recordings[0], "--amount", "1", "--seed", "3", *model)
+    assert np.abs(soundfile.read(tmp_path / f"{recordings[0].stem}-variation.wav")[0] - rebuilt).max() > 0.05
+    _is_png(tmp_path / f"{recordings[0].stem}-variation.png")
+
+
+def test_bad_draws_are_refused_and_leave_no_file(prior_exported, exported, recordings, tmp_path):
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.ones(1000), 22_050)
+    for command, arguments, says in (
+        ("generate", ["--label", "Violin"], "Human, Piano"),
+        ("generate", ["--seconds", "-1"], "-1 s is out of range"),
+        ("generate", ["--count", "0"], "--count 0 is out of range"),
+        ("generate", ["--temperature", "nan"], "--temperature nan is out of range"),
+        ("vary", [recordings[0], "--amount", "1.1"], "--amount 1.1 is out of range; use 0"),
+        ("continue", [recordings[0], "--seconds", "0"], "0 s is out of range"),
+        ("continue", [short], r"short\.wav: shorter than one window of 1 s"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            run_command(command, *arguments, "--out", tmp_path / "out", "--model", prior_exported)
+    for command, arguments in (
+        ("generate", ["--seconds", "30"]),
+        ("vary", [recordings[0]]),
+        ("continue", [recordings[0]]),
+    ):
+        with pytest.raises(UsageError, match="no learned prior; train it with `--prior flow`"):
+            run_command(command, *arguments, "--out", tmp_path / "out", "--model", exported.path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_sound_that_is_stopped_leaves_no_half_file(prior_exported, tmp_path, monkeypatch):
+    from serving.client.local_model import LocalModel
+
+    calls = []
+
+    def stop(self, z, *rest):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, z, *rest)
+
+    original = LocalModel.continue_
+    monkeypatch.setattr(LocalModel, "continue_", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_command("generate", "--seconds", "60", "--out", tmp_path, "--model", prior_exported)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command_status_and_errors(target, tmp_path, capsys):
     run_command("client", "status", "--server", target, "--json")
     versions = json.loads(capsys.readouterr().out)["versions"]

@@ -1,4 +1,4 @@
-"""What people do with a model: encode, decode, reconstruct, generate, interpolate.
+"""What people do with a model: encode, decode, reconstruct, generate, continue, vary, interpolate.
 
 Each action is a module of this folder with `HELP`, `add_arguments(parser)` and `run(vae, args)`, which returns the
 object that `--json` prints. `output` writes the files. An action runs in this process (`tfpipe generate --model DIR`,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from serving.client.long_sound import LongSound
     from serving.client.vae import Vae
 
 # A picture shows this many spectrograms, the first ones.
@@ -50,6 +52,25 @@ def save_mels(path: Path, mels: Iterable[NDArray[Any]], *, shape: tuple[int, ...
                 file.write(rows.astype("<f4").tobytes())
         with packed.open("ref_db.npy", "w") as file:
             write_array(file, np.asarray(ref_db))
+
+
+def write_sound(path: Path, sound: LongSound, *, what: str) -> None:
+    """Writes a long sound as one wav, a piece at a time, and shows the progress."""
+    from tfpipe.audio.level import EDGE_FADE_S
+    from tfpipe.audio.wav import write_long_wav
+    from tfpipe.process.progress import Progress
+
+    rate = sound.spec.sample_rate
+    with Progress(what, total=math.ceil(sound.samples / rate), unit="s") as bar:
+
+        def pieces() -> Iterator[NDArray[Any]]:
+            written = 0
+            for piece in sound:
+                written += len(piece)
+                bar.set_done(written // rate if written < sound.samples else math.ceil(written / rate))
+                yield piece
+
+        write_long_wav(path, pieces(), rate, fade_s=EDGE_FADE_S)
 
 
 def wrote(out: Path, **facts: float) -> dict[str, Any]:
