@@ -35,7 +35,7 @@ _FADE_S, _MOVE_S = 0.02, 0.01
 
 
 class LongSound:
-    """A sound of a given length; iterate over it for its pieces, `[any]` float32. Two windows at most are in memory.
+    """A sound of a given length. Iterate over it once for its pieces, `[any]` float32; two windows are in memory.
 
     Args:
         vae: the model; it needs a learned prior if the sound has more than one window.
@@ -79,14 +79,12 @@ class LongSound:
     def __iter__(self) -> Iterator[FloatArray]:
         windows = self._windows()
         window, begin, left = next(windows), 0, self.samples
-        overlap = 0
+        shift = self._shift()
+        overlap = max(0, len(window) - shift)
+        fade, move = (min(round(s * self.spec.sample_rate), overlap // 4) for s in (_FADE_S, _MOVE_S))
+        place = (overlap - fade) // 2
         while left > len(window) - begin:
-            # Both windows have this part; the later one starts at `shift` of the earlier one.
-            shift = self._shift()
-            overlap = len(window) - shift
             following = next(windows)
-            fade, move = (min(round(s * self.spec.sample_rate), overlap // 4) for s in (_FADE_S, _MOVE_S))
-            place = (overlap - fade) // 2
             mixed, lag = join(window[shift:], following, place=place, fade=fade, move=move)
             for piece in (window[begin : shift + place], mixed):
                 yield piece[:left]
@@ -96,15 +94,15 @@ class LongSound:
 
     def _windows(self) -> Iterator[FloatArray]:
         """Yields the audio of one window after the other, at levels that agree where they overlap."""
-        lowest = 0.0
+        first_lift = 0.0
         for index, made in enumerate(self._draws()):
             if len(self.mels) < MAX_MELS:
                 self.mels.append(made.mel[0])
-            # Decoding to audio lifts a window's maximum to `ref_db`, by so much. A window that continues another keeps
-            # the other's level, so here the lift is taken back.
+            # Decoding to audio raises each window until its maximum is at `ref_db`. Windows that continue each other
+            # would get different levels where they overlap, so all are raised by as much as the first.
             lift = _lift_db(made.mel[0], self.spec)
-            lowest = lift if index == 0 else lowest
-            yield self._vae.decode_audio(made.z, [self._ref_db + lowest - lift])[0]
+            first_lift = lift if index == 0 else first_lift
+            yield self._vae.decode_audio(made.z, [self._ref_db + first_lift - lift])[0]
 
     def _draws(self) -> Iterator[Generated]:
         if self._first is None:

@@ -113,6 +113,12 @@ def predictions(outputs: Arrays, *, by_row: bool) -> bytes:
     return b'{"predictions": %b}' % write_rows(outputs) if by_row else b'{"outputs": %b}' % write_columns(outputs)
 
 
+def string_bytes(outputs: Arrays) -> int:
+    """Returns how many bytes the strings of an answer take as base64; their size is known only when they are there."""
+    strings = (array for array in outputs.values() if array.dtype.kind == "O")
+    return sum(len(value) for array in strings for value in array.flat) * 4 // 3
+
+
 def write_rows(outputs: Arrays) -> bytes:
     """Returns outputs in the row format: bare values for one output, one object for each row for several.
 

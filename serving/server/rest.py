@@ -180,7 +180,9 @@ class Application:
                 body = json_tensors.read_predict_body(model.signatures, environ["wsgi.input"].read())
             length = self._answer_bytes(body)
             with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
-                return json_tensors.predictions(body.signature.run(body.inputs, call), by_row=body.by_row)
+                outputs = body.signature.run(body.inputs, call)
+                self._require_answerable(json_tensors.string_bytes(outputs))
+                return json_tensors.predictions(outputs, by_row=body.by_row)
 
     def _answer_bytes(self, body: json_tensors.PredictBody) -> int:
         """Returns the approximate length of the answer as JSON, in bytes.
@@ -191,14 +193,22 @@ class Application:
         sizes = (len(array) for array in body.inputs.values() if array.ndim)
         rows = max(sizes, default=1) if body.signature.has_rows else 1
         length = rows * body.signature.row_bytes * _JSON_PER_BYTE
+        self._require_answerable(length)
+        return length
+
+    def _require_answerable(self, length: int) -> None:
+        """Refuses an answer of `length` bytes of JSON if that is above the limit.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT.
+        """
         most = _ANSWER_BODIES * self._api.limits.json_bytes
         if length > most:
             raise StatusError(
                 Code.INVALID_ARGUMENT,
-                f"the answer to {rows} rows would be about {length >> 20} MiB of JSON, this server's limit is "
-                f"{most >> 20}; send fewer rows, or use gRPC",
+                f"the answer would be about {length >> 20} MiB of JSON, this server's limit is {most >> 20}; "
+                "send fewer rows, or use gRPC",
             )
-        return length
 
 
 def _status(api: Api, match: re.Match[str]) -> Any:

@@ -21,6 +21,7 @@ def test_bytes_cross_as_base64():
     for instances in ([encoded, "text"], [{"blob": encoded}, {"blob": "text"}]):
         assert json_tensors.read_rows(signature, instances)["blob"].tolist() == [b"\x00\xff", b"text"]
     array = np.array([b"\x00\xff", b"text"], object)
+    assert json_tensors.string_bytes({"blob_bytes": np.array([bytes(30), bytes(60)], object), "x": np.zeros(9)}) == 120
     assert json.loads(json_tensors.write_rows({"blob_bytes": array})) == [
         encoded,
         {"b64": base64.b64encode(b"text").decode()},
