@@ -35,9 +35,9 @@ class PriorSize:
 
     width: int
     depth: int
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    passes: int = 20
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    passes: int = 10
     least_steps: int = 900
     most_steps: int = 50_000
 

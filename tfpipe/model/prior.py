@@ -23,7 +23,7 @@ from tfpipe.model.presets import PriorSize
 # Steps from noise to latent. Each calls the network with and without the label, so that a draw has twice as many calls.
 DRAW_STEPS = 25
 # How far a draw is moved from what is likely for any label towards what is likely for the label that was asked for.
-GUIDANCE = 2.0
+GUIDANCE = 1.5
 # Steps that a filter sees, and the number of dilations (1, 2, 4) that the blocks take in turn.
 _KERNEL, _DILATIONS = 5, 3
 

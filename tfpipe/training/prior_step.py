@@ -16,7 +16,7 @@ from tfpipe.model.latent_shape import LatentShape
 from tfpipe.model.presets import PriorSize
 
 # Share of the windows of a batch whose first steps are given, as in `Prior.continue_`, and of those without a label.
-_CONTINUED, _UNLABELLED = 0.3, 0.1
+_CONTINUED, _UNLABELLED = 0.5, 0.12
 # The moving average of the weights, which is what draws come from.
 _AVERAGE = 0.999
 
@@ -165,7 +165,7 @@ class PriorStepper:
         return tf.reduce_mean(losses)
 
     def _make_optimizer(self, peak: float, steps: int) -> Any:
-        warm_up = max(1, min(200, steps // 10))
+        warm_up = max(1, min(100, steps // 10))
         rate = keras.optimizers.schedules.CosineDecay(
             peak * 0.05, max(1, steps - warm_up), alpha=0.02, warmup_target=peak, warmup_steps=warm_up
         )
