@@ -66,7 +66,9 @@ def prior_model():
     from tfpipe.training.trained_model import TrainedModel
 
     spec, shape = FeatureSpec(window_s=1.0, n_mels=32), LatentShape(6, 16)
-    models, network = build("tiny", spec), prior.build(preset("tiny").prior, shape, labels=2)
+    size = preset("tiny").prior
+    assert size is not None
+    models, network = build("tiny", spec), prior.build(size, shape, labels=2)
     _randomise(*models, network)
     models.decoder.get_layer("linear").bias.assign(np.full(8 * spec.n_mels, 0.5))
     return TrainedModel(
@@ -158,7 +160,7 @@ def server(exported, shared_server):
     return shared_server(exported.path.parent, "native" if is_built() else "python")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prior_server(prior_exported, shared_server):
     """A server of the exported model with a prior."""
     return shared_server(prior_exported.parent, "native" if is_built() else "python")

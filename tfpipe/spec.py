@@ -17,6 +17,8 @@ from typing import Any
 from tfpipe.errors import SpecError, SpecMismatch, UsageError
 from tfpipe.settings import check, setting
 
+# Turning a log-mel whose maximum is below 1 into sound raises it to 1, but by no more than this, dB of the sound.
+MISSING_DB = 20.0
 # Must be raised if the same field values give other features than before.
 _FEATURE_VERSION = 1
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving.client.answers import FloatArray, Generated
-from tfpipe.audio.level import MISSING_DB
 from tfpipe.errors import UsageError
-from tfpipe.spec import FeatureSpec
+from tfpipe.spec import MISSING_DB, FeatureSpec
 
 if TYPE_CHECKING:
     from serving.client.draws import Draws

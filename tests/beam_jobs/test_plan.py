@@ -84,7 +84,7 @@ def test_kept_splits_hold_in_a_small_corpus():
 
 def test_adding_a_track_moves_at_most_two_others():
     for first in (0, 1000, 2000):
-        before = {}
+        before: dict[str, str] = {}
         for count in range(1, 100):
             after = assign_splits(named(count, first=first), config=CONFIG)
             assert sum(before[track] != after[track] for track in before) <= 2

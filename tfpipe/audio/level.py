@@ -11,8 +11,6 @@ Samples = NDArray[np.floating[Any]]
 
 # A made sound can start or end in the middle of a wave. A fade of this length makes that inaudible, s.
 EDGE_FADE_S = 0.01
-# Turning a log-mel whose maximum is below 1 into sound raises it to 1, but by no more than this, dB of the sound.
-MISSING_DB = 20.0
 # The limiter turns the sound down this long before and after a peak, s.
 _REACH_S = 0.005
 

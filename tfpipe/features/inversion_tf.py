@@ -21,9 +21,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfpipe.audio.level import MISSING_DB
 from tfpipe.features.log_mel import mel_basis
-from tfpipe.spec import FeatureSpec
+from tfpipe.spec import MISSING_DB, FeatureSpec
 
 # Steps of the multiplicative update that fits the STFT magnitudes to the mel bands.
 _FIT_STEPS = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from tfpipe.evaluation.draws import judge_draws
 from tfpipe.evaluation.windows import Windows
 from tfpipe.features.log_mel import quantise
 from tfpipe.spec import FeatureSpec
+from tfpipe.training.trained_model import TrainedModel
 
 SPEC = FeatureSpec(n_mels=16, window_s=1.0)
 SHAPE = SPEC.mel_shape
@@ -67,7 +68,7 @@ def _judge(
     model: _Model, *, training: Windows = TRAINING, held_out: Windows = HELD_OUT, **changes: Any
 ) -> dict[str, Any]:
     settings = {"count": 60, "seed": 5, "is_held_out": True, "quiet": True, **changes}
-    return judge_draws(model, training=training, held_out=held_out, **settings)
+    return judge_draws(cast(TrainedModel, model), training=training, held_out=held_out, **settings)
 
 
 def test_draws_like_the_recordings_are_near_and_have_their_label() -> None:

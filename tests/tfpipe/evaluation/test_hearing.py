@@ -71,7 +71,7 @@ def test_intelligibility_falls_with_noise_and_is_none_of_silence() -> None:
     time = np.arange(3 * 22_050) / 22_050
     speech = (rng.standard_normal(len(time)) * (1 + np.sin(2 * np.pi * 4 * time))).astype(np.float32)
     noise = rng.standard_normal(len(time)).astype(np.float32)
-    found = [judge(speech, speech + share * noise) for share in (0.0, 1.0, 4.0)]
+    found = [judge(speech, speech + share * noise) or 0.0 for share in (0.0, 1.0, 4.0)]
     assert found[0] == pytest.approx(1.0, abs=1e-3)
     assert found[0] > found[1] > found[2]
     assert judge(np.zeros(66_150, np.float32), noise) is None

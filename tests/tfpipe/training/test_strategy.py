@@ -132,7 +132,7 @@ def assert_same_curves(one: Run, other: Run) -> None:
         np.testing.assert_allclose([row[name] for row in one.history], [row[name] for row in other.history], rtol=2e-3)
     priors = [read_history(run.path / PRIOR) for run in (one, other)]
     for name in ("step", "loss", "val_loss"):
-        np.testing.assert_allclose(*([row[name] for row in rows] for rows in priors), rtol=5e-3)
+        np.testing.assert_allclose([row[name] for row in priors[0]], [row[name] for row in priors[1]], rtol=5e-3)
 
 
 @pytest.fixture(scope="module")

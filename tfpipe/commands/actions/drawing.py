@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from serving.protocol.names import REF_DB
 from tfpipe.errors import UsageError
 
 _LEVELS_DB = -100.0, 30.0
@@ -25,6 +24,8 @@ def add_temperature(parser: argparse.ArgumentParser) -> None:
 
 def add_level(parser: argparse.ArgumentParser) -> None:
     """Adds the level of a sound that has none of its own."""
+    from serving.protocol.names import REF_DB
+
     parser.add_argument(
         "--ref-db",
         type=float,
@@ -45,6 +46,8 @@ def check_draw(args: argparse.Namespace) -> None:
     Raises:
         UsageError: see above.
     """
+    from serving.protocol.names import REF_DB
+
     level, temperature, seed = (
         getattr(args, "ref_db", REF_DB),
         getattr(args, "temperature", 1.0),
