@@ -161,10 +161,14 @@ def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path:
 
 
 def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int = 0) -> None:
-    """Draws `count` windows decoded from samples of the prior."""
-    z = model.draw(np.arange(seed, seed + count))
-    mels = np.asarray(model.decoder(z, training=False))[..., 0]
-    spectrograms(path, [(f"sample {index + 1}", mel) for index, mel in enumerate(mels)], model.spec, columns=2)
+    """Draws `count` windows decoded from samples of the prior; a learned prior draws from each label in turn."""
+    panels = []
+    for index in range(count):
+        label = index % len(model.labels) if model.prior is not None and model.labels else -1
+        z = model.draw([seed + index], label=label)
+        name = "sample" if label < 0 else model.labels[label]
+        panels.append((f"{name}, seed {seed + index}", np.asarray(model.decoder(z, training=False))[0, ..., 0]))
+    spectrograms(path, panels, model.spec, columns=2)
 
 
 def _load(run: str | Path, which: str, manifest: Manifest, data: Folder) -> TrainedModel:
