@@ -16,9 +16,11 @@ from tfpipe.data.records import write_record
 from tfpipe.files.storage import write_bytes
 from tfpipe.training.trained_model import TrainedModel
 
-# Rows of a full batch. Making audio takes longest, so the signatures that make it get fewer.
-_FULL_ROWS, _FULL_AUDIO_ROWS = 32, 4
+# Rows of a full batch. Making audio takes longer, and a draw through a learned prior calls a network 50 times, so the
+# signatures that do so get fewer. Otherwise a server would warm up for half a minute.
+_FULL_ROWS, _FULL_AUDIO_ROWS, _FULL_DRAWS = 32, 4, 2
 _MAKE_AUDIO = ("decode_audio", *WAV_SIGNATURES)
+_DRAW = ("generate", "generate_wav", "continue", "vary")
 
 
 def write_warmup(model: TrainedModel, path: Path, *, model_name: str) -> None:
@@ -45,6 +47,9 @@ def _full_batches(model: TrainedModel) -> dict[str, dict[str, NDArray[Any]]]:
     """Returns inputs of a full batch. Audio is cut to 100 samples to keep the file small: the graph pads it."""
     full = example_inputs(model, describe(model), rows=_FULL_ROWS)
     full["encode_audio"] = {"audio": full["encode_audio"]["audio"][:, :100]}
-    for name in _MAKE_AUDIO:
-        full[name] = {alias: array[:_FULL_AUDIO_ROWS] for alias, array in full[name].items()}
+    rows = dict.fromkeys(_MAKE_AUDIO, _FULL_AUDIO_ROWS)
+    if model.prior is not None:
+        rows |= dict.fromkeys(_DRAW, _FULL_DRAWS)
+    for name, count in rows.items():
+        full[name] = {alias: array[:count] for alias, array in full[name].items()}
     return full
