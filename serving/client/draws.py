@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.client.answers import FloatArray, Generated
 from serving.client.calls import Calls, float32
+from serving.client.connection import RequestRefusedError
 from serving.client.long_sound import LongSound
 from serving.protocol.names import ANY_LABEL, REF_DB
 from tfpipe.errors import UsageError
@@ -107,7 +108,7 @@ class Draws(Calls):
             UsageError: the label is not known, or the model has no learned prior.
         """
         self.require_prior("continue")
-        answer = self.call("continue", z=float32(z), **self._draw_inputs(seeds, temperature, label))
+        answer = self.call("continue", z=self._latents(z), **self._draw_inputs(seeds, temperature, label))
         return Generated(answer["z"], answer["mel"])
 
     def vary(self, z: ArrayLike, amount: ArrayLike, seeds: ArrayLike, label: str | None = None) -> Generated:
@@ -128,7 +129,7 @@ class Draws(Calls):
             raise UsageError("an amount is out of range; use 0 (no change) to 1 (a new draw)")
         answer = self.call(
             "vary",
-            z=float32(z),
+            z=self._latents(z),
             amount=np.broadcast_to(amounts, seed.shape),
             seed=seed,
             label=self._label(label, rows=seed.shape),
@@ -149,6 +150,15 @@ class Draws(Calls):
         inputs = self._draw_inputs(seeds, temperature, label)
         inputs["ref_db"] = np.broadcast_to(float32(ref_db), inputs["seed"].shape)
         return list(self.call("generate_wav", **inputs)["wav_bytes"])
+
+    def _latents(self, z: ArrayLike) -> FloatArray:
+        """Returns latents as an array, and refuses those of another length."""
+        latents, size = float32(z), self.describe()["latent"]
+        if latents.ndim != 2 or latents.shape[1] != size:
+            raise RequestRefusedError(
+                f"{self.target}: z has the shape {list(latents.shape)}, but the model's latents are [n, {size}]"
+            )
+        return latents
 
     def _draw_inputs(
         self, seeds: ArrayLike | None, temperature: ArrayLike, label: str | None
