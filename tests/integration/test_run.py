@@ -196,7 +196,7 @@ def test_changed_settings_and_input_rebuild_what_depends_on_them(
 ) -> None:
     report = finished_run[1]
     workdir = shutil.copytree(finished_run[0], tmp_path / "work")
-    more_epochs = run(few_recordings, workdir, "--epochs", "1")
+    more_epochs = run(few_recordings, workdir, "--epochs", "1", "--prior", "none")
     assert more_epochs["changed"] == ["train", "evaluate", "export", "serve check"]
     assert more_epochs["preprocess"] == report["preprocess"]
     assert more_epochs["export"]["version"] == report["export"]["version"] + 1
@@ -205,7 +205,7 @@ def test_changed_settings_and_input_rebuild_what_depends_on_them(
     corpus = tmp_path / "corpus"
     shutil.copytree(few_recordings, corpus)
     next(corpus.rglob("*.wav")).unlink()
-    fewer = run(corpus, workdir, "--epochs", "1")
+    fewer = run(corpus, workdir, "--epochs", "1", "--prior", "none")
     assert fewer["changed"] == STAGES
     assert fewer["preprocess"]["tracks"] == report["preprocess"]["tracks"] - 1
 
