@@ -123,7 +123,9 @@ def test_wheel_says_what_it_needs(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = archive.read(f"tfpipe-{__version__}.dist-info/METADATA").decode()
     assert re.search(r"^Requires-Python: .*>=3\.11", metadata, re.MULTILINE)
-    assert {"gpu", "aws", "gcp", "dev"} == set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
+    assert {"gpu", "aws", "gcp", "dev", "evaluate"} == set(
+        re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE)
+    )
     assert "tfpipe = tfpipe.cli.main:entry" in archive.read(f"tfpipe-{__version__}.dist-info/entry_points.txt").decode()
 
 

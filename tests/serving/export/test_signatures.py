@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from serving_tools import run_signature
+from serving_tools import assert_same_sound, run_signature
 
 from serving.protocol.names import PRIOR_SIGNATURES, SIGNATURES
 from tfpipe.audio.level import EDGE_FADE_S
@@ -143,16 +143,12 @@ def _wav(audio, rate):
 
 
 def _same_file(wav, audio, folder, spec):
-    """Requires that `wav` is the file that the commands write for `audio`.
-
-    The phases of two graphs with the same ops can differ a little. `test_wav_graph.py` compares files to one step of
-    16 bits.
-    """
+    """Requires that `wav` is the file that the commands write for `audio`; `test_wav_graph.py` compares exactly."""
     write_wav(folder / "x.wav", audio, spec.sample_rate, fade_s=EDGE_FADE_S)
     expected, rate = soundfile.read(folder / "x.wav")
     actual, own_rate = soundfile.read(io.BytesIO(wav))
     assert own_rate == rate == spec.sample_rate
-    np.testing.assert_allclose(actual, expected, atol=5e-3)
+    assert_same_sound(actual, expected)
 
 
 def test_draws_through_a_prior_are_the_priors(prior_loaded, prior_model):

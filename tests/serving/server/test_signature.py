@@ -126,8 +126,11 @@ def test_signatures_are_batched_where_rows_fit_together(toy_server, server):
         "encode",
         "decode",
         "decode_audio",
+        "decode_wav",
         "reconstruct",
+        "reconstruct_wav",
         "generate",
+        "generate_wav",
         "spec",
         "serving_default",
     }
