@@ -27,6 +27,9 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+# What `tfpipe evaluate` hears with. docs/EVALUATION.md says why basic-pitch is installed apart.
+HEARING = ["mir_eval>=0.8,<1", "onnxruntime>=1.20", "pystoi>=0.4,<1"]
+
 setup(
     name="tfpipe",
     version=version(),
@@ -87,10 +90,10 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],
         "aws": ["apache-beam[aws]"],
-        # What `tfpipe evaluate` hears with. docs/EVALUATION.md says why basic-pitch is installed apart.
-        "evaluate": ["mir_eval>=0.8,<1", "onnxruntime>=1.20", "pystoi>=0.4,<1"],
+        "evaluate": HEARING,
         "gcp": ["apache-beam[gcp]"],  # on the latest lane only, because Google's libraries need protobuf 6
         "dev": [
+            *HEARING,
             "apache-beam[aws]",
             "build",
             "check-jsonschema",  # has the schema of Compose files

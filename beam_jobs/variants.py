@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tfpipe.data.records import ORIGINAL_NAME
 from tfpipe.errors import UsageError
 
 ENGINES = ("spectral", "waveform")
@@ -91,7 +92,7 @@ class Variant:
             f"noise{self.noise_db:g}dB" if self.noise_db is not None else "",
             f"gain{self.gain_db:g}dB" if self.gain_db else "",
         ]
-        return "+".join(filter(None, steps)) or "original"
+        return "+".join(filter(None, steps)) or ORIGINAL_NAME
 
     @property
     def semitones(self) -> tuple[float, ...]:
@@ -142,7 +143,7 @@ class Variant:
         """
         fields: dict[str, object] = {}
         try:
-            for step in [] if name == "original" else re.split(r"\+(?=[a-z])", name):
+            for step in [] if name == ORIGINAL_NAME else re.split(r"\+(?=[a-z])", name):
                 field, value = _parse_step(step)
                 if field in fields:
                     raise ValueError(f"{field} is given twice")

@@ -1,8 +1,8 @@
 """One sound of any length from windows that continue each other. Loads neither TensorFlow nor gRPC.
 
-A window that continues another starts with the last steps of its latent, so both decode to the same spectrogram where
-they overlap. Only their phases differ, because each window's are estimated alone. `join` therefore moves the later
-window by some milliseconds, to where the two waves agree best, and fades there.
+A window that continues another starts with the last steps of the other's latent, so both decode to the same
+spectrogram where they overlap. Only their phases differ, because those of each window are estimated alone. `join`
+therefore moves the later window by some milliseconds, to where the two waves agree best, and fades there.
 
 Measured on 40 joins of four pianos and four voices: 20 ms before and after the join the level differs from that of the
 two windows by 0.2 dB (standard deviation; at worst 0.7), and the spectrum changes no faster than elsewhere. A fade at

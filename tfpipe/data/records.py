@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from tfpipe.errors import DatasetError
 from tfpipe.files.remote import open_read, stamp
 
+# The variant of a window that is as it was recorded.
+ORIGINAL_NAME = "original"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -44,6 +47,11 @@ class Example:
     start_s: float
     variant: str
     key: str
+
+
+def is_original(key: str) -> bool:
+    """Tells whether the example with this key is a window as it was recorded; a key ends with the variant's name."""
+    return key.endswith(f"/{ORIGINAL_NAME}")
 
 
 def encode_example(example: Example) -> bytes:

@@ -164,7 +164,7 @@ def plot_samples(model: TrainedModel, *, path: Path, count: int = 4, seed: int =
     """Draws `count` windows decoded from samples of the prior; a learned prior draws from each label in turn."""
     panels = []
     for index in range(count):
-        label = index % len(model.labels) if model.prior is not None and model.labels else -1
+        label = index % len(model.labels) if knows_labels(model) else -1
         z = model.draw([seed + index], label=label)
         name = "sample" if label < 0 else model.labels[label]
         panels.append((f"{name}, seed {seed + index}", np.asarray(model.decoder(z, training=False))[0, ..., 0]))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tfpipe.data.damage import translate_input_errors
 from tfpipe.data.manifest import Folder, load_manifest
 from tfpipe.data.pipeline import make_dataset
+from tfpipe.data.records import is_original
 from tfpipe.features.log_mel import dequantise
 
 BATCH = 32
@@ -49,7 +50,7 @@ class Windows:
     @property
     def is_original(self) -> NDArray[np.bool_]:
         """Whether each window is as recorded, `[n]`; the others are variants, such as shifted ones."""
-        return np.array([key.endswith("/original") for key in self.key], dtype=np.bool_)
+        return np.array([is_original(key) for key in self.key], dtype=np.bool_)
 
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Windows:
         """Returns the windows at `rows`."""

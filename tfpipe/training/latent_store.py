@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfpipe.data.records import is_original
 from tfpipe.errors import translate_os_errors
 from tfpipe.features.log_mel_tf import to_mel
 from tfpipe.files.storage import read_json, write_json
@@ -25,8 +26,6 @@ from tfpipe.training.batches import Batches
 
 _STAMP, _POSTERIORS, _ABOUT = "stamp.json", "posteriors.npy", "about.npy"
 _BATCH = 64
-# The key of an example ends with its variant; this one is the recording as it is.
-_ORIGINAL = b"/original"
 
 Encode = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -106,7 +105,7 @@ def _encode(folder: Path, encode: Encode, *, batches: Batches, split: str, quiet
             where = slice(done, done + len(rows))
             posteriors[where] = rows
             about[where, 0] = np.asarray(batch["label"])
-            about[where, 1] = [key.endswith(_ORIGINAL) for key in batch["key"].numpy().tolist()]
+            about[where, 1] = [is_original(key.decode()) for key in batch["key"].numpy().tolist()]
             done += len(rows)
             bar.update(len(rows))
     posteriors.flush()

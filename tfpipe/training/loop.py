@@ -305,7 +305,7 @@ class Trainer:
     def _save(self, *, best: bool = False, keep: bool = False) -> None:
         if not self.is_chief:
             return
-        arrays = states.arrays_of(self.stepper)
+        arrays = states.arrays_of(self.stepper.parts())
         if self._settled and not all(np.isfinite(array).all() for array in arrays.values()):
             raise self._not_finite("the weights are not finite", self._settled)
         steps, seed = self.batches.steps, self.config.seed

@@ -14,6 +14,8 @@ from tfpipe.data.position import Part
 from tfpipe.model import prior
 from tfpipe.model.latent_shape import LatentShape
 from tfpipe.model.presets import PriorSize
+from tfpipe.training.learning_rate import cosine
+from tfpipe.training.optimizer import make_adam, move_average
 
 # Share of the windows of a batch whose first steps are given, as in `Prior.continue_`, and of those without a label.
 _CONTINUED, _UNLABELLED = 0.5, 0.12
@@ -46,14 +48,16 @@ class PriorStepper:
         part: Part,
     ) -> None:
         self.shape, self.labels, self.seed = shape, labels, seed
-        self.strategy, self.part, self._policy = strategy, part, policy
+        self.strategy, self.part = strategy, part
         self.batch_size = max(1, size.batch_size // part.total) * part.total
         self._weights = tf.constant(weights / weights.mean(), tf.float32)
         keras.utils.set_random_seed(seed)
         with strategy.scope():
             self.network = prior.build(size, shape, labels=labels, policy=policy)
             self.average = prior.build(size, shape, labels=labels, policy=policy)
-            self.optimizer = self._make_optimizer(size.learning_rate, steps)
+            rate = cosine(size.learning_rate, total_steps=steps)
+            # The limit for a mean over replicas, see tfpipe.training.step.
+            self.optimizer = make_adam(rate, policy=policy, clip=1.0 / part.total, beta_2=0.99)
             self.optimizer.build(self.network.trainable_variables)
         for old, new in zip(self.average.weights, self.network.weights, strict=True):
             old.assign(new)
@@ -99,12 +103,7 @@ class PriorStepper:
 
     def _distributed_step(self, posteriors: Any, about: Any, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         means = self.strategy.run(self._replica, args=(posteriors, about, stop, step))
-        done = tf.cast(step, tf.float32)
-        share = 1.0 - tf.minimum(_AVERAGE, (1.0 + done) / (10.0 + done))
-        for average, weight in zip(self.average.weights, self.network.weights, strict=True):
-            self.strategy.extended.update(
-                average.value, lambda old, new: old.assign_add(share * (new - old)), args=(weight.value,)
-            )
+        move_average(self.strategy, self.average.weights, self.network.weights, step=step, decay=_AVERAGE)
         return self.strategy.experimental_local_results(means)[0]
 
     def _replica_step(self, posteriors: tf.Tensor, about: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -163,11 +162,3 @@ class PriorStepper:
         seeds = tf.random.split(tf.constant([0, 0]), 5)
         losses = self._losses(self.average, posteriors, about, seeds=seeds, replica=tf.constant(0), training=False)
         return tf.reduce_mean(losses)
-
-    def _make_optimizer(self, peak: float, steps: int) -> Any:
-        warm_up = max(1, min(100, steps // 10))
-        rate = keras.optimizers.schedules.CosineDecay(
-            peak * 0.05, max(1, steps - warm_up), alpha=0.02, warmup_target=peak, warmup_steps=warm_up
-        )
-        optimizer = keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0 / self.part.total)
-        return keras.optimizers.LossScaleOptimizer(optimizer) if self._policy == "mixed_float16" else optimizer

@@ -37,8 +37,9 @@ from tfpipe.training.prior_folder import (
 )
 from tfpipe.training.prior_step import PriorStepper
 from tfpipe.training.run_folder import CHECKPOINTS, CONFIG, mark_done, read_history, write_history
+from tfpipe.training.state import arrays_of, share, take_over
 from tfpipe.training.stopping import Interrupted
-from tfpipe.training.strategy import from_chief, worker
+from tfpipe.training.strategy import worker
 
 # Reports over the whole training; each measures held-out windows and saves a checkpoint.
 _REPORTS = 20
@@ -143,14 +144,10 @@ class PriorTrainer:
         saved = checkpoint.load(self.folder / CHECKPOINTS) if self.is_chief else None
         found: dict[str, Any] = {"step": 0, "losses": [], "history": []}
         if saved is not None:
-            for name, variables in self.stepper.parts().items():
-                checkpoint.assign(variables, saved.arrays, prefix=name, where=str(self.folder))
+            take_over(saved, self.stepper.parts(), where=str(self.folder))
             found = {name: saved.state[name] for name in ("step", "losses")}
             found["history"] = [row for row in read_history(self.folder) if row["step"] <= found["step"]]
-        variables = [variable for part in self.stepper.parts().values() for variable in part]
-        found, values = from_chief(self.strategy, found, [np.asarray(variable) for variable in variables])
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        found = share(self.strategy, found, [variable for part in self.stepper.parts().values() for variable in part])
         self.step, self._losses, self.history = found["step"], found["losses"], found["history"]
 
     def run(self, stop: threading.Event) -> None:
@@ -225,11 +222,7 @@ class PriorTrainer:
     def _save(self, *, best: bool = False) -> None:
         if not self.is_chief:
             return
-        arrays = {
-            name: np.asarray(variable)
-            for prefix, variables in self.stepper.parts().items()
-            for name, variable in checkpoint.named(variables, prefix).items()
-        }
+        arrays = arrays_of(self.stepper.parts())
         original = bool(self.latents.about[:, 1].any())
         state = {"step": self.step, "losses": self._losses, "original": original, "seed": self.seed}
         checkpoint.save(self.folder / CHECKPOINTS, arrays, state, step=self.step, best=best)
@@ -268,13 +261,8 @@ class PriorTrainer:
             if best is None:
                 raise RunError(f"{config.run}: no checkpoint of the autoencoder; train it first")
             digest = autoencoder_digest(best)
-            for part in models:
-                checkpoint.assign(part.weights, best.arrays, prefix=part.name, where=config.run)
-        weights = [weight for part in models for weight in part.weights]
-        digest, values = from_chief(self.strategy, digest, [np.asarray(weight) for weight in weights])
-        for weight, value in zip(weights, values, strict=True):
-            weight.assign(value)
-        return models, digest
+            take_over(best, {part.name: part.weights for part in models}, where=config.run)
+        return models, share(self.strategy, digest, [weight for part in models for weight in part.weights])
 
     def _latents(self, split: str, encoder: Any, *, store: Path) -> Latents:
         return stored_latents(

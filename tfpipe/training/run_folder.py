@@ -2,7 +2,8 @@
 
 `config.json` holds the settings and `spec.json` the feature spec. `checkpoints/` holds the weights, see
 `tfpipe.training.checkpoint`. `metrics.jsonl` has one line for each finished epoch, `tensorboard/` the
-event files. `DONE` is written last: it says that training has finished.
+event files. `DONE` says that encoder and decoder are trained. `prior/` is described in
+`tfpipe.training.prior_folder`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Run:
         config: `config.json`.
         spec: the feature spec.
         history: one mapping per finished epoch.
-        done: whether training has finished.
+        done: whether encoder and decoder are trained.
     """
 
     path: Path
@@ -234,7 +235,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def mark_done(path: Path) -> None:
-    """Writes the file that says that training has finished."""
+    """Writes the file that says that a stage of training has finished."""
     write_bytes(path / DONE, b"")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,31 @@ class State:
         return len(self.history) - max(best + 1, self.raised_at)
 
 
-def arrays_of(stepper: Stepper) -> dict[str, NDArray[Any]]:
-    """Returns weights and optimizer variables by the names that checkpoints give them."""
+def arrays_of(parts: Mapping[str, Sequence[Any]]) -> dict[str, NDArray[Any]]:
+    """Returns the variables of each part, weights and optimizer, by the names that checkpoints give them."""
     return {
         name: np.asarray(variable)
-        for prefix, variables in stepper.parts().items()
+        for prefix, variables in parts.items()
         for name, variable in checkpoint.named(variables, prefix).items()
     }
+
+
+def take_over(saved: checkpoint.Checkpoint, parts: Mapping[str, Sequence[Any]], *, where: str) -> None:
+    """Sets the variables of each part from a checkpoint.
+
+    Raises:
+        RunError: it is another model's.
+    """
+    for name, variables in parts.items():
+        checkpoint.assign(variables, saved.arrays, prefix=name, where=where)
+
+
+def share(strategy: tf.distribute.Strategy, found: Any, variables: Sequence[Any]) -> Any:
+    """Gives every worker the chief's values of the variables, and returns the chief's `found` (plain JSON)."""
+    found, values = from_chief(strategy, found, [np.asarray(variable) for variable in variables])
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return found
 
 
 def save(
@@ -90,7 +109,7 @@ def save(
     Args:
         folder: run folder.
         state: how far the run is.
-        arrays: `arrays_of` the stepper.
+        arrays: `arrays_of` its parts.
         steps: steps of an epoch.
         seed: stored for people who read the checkpoint.
         best: also make it the best checkpoint.
@@ -130,8 +149,7 @@ def restore(
     saved = checkpoint.load(folder / CHECKPOINTS) if is_chief else None
     found: dict[str, Any] = {"epoch": 0, "step": 0, "best_loss": None, "sums": state.sums.tolist(), "history": []}
     if saved is not None:
-        for name, variables in stepper.parts().items():
-            checkpoint.assign(variables, saved.arrays, prefix=name, where=str(folder))
+        take_over(saved, stepper.parts(), where=str(folder))
         stored = saved.state
         found = {name: stored[name] for name in ("best_loss", "sums")}
         # A row may have been written without the checkpoint of its epoch: then the epoch is trained again.
@@ -141,10 +159,7 @@ def restore(
         stepper.start_from(initial.arrays, where=initial.path)
     elif is_chief:
         stepper.start(batches.sample())
-    variables = [variable for part in stepper.parts().values() for variable in part]
-    found, values = from_chief(strategy, found, [np.asarray(variable) for variable in variables])
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+    found = share(strategy, found, [variable for part in stepper.parts().values() for variable in part])
     state.epoch, state.step, state.history = found["epoch"], found["step"], found["history"]
     state.best_loss = math.inf if found["best_loss"] is None else found["best_loss"]
     state.sums = np.asarray(found["sums"])

@@ -23,6 +23,7 @@ from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.learning_rate import cosine
+from tfpipe.training.optimizer import make_adam, move_average
 
 
 class Stepper:
@@ -135,7 +136,8 @@ class Stepper:
     def _distributed_step(self, mel: Any, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         means = self.strategy.run(self._replica, args=(mel, count, stop, step))
         if self.judged is not self.models:
-            self._move_average(step)
+            decay = self.config.average
+            move_average(self.strategy, _weights(self.judged), _weights(self.models), step=step, decay=decay)
         return self.strategy.experimental_local_results(means)[0]
 
     def _replica_step(self, mel: tf.Tensor, count: tf.Tensor, stop: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -168,15 +170,6 @@ class Stepper:
         noise = tf.random.stateless_normal(shape, seed=tf.stack([self.config.seed, step]))
         return noise[replica * rows : (replica + 1) * rows]
 
-    def _move_average(self, step: tf.Tensor) -> None:
-        """Moves `judged` towards `models`, by larger shares in the first steps."""
-        done = tf.cast(step, tf.float32)
-        share = 1.0 - tf.minimum(self.config.average, (1.0 + done) / (10.0 + done))
-        for average, weight in zip(_weights(self.judged), _weights(self.models), strict=True):
-            self.strategy.extended.update(
-                average.value, lambda old, new: old.assign_add(share * (new - old)), args=(weight.value,)
-            )
-
     def _distributed_evaluation(self, mel: Any, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         sums, z_mean = self.strategy.run(self._replica_evaluation, args=(mel, count))
         local = self.strategy.experimental_local_results
@@ -202,8 +195,7 @@ class Stepper:
         if self.config.schedule == "cosine":
             rate = cosine(rate, total_steps=total_steps, joined=joined)
             clip = 1.0 / self.part.total  # the limit for a mean over replicas, see _replica_step
-        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
-        return keras.optimizers.LossScaleOptimizer(optimizer) if self.policy == "mixed_float16" else optimizer
+        return make_adam(rate, policy=self.policy, clip=clip)
 
 
 def _weights(models: networks.Models) -> list[Any]:

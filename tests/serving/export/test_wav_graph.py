@@ -15,7 +15,7 @@ from tfpipe.features.log_mel import log_mel
 from tfpipe.spec import FeatureSpec
 
 SPEC = FeatureSpec(window_s=1.0)
-# Full scale of 16 bits. libsndfile rounds down and TensorFlow rounds to the nearest, so one step may lie between them.
+# Full scale of 16 bits. libsndfile rounds down and TensorFlow rounds to the nearest, so samples may differ by one step.
 STEP = 1 / 32_768
 RNG = np.random.default_rng(0)
 NOISE = (0.3 * RNG.standard_normal(SPEC.samples)).astype(np.float32)

@@ -87,7 +87,8 @@ def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, smal
     whole = evaluate(dataset, run, split="test", quiet=True)
     assert (summary["windows"], summary["latent"]) == (whole["windows"], whole["latent"])
     assert summary["mse"] == pytest.approx(whole["mse"], rel=5e-5)
-    assert summary["kl"] == pytest.approx(whole["kl"], rel=1e-3)
+    # The codes change the KL of a run that has learned little by a thousandth of a nat.
+    assert summary["kl"] == pytest.approx(whole["kl"], rel=1e-3, abs=2e-3)
 
     # On the very mels, without codes in between, nothing but rounding is left.
     exact = log_mel(read_window(paths[0], start_s=0.0, spec=SPEC), SPEC).mel.astype(np.float32)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training_tools import arrays, same, train_config
 
@@ -96,7 +97,7 @@ def test_other_settings_are_refused_although_epochs_are_raised(small: Path, trai
 
 
 def test_patience_counts_from_the_raise() -> None:
-    state = State(sums=[1.0])  # type: ignore[arg-type]
+    state = State(sums=np.ones(1))
     state.history = [{"val_loss": loss} for loss in (1.0, 2.0, 2.0)]
     assert state.epochs_since_best() == 2
     state.raised_at = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.commands.actions.drawing import add_label, add_seed, add_temperature, check_draw
-from tfpipe.commands.actions.output import plot, write_sound, wrote
+from tfpipe.commands.actions.output import add_out, plot, write_sound, wrote
 
 if TYPE_CHECKING:
     from serving.client.vae import Vae
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_label(parser)
     add_temperature(parser)
     add_seed(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
 
 
 def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:

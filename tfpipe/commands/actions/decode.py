@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.actions.output import MAX_PANELS, Panel, plot, save_mels, wrote
+from tfpipe.commands.actions.output import MAX_PANELS, Panel, add_out, plot, save_mels, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _ROWS = 32
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("latents", type=Path, metavar="X.npz", help="latents, from `tfpipe encode`")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
 
 
 def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.cli.options import whole_numbers
 from tfpipe.commands.actions.drawing import add_label, add_level, add_temperature, check_draw
-from tfpipe.commands.actions.output import MAX_PANELS, Panel, plot, write_sound, wrote
+from tfpipe.commands.actions.output import MAX_PANELS, Panel, add_out, plot, write_sound, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_label(parser)
     add_temperature(parser)
     add_level(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
 
 
 def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.actions.output import add_overlap, plot, wrote
+from tfpipe.commands.actions.output import add_out, add_overlap, plot, wrote
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help="audio file; its loudest window is taken")
     parser.add_argument("last", type=Path, metavar="B", help="audio file; its loudest window is taken")
     parser.add_argument("--steps", type=int, default=5, metavar="N", help="windows, both ends included (5)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
     add_overlap(parser)
 
 

@@ -84,6 +84,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder that an action writes into."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+
+
 def add_overlap(parser: argparse.ArgumentParser) -> None:
     """Adds the option of actions that join windows to one recording."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.actions.output import add_overlap
+from tfpipe.commands.actions.output import add_out, add_overlap
 from tfpipe.commands.actions.rebuilding import rebuild
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HELP = "an audio file through encoder and decoder, to wav and PNG"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
     add_overlap(parser)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.commands.actions.drawing import add_label, add_seed, check_draw
-from tfpipe.commands.actions.output import add_overlap
+from tfpipe.commands.actions.output import add_out, add_overlap
 from tfpipe.commands.actions.rebuilding import rebuild
 from tfpipe.errors import UsageError
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amount", type=float, default=0.3, metavar="A", help="0 (as it is) to 1 (a new draw) (0.3)")
     add_label(parser)
     add_seed(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_out(parser)
     add_overlap(parser)
 
 
