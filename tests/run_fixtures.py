@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 # Settings with which the whole chain needs little time; the options of `tests/integration/test_run.py` say the same.
-QUICK_SETTINGS: dict[str, Any] = {"preset": "tiny", "epochs": 2, "semitones": (0, 7), "chords": ()}
+QUICK_SETTINGS: dict[str, Any] = {"preset": "tiny", "epochs": 2, "prior_steps": 20, "semitones": (0, 7), "chords": ()}
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from tfpipe.data.verify import verify
 
 STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check"]
 # The same settings as those of the fixture `finished_run`.
-QUICK = ("--preset", "tiny", "--epochs", "2", "--semitones", "0,7", "--chords", "")
+QUICK = ("--preset", "tiny", "--epochs", "2", "--prior-steps", "20", "--semitones", "0,7", "--chords", "")
 Run = tuple[Path, dict[str, Any]]
 
 
@@ -42,7 +42,7 @@ def run(corpus: Path, workdir: Path, *more: object) -> dict[str, Any]:
 
 def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, few_recordings: Path, tmp_path: Path) -> None:
     workdir, report = finished_run
-    assert main(["preprocess", str(few_recordings), "--output", str(tmp_path), *QUICK[4:]]) == 0
+    assert main(["preprocess", str(few_recordings), "--output", str(tmp_path), *QUICK[6:]]) == 0
     assert report["preprocess"]["fingerprint"] == load_manifest(tmp_path).fingerprint
     assert report["train"]["epochs"] == 2
     assert report["changed"] == STAGES

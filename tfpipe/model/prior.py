@@ -11,6 +11,7 @@ continues another.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -84,6 +85,19 @@ class Prior:
 
     def _flow(
         self, x: tf.Tensor, start: tf.Tensor, label: tf.Tensor, *, given: tf.Tensor, flags: tf.Tensor
+    ) -> tf.Tensor:
+        return self._traced_flow(x, start, label, given, flags)
+
+    @cached_property
+    def _traced_flow(self) -> Any:
+        """The body of `_flow` as a function, which is traced once however many graphs call it."""
+        sequence = tf.TensorSpec([None, self.shape.steps, self.shape.channels])
+        types = [sequence, tf.TensorSpec([None]), tf.TensorSpec([None], tf.int32), sequence]
+        types.append(tf.TensorSpec([self.shape.steps]))
+        return tf.function(self._follow, input_signature=types, autograph=False)
+
+    def _follow(
+        self, x: tf.Tensor, start: tf.Tensor, label: tf.Tensor, given: tf.Tensor, flags: tf.Tensor
     ) -> tf.Tensor:
         """Follows the velocity from `x` `[n, steps, channels]` at the times `start` `[n]` to time 1.
 

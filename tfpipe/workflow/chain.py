@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tfpipe.errors import DatasetError, TfpipeError, UsageError
 from tfpipe.workflow import configs
 from tfpipe.workflow.configs import PathLike
+from tfpipe.workflow.held_out import Outputs, first_window, held_out_split
 from tfpipe.workflow.report import gathered
 from tfpipe.workflow.stages import STATE, Stage, run_stages
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     from beam_jobs.config import PreprocessConfig
     from tfpipe.training.config import TrainConfig
-
-# What the stages have returned so far, by stage name.
-Outputs = Mapping[str, Mapping[str, Any]]
 
 
 def run(
@@ -255,7 +253,7 @@ class Chain:
         from tfpipe.evaluation.evaluate import evaluate
 
         return evaluate(
-            self.data, self.run_folder, split=_held_out(done), plots=self.workdir / "figures", quiet=self.quiet
+            self.data, self.run_folder, split=held_out_split(done), plots=self.workdir / "figures", quiet=self.quiet
         )
 
     def export(self, done: Outputs | None = None) -> dict[str, Any]:
@@ -267,30 +265,20 @@ class Chain:
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
         """Serves the exported version, sends it a held-out window and checks the sounds that come back."""
-        from beam_jobs.corpus import discover
         from serving.checks.smoke import serve_check
-        from tfpipe.audio.reader import read_window
-        from tfpipe.data.manifest import load_manifest, load_tracks
-        from tfpipe.data.records import decode_example, read_records
-        from tfpipe.files.remote import join
 
-        manifest = load_manifest(self.data)
-        split = _held_out(done)
-        # A window in the dataset is known not to be silent; the split's first one will do.
-        shard = manifest.split_shards(split)[0]
-        example = decode_example(next(read_records(self.data / shard.name)), manifest.spec.mel_shape)
-        track = next(track for track in load_tracks(self.data) if track.hash == example.track)
-        source = join(discover(self.preprocess_config.inputs).base, track.path)
+        split = held_out_split(done)
+        window = first_window(self.data, split, inputs=self.preprocess_config.inputs)
         shutil.rmtree(self.workdir / "check", ignore_errors=True)
         checked = serve_check(
             model_base_path=self.model_folder,
             model_name=self.model_name,
             version=done["export"]["version"],
-            audio=read_window(source, start_s=example.start_s, spec=manifest.spec),
-            sample_rate=manifest.spec.sample_rate,
+            audio=window.audio,
+            sample_rate=window.sample_rate,
             out=self.workdir / "check",
         )
-        return {"source": source, "split": split, **checked}
+        return {"source": window.source, "split": split, **checked}
 
     def _init(self) -> list[str]:
         """Returns the name of the run whose weights the training begins with, if there is one."""
@@ -313,12 +301,6 @@ class Chain:
         if differing(stored, wanted, self.train_config):
             (self.workdir / "previous").mkdir(parents=True, exist_ok=True)
             replace_folder(self.run_folder, self.workdir / "previous" / "run")
-
-
-def _held_out(done: Outputs) -> str:
-    """Returns the split to judge by: test, or the next best that has examples."""
-    splits = done["preprocess"]["splits"]
-    return next(split for split in ("test", "validation", "train") if splits[split]["examples"])
 
 
 def _work_folder(workdir: PathLike, inputs: Sequence[str]) -> Path:

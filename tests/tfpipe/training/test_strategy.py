@@ -44,11 +44,12 @@ def free_port() -> int:
 class Workers:
     """Two workers. The chief gets a run folder; the folder of the other one must not be made."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
+    def __init__(self, folder: Path, data: Path, **settings: object) -> None:
         self.folder, self.data, self.run, self.absent = folder, data, folder / "run", folder / "absent"
+        self.settings = settings
 
     def command(self, index: int, *more: object) -> list[str]:
-        return [*train_command(self.data, (self.run, self.absent)[index], **WITH_PRIOR), *map(str, more)]
+        return [*train_command(self.data, (self.run, self.absent)[index], **self.settings), *map(str, more)]
 
     def start(
         self, *more: object, more_of_the_second: tuple[object, ...] = (), indices: tuple[int, ...] = (0, 1)
@@ -100,7 +101,7 @@ def last(errors: str) -> str:
 def train_together(data: Path, run: Path, **settings: object) -> Run:
     """Trains with two worker processes on this machine, each with one thread."""
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
-    command = [*launcher, *train_command(data, run, **{**WITH_PRIOR, **settings})]
+    command = [*launcher, *train_command(data, run, **settings)]
     done = subprocess.run(command, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "2 replica(s)" in done.stderr
@@ -115,12 +116,7 @@ def train_on_devices(count: int, data: Path, run: Path, **settings: object) -> s
         f"tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        *train_command(data, run, strategy="mirrored", **{**WITH_PRIOR, **settings})[3:],
-    ]
+    command = [sys.executable, "-c", code, *train_command(data, run, strategy="mirrored", **settings)[3:]]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert f"{count} replica(s)" in done.stderr
@@ -145,7 +141,7 @@ def alone(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of two workers with the settings of `alone`. Tests must not change its folder."""
-    return train_together(small, tmp_path_factory.mktemp("two") / "run")
+    return train_together(small, tmp_path_factory.mktemp("two") / "run", **WITH_PRIOR)
 
 
 @pytest.mark.slow
@@ -156,7 +152,7 @@ def test_two_workers_have_the_losses_of_one(run_of_two: Run, alone: Run) -> None
 
 @pytest.mark.slow
 def test_two_devices_of_a_process_have_the_losses_of_one(small: Path, alone: Run, tmp_path: Path) -> None:
-    assert "cannot share" not in train_on_devices(2, small, tmp_path / "run")
+    assert "cannot share" not in train_on_devices(2, small, tmp_path / "run", **WITH_PRIOR)
     assert_same_curves(load_run(tmp_path / "run"), alone)
 
 
@@ -169,7 +165,7 @@ def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_
 
 @pytest.mark.slow
 def test_two_workers_can_share_the_data_by_file(small: Path, alone: Run, tmp_path: Path) -> None:
-    together = train_together(small, tmp_path / "run", shard_by="file")
+    together = train_together(small, tmp_path / "run", shard_by="file", **{**WITH_PRIOR, "prior": "none"})
     assert [row["step"] for row in together.history] == [row["step"] for row in alone.history]
     # The batches differ by more than the rounding, but the data are the same.
     assert together.history[-1]["mse"] == pytest.approx(alone.history[-1]["mse"], rel=0.1)
@@ -181,7 +177,7 @@ def test_two_workers_can_share_the_data_by_file(small: Path, alone: Run, tmp_pat
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
 def test_stopped_and_killed_workers_continue_to_the_same_weights(small: Path, run_of_two: Run, tmp_path: Path) -> None:
-    workers = Workers(tmp_path, small)
+    workers = Workers(tmp_path, small, **WITH_PRIOR)
     # A checkpoint after every step, so that the signals arrive long before the end.
     often = ("--checkpoint-every-s", "0.001")
 
@@ -266,7 +262,7 @@ def test_workers_with_other_settings_are_refused(small: Path, tmp_path: Path) ->
         end(worker) for worker in Workers(tmp_path, small).start(more_of_the_second=("--latent", "8"))
     )
     assert status == 1
-    assert "worker 0 has other settings (latent: 2x4 there, 8 here); start all workers with the same ones" in errors
+    assert "worker 0 has other settings (latent: 4 there, 8 here); start all workers with the same ones" in errors
     assert last(chief).endswith(GO_ON)
 
 
