@@ -271,7 +271,7 @@ def load(model: PathLike) -> LocalModel:
     """
     from serving.client.local_model import LocalModel
 
-    return LocalModel(model)
+    return LocalModel(model).load()
 
 
 def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:

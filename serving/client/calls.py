@@ -41,8 +41,7 @@ class Calls(ABC):
             ServingError: the request failed; `serving.client.connection` has a class for each reason.
         """
         if self._description is None:
-            answer = self._run("spec", {"index": np.zeros(1, np.int32)})
-            description = json.loads(answer["json"][0])
+            description = json.loads(self._description_text())
             if self._expected is not None:
                 served = FeatureSpec.from_dict(description["spec"])
                 require_same_spec(self._expected, served, expected_from="the caller", actual_from=self.target)
@@ -68,6 +67,11 @@ class Calls(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _description_text(self) -> str | bytes:
+        """Returns the JSON of the model's description."""
+        text: str | bytes = self._run("spec", {"index": np.zeros(1, np.int32)})["json"][0]
+        return text
 
     @abstractmethod
     def _run(self, signature: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,17 +1,19 @@
-"""Runs an exported model in this process, without a server (loads TensorFlow when a model is opened)."""
+"""Runs an exported model in this process, without a server (loads TensorFlow when the model is first called)."""
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.client.connection import RequestRefusedError, SignatureNotFoundError
 from serving.client.vae import Vae
-from serving.protocol.names import is_version
+from serving.protocol.names import DESCRIPTION_FILE, is_version
 from serving.protocol.status import from_runtime
 from tfpipe.errors import ServingError
 
@@ -21,32 +23,56 @@ _SAVED_MODEL = "saved_model.pb"
 class LocalModel(Vae):
     """An exported model that this process runs. Threads may share it.
 
+    The model is loaded at its first call. Its description is read from a file, so that a command with a wrong argument
+    is refused at once.
+
     Args:
         path: a folder of versions such as `models/vae`, of which the newest is taken, or one version such as
             `models/vae/2`.
 
     Raises:
-        ServingError: there is no model in the folder, or it cannot be loaded.
+        ServingError: there is no model in the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        folder = _version(Path(path))
-        super().__init__(str(folder))
-        import tensorflow as tf
+        self._folder = _version(Path(path))
+        super().__init__(str(self._folder))
+        self._lock = threading.Lock()
+        self._loaded: Any = None
 
-        try:
-            self._loaded: Any = tf.saved_model.load(str(folder))
-        except (tf.errors.OpError, OSError, ValueError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ServingError(f"{folder}: the model cannot be loaded ({why}); export it again") from error
+    def load(self) -> Self:
+        """Loads the model, if it is not loaded yet.
+
+        Raises:
+            ServingError: it cannot be loaded.
+        """
+        with self._lock:
+            if self._loaded is None:
+                import tensorflow as tf
+
+                try:
+                    self._loaded = tf.saved_model.load(str(self._folder))
+                except (tf.errors.OpError, OSError, ValueError) as error:
+                    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    raise ServingError(f"{self.target}: the model cannot be loaded ({why}); export it again") from error
+        return self
 
     def close(self) -> None:
         """Forgets the model, so that its memory can be freed."""
         self._loaded = None
 
+    def _description_text(self) -> str | bytes:
+        try:
+            text = (self._folder / DESCRIPTION_FILE).read_bytes()
+            json.loads(text)
+        except (OSError, ValueError):  # the file is only a copy of what the model itself says
+            return super()._description_text()
+        return text
+
     def _run(self, signature: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         import tensorflow as tf
 
+        self.load()
         if signature not in self._loaded.signatures:
             known = ", ".join(sorted(self._loaded.signatures))
             raise SignatureNotFoundError(

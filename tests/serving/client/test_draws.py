@@ -128,7 +128,7 @@ def test_a_model_without_a_prior_says_how_to_get_one(client):
 
 def test_a_model_of_an_earlier_version_is_used_as_before_and_asks_for_an_export(prior_exported, tmp_path, monkeypatch):
     shutil.copytree(prior_exported, tmp_path / "1")
-    old = LocalModel(tmp_path)
+    old = LocalModel(tmp_path).load()
     kept = ("encode", "encode_audio", "decode", "decode_audio", "reconstruct")
     signatures = {name: old._loaded.signatures[name] for name in kept}
     description = {name: value for name, value in old.describe().items() if name not in ("prior", "latent_shape")}

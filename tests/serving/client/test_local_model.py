@@ -9,6 +9,8 @@ import pytest
 
 import tfpipe as tp
 from serving.client.connection import RequestRefusedError
+from serving.client.local_model import LocalModel
+from serving.protocol.names import DESCRIPTION_FILE
 from tfpipe.errors import ServingError
 
 
@@ -38,6 +40,15 @@ def test_the_newest_version_or_the_one_that_is_named_is_loaded(exported, tmp_pat
     (tmp_path / "11").mkdir()  # a version that is still being copied
     assert tp.load(tmp_path).target == str(tmp_path / "10")
     assert tp.load(str(tmp_path / "2")).target == str(tmp_path / "2")
+
+
+def test_it_is_described_before_it_is_loaded(exported, tmp_path, vae):
+    copy = shutil.copytree(exported.path, tmp_path / "1")
+    (copy / "saved_model.pb").write_bytes(b"no graph")
+    assert LocalModel(copy).describe() == vae.describe()
+    shutil.copy(exported.path / "saved_model.pb", copy)
+    (copy / DESCRIPTION_FILE).write_text("{")
+    assert LocalModel(copy).describe() == vae.describe()
 
 
 def test_a_folder_without_a_model_is_refused_with_the_command_that_makes_one(tmp_path):
