@@ -66,7 +66,8 @@ def serve_check(
     held_out = out / "held_out.wav"
     write_wav(held_out, audio, sample_rate)
     command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
-    with server_process([*command, "--rest_api_port", "0"]) as port:
+    # Warming up would run every signature in every size, and the few requests below would wait for that.
+    with server_process([*command, "--rest_api_port", "0", "--enable_model_warmup=false"]) as port:
         ask = ["--server", f"127.0.0.1:{port}", "--model-name", model_name, "--version", str(version)]
         _clients(
             ["encode", str(held_out), "--out", str(out / "held_out.npz"), *ask],

@@ -79,6 +79,7 @@ def once_writing(output, act):
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     long_corpus, tmp_path, marker, in_process, capsys
 ):

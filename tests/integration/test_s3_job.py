@@ -84,6 +84,7 @@ def test_a_job_between_buckets_gives_the_dataset_of_a_job_between_folders(
     assert store.get("data") == before
 
 
+@pytest.mark.slow
 def test_two_workers_get_beams_options_and_give_the_same_bytes_in_any_order_without_tensorflow(
     endpoint, store, job_corpus, job_dataset, monkeypatch, tmp_path, capsys
 ):

@@ -26,6 +26,7 @@ def test_the_embedded_server_conforms(exported, front_end, shared_server, capsys
     assert result["checks"] >= 45
 
 
+@pytest.mark.slow
 def test_the_server_conforms_with_a_model_that_has_a_prior(prior_server):
     target = conformance.Target(grpc=f"127.0.0.1:{prior_server.port}", rest=f"127.0.0.1:{prior_server.rest_port}")
     found = dict(conformance.conformance(target))

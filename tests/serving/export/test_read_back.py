@@ -38,6 +38,17 @@ def test_other_outputs_and_damaged_weights_are_seen(exported, model, tmp_path):
         read_back.compare(str(damaged), str(reference))
 
 
+def test_sounds_may_differ_in_phase_where_they_are_quiet_and_in_nothing_else():
+    rng = np.random.default_rng(0)
+    sound = rng.standard_normal((2, 1000)).astype(np.float32)
+    quiet = sound + 0.1 * rng.standard_normal(sound.shape)
+    assert read_back._difference(quiet, sound, alias="audio") == pytest.approx(1e-5, rel=0.3)
+    for other in (2.0 * sound, -sound, sound[::-1], np.zeros_like(sound), np.where(sound > 2.0, np.nan, sound)):
+        assert read_back._difference(other, sound, alias="audio") > saved_model.TOLERANCE
+    assert read_back._difference(sound, np.zeros_like(sound), alias="audio") == np.inf
+    assert read_back._difference(np.zeros_like(sound), np.zeros_like(sound), alias="audio") == 0.0
+
+
 @pytest.mark.parametrize(
     ("status", "out", "err", "says"),
     [

@@ -90,7 +90,9 @@ def test_invalid_connections_end_and_disturb_nobody(native_server, native_caller
 
 
 @native
-@pytest.mark.parametrize("window", [0, (1 << 31) - 1], ids=["no window", "no reading"])
+@pytest.mark.parametrize(
+    "window", [pytest.param(0, id="no window", marks=pytest.mark.slow), pytest.param((1 << 31) - 1, id="no reading")]
+)
 def test_unread_answers_are_dropped(exported, monkeypatch, window):
     """A client that allows no bytes (HTTP/2 window of 0), or allows all and reads nothing, loses its answers."""
     monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 2.0)

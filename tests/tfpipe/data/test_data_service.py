@@ -77,6 +77,7 @@ def test_every_example_comes_once_an_epoch(dataset, service):
         assert len(keys) == len(set(keys)) == load_manifest(dataset).examples("train")
 
 
+@pytest.mark.slow
 def test_a_second_worker_of_a_dispatcher_is_noticed(dataset):
     """A second worker would send every batch again; the range is long enough that its batches arrive in time."""
     code = (
@@ -119,6 +120,7 @@ def test_stopping_when_nothing_runs_is_fine(tmp_path, monkeypatch):
     assert main(["data-service", "stop", "--port", "5999"]) == 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_training_with_one_line(dataset, service):
     """This is the last test because it kills a process of the service. The dataset is long enough to be read still."""
     found, port = service

@@ -77,6 +77,7 @@ def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(small, 
         np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name])
 
 
+@pytest.mark.slow
 @needs_tensorflow_io
 def test_a_missing_object_ends_training_with_status_1_and_one_line(small, store, tmp_path):
     """The validation shard is missing, so TensorFlow has used its s3:// for training before the error."""

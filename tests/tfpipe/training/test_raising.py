@@ -47,6 +47,7 @@ def test_a_raised_run_keeps_its_epochs_and_records_the_raise(raised: Run, traine
     assert raised.history[3]["learning_rate"] > 2 * trained.history[2]["learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_raised_run_that_is_killed_at_once_and_stopped_later_continues_to_the_same_weights(
     small: Path, raised: Run, copied: Path
 ) -> None:
