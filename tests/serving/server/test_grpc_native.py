@@ -216,7 +216,7 @@ def test_all_requests_for_a_signature_share_one_queue(toy):
     """A client cannot get more than its share by writing each request in another way."""
     batching = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
     server = start_server(toy, batching=batching, grpc_front_end="native")
-    slow = np.full((1, 3), 20_000, np.float32)
+    slow = np.full((1, 3), 100_000, np.float32)
     try:
         with Caller(server.port) as caller:
             raw = caller.channel.unary_unary(PREDICT)
