@@ -134,13 +134,11 @@ def toy_versions(toy, tmp_path_factory):
     return {1: toy / "1", **{version: more / str(version) for version in (2, 3)}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_server():
     """Returns a function that starts a server of a folder once for each front end; tests must not change it.
 
-    It runs no warm-up requests, which take seconds; `test_loaded_model.py` tests them. The servers stop with their
-    module: TensorFlow's batching looks for work a thousand times a second with two threads for each signature, and a
-    session's idle servers would take a third of a core from the tests after them.
+    It runs no warm-up requests, which take seconds; `test_loaded_model.py` tests them.
     """
     running = {}
 
@@ -154,13 +152,13 @@ def shared_server():
         server.stop(grace_s=5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(exported, shared_server):
     """A server of the exported model."""
     return shared_server(exported.path.parent, "native" if is_built() else "python")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prior_server(prior_exported, shared_server):
     """A server of the exported model with a prior."""
     return shared_server(prior_exported.parent, "native" if is_built() else "python")
@@ -193,7 +191,7 @@ def caller(toy_server):
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def native_server(toy, shared_server):
     """The native server of the toy, for tests with the mark `serving_tools.native`."""
     return shared_server(toy, "native")
@@ -214,7 +212,7 @@ def front_end(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def target(server):
     return f"127.0.0.1:{server.port}"
 

@@ -1,8 +1,7 @@
 """One version of a model in memory: loading a SavedModel, warming it up, and answering Predict requests.
 
 Each version has a TensorFlow session of its own, as in TensorFlow Serving, so
-closing the session frees all that the version holds, including the threads of
-its batch queues. TensorFlow is imported when the first model is loaded, so that a
+closing the session frees all that the version holds. TensorFlow is imported when the first model is loaded, so that a
 taken port is reported at once. Nothing here depends on tfpipe's own model: any
 SavedModel with signatures is served.
 """
@@ -25,11 +24,14 @@ from serving.protocol.status import Code, StatusError
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits
 from serving.server.config_files import Batching
-from serving.server.signature import CALL_OPS, Arrays, Signature, check_aliases, make_signature, select_outputs
+from serving.server.row_batches import Arrays
+from serving.server.signature import Signature, check_aliases, make_signature, select_outputs
 from tfpipe.data.records import read_records
 from tfpipe.errors import TfpipeError
 
 _MAX_WARMUPS = 1000
+# Types of the graph operations that call a function.
+_CALL_OPS = ("StatefulPartitionedCall", "PartitionedCall")
 # Types of the graph operations that compute nothing.
 _INERT_OPS = ("Placeholder", "Const", "Identity", "NoOp", "VarHandleOp", "ReadVariableOp")
 
@@ -111,7 +113,6 @@ class LoadedModel:
                         limits=limits,
                         queue=queue,
                         batching=batching,
-                        batch_queue_name=f"{path}@{version}/{name}",
                     )
                     for name, definition in graph.signature_def.items()
                     if not name.startswith("__")
@@ -197,7 +198,7 @@ class LoadedModel:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 
     def _warm_up(self, path: Path) -> None:
-        """Runs the warm-up requests of a file, each batched and unbatched."""
+        """Runs the warm-up requests of a file."""
         if not path.exists():
             return
         try:
@@ -206,8 +207,6 @@ class LoadedModel:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
                 request = wire.Predict(protos.PredictionLog.FromString(record).predict_log.request)
                 self.predict(request, Call())
-                signature = self._signature(request)
-                signature.warm_up(self._inputs(signature, request))
         except (TfpipeError, ValueError, OSError) as error:
             raise StatusError(Code.DATA_LOSS, f"{path}: damaged warm-up file ({error})") from error
         except StatusError as error:
@@ -251,7 +250,7 @@ def _only_calls_functions(path: Path) -> bool:
     nodes = [
         node for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags for node in graph.graph_def.node
     ]
-    return all(node.op in _INERT_OPS or (node.op in CALL_OPS and node.attr["config_proto"].s) for node in nodes)
+    return all(node.op in _INERT_OPS or (node.op in _CALL_OPS and node.attr["config_proto"].s) for node in nodes)
 
 
 @contextlib.contextmanager

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors
 from serving.protocol.status import Code, StatusError, from_runtime
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits
 from serving.server.config_files import Batching
+from serving.server.row_batches import Arrays, RowBatches, Run
 
 _LOG = logging.getLogger(__name__)
-# Types of the graph operations that call a function.
-CALL_OPS = ("StatefulPartitionedCall", "PartitionedCall")
-
-Arrays = dict[str, NDArray[Any]]
-Run = Callable[[Arrays], Arrays]
 
 
 class Signature:
@@ -32,14 +27,14 @@ class Signature:
         run: runs the model on the inputs of one request.
         limits: how large requests may be.
         queue: admits requests that are not batched; all signatures of a server share it.
-        run_batched: runs the model on one request in a batch with others; None if the signature cannot be batched.
-        batching: sizes of batches, and how many rows may wait.
+        batching: sizes of batches, and how many rows may wait; None turns batching off.
 
     Attributes:
         definition: the SignatureDef.
         has_rows: every input and output has the batch as dimension 0.
         row_bytes: size of one row of the largest output in bytes; dimensions of unknown size count as 1.
-        rows_fit: rows of different requests may be computed in one call and the answer cut apart.
+        is_batched: requests may share batches.
+        rows_fit: rows of different requests may be computed in one call and the bytes of the answer cut apart.
     """
 
     def __init__(
@@ -49,29 +44,24 @@ class Signature:
         *,
         limits: Limits,
         queue: AdmissionQueue,
-        run_batched: Run | None = None,
         batching: Batching | None = None,
     ) -> None:
         self.definition = definition
-        self._run, self._run_batched = run, run_batched
-        self._limits, self._queue = limits, queue
+        self._run, self._limits, self._queue = run, limits, queue
         self.has_rows = _has_rows(definition)
         self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
         numeric = all(info.dtype != tensors.STRING for info in definition.outputs.values())
-        self.rows_fit = run_batched is not None and numeric
+        self.is_batched = batching is not None and _is_batchable(definition)
+        self.rows_fit = self.is_batched and numeric
         batching = batching or Batching()
         self._batch_rows, self._batch_sizes = batching.max_batch_size, batching.allowed_batch_sizes
-        # TensorFlow's batch op cannot drop a request whose client has disconnected. So the op gets the batches that
-        # compute and one more; all other requests wait in this queue.
+        self._batches = RowBatches(self._run_batch, batching)
+        # A request in a batch cannot be dropped when its client disconnects. So only the batches that compute and one
+        # more are formed; all other requests wait in this queue.
         self._batch_queue = AdmissionQueue(
             capacity=(batching.num_batch_threads + 1) * batching.max_batch_size,
             max_waiting=batching.max_enqueued_batches * batching.max_batch_size,
         )
-
-    @property
-    def is_batched(self) -> bool:
-        """Whether requests for this signature may share batches."""
-        return self._run_batched is not None
 
     def run(self, inputs: Arrays, call: Call) -> Arrays:
         """Runs the model on a request's inputs, in a batch with other requests if the signature allows it.
@@ -90,8 +80,8 @@ class Signature:
         if len(sizes) != 1:
             raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(sizes)}")
         [rows] = sizes
-        if self._run_batched is not None and 0 < rows < self._batch_rows and not call.alone:
-            return self._run_in_batch(self._run_batched, inputs, rows=rows, call=call)
+        if self.is_batched and 0 < rows < self._batch_rows and not call.alone:
+            return self._run_in_batch(inputs, rows=rows, call=call)
         step = self._limits.step_rows
         if rows <= step:
             return self._run_alone(inputs, call)
@@ -115,20 +105,20 @@ class Signature:
         if not self.rows_fit:
             raise StatusError(Code.FAILED_PRECONDITION, "requests for this signature cannot share a batch")
         self._check_types(inputs)
+        with call.timed():
+            return self._run_batch(inputs)
+
+    def _run_batch(self, inputs: Arrays) -> Arrays:
+        """Runs the model on the rows of a batch, which it pads to an allowed size."""
         rows = len(next(iter(inputs.values())))
         size = next((size for size in self._batch_sizes if size >= rows), rows)
         if size > rows:  # pad with copies of the last row
             inputs = {alias: np.concatenate([a, np.repeat(a[-1:], size - rows, axis=0)]) for alias, a in inputs.items()}
-        with call.timed():
-            outputs = _run_model(self._run, inputs)
+        outputs = _run_model(self._run, inputs)
         if any(array.shape[:1] != (size,) for array in outputs.values()):
-            self.rows_fit = False
+            self.rows_fit = self.is_batched = False
             raise StatusError(Code.FAILED_PRECONDITION, "the model did not return one row for each row of the batch")
         return {alias: array[:rows] for alias, array in outputs.items()} if size > rows else outputs
-
-    def warm_up(self, inputs: Arrays) -> None:
-        """Runs the model unbatched, so that the first request that takes this path is not slow."""
-        _run_model(self._run, inputs)
 
     def check_rows(self, rows: int) -> None:
         """Refuses more rows than a request may have.
@@ -146,10 +136,10 @@ class Signature:
         with self._queue.slot(call), call.timed():
             return _run_model(self._run, inputs)
 
-    def _run_in_batch(self, run_batched: Run, inputs: Arrays, *, rows: int, call: Call) -> Arrays:
+    def _run_in_batch(self, inputs: Arrays, *, rows: int, call: Call) -> Arrays:
         try:
             with self._batch_queue.slot(call, rows), call.timed():
-                outputs = _run_model(run_batched, inputs)
+                outputs = self._batches.run(inputs, rows=rows)
             call.fits_others = self.rows_fit
             return outputs
         except StatusError as error:
@@ -176,15 +166,9 @@ class Signature:
 
 
 def make_signature(
-    session: Any,
-    definition: Any,
-    *,
-    limits: Limits,
-    queue: AdmissionQueue,
-    batching: Batching | None,
-    batch_queue_name: str,
+    session: Any, definition: Any, *, limits: Limits, queue: AdmissionQueue, batching: Batching | None
 ) -> Signature:
-    """Returns a signature of a TensorFlow session, with a batch op around it if its requests can share batches.
+    """Returns a signature of a TensorFlow session.
 
     Args:
         session: holds the model's graph.
@@ -192,60 +176,12 @@ def make_signature(
         limits: how large requests may be.
         queue: admits requests that are not batched.
         batching: sizes and times of batches; None turns batching off.
-        batch_queue_name: unique name for the batch op's queue; see `_add_batch_op`.
     """
     graph = session.graph
     feeds = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.inputs.items()}
     fetches = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()}
     ours = protos.SignatureDef.FromString(definition.SerializeToString())
-    run_batched = None
-    if batching is not None and _is_batchable(ours):
-        outputs = _add_batch_op(feeds, fetches, batching=batching, name=batch_queue_name)
-        run_batched = _runner(session, feeds, outputs) if outputs is not None else None
-    run = _runner(session, feeds, fetches)
-    return Signature(ours, run, limits=limits, queue=queue, run_batched=run_batched, batching=batching)
-
-
-def _add_batch_op(
-    feeds: Mapping[str, Any], fetches: Mapping[str, Any], *, batching: Batching, name: str
-) -> dict[str, Any] | None:
-    """Adds TensorFlow's batch op around the function that a signature calls.
-
-    Args:
-        feeds: inputs by alias.
-        fetches: outputs by alias.
-        batching: sizes and times.
-        name: of the op's queue. Ops with the same queue name would run each other's function, so the name must
-            be unique for the model, version and signature.
-
-    Returns:
-        The outputs by alias, or None if the signature is not one call of a function (as in TensorFlow 1 models).
-    """
-    import tensorflow as tf
-
-    calls = {tensor.op.name: tensor.op for tensor in fetches.values()}
-    [function] = calls.values() if len(calls) == 1 else [None]
-    if function is None or function.type not in CALL_OPS:
-        return None
-    fed = {tensor.name for tensor in feeds.values()}
-    arguments = [tensor for tensor in function.inputs if tensor.name in fed]
-    if [tensor.name for tensor in function.inputs[: len(arguments)]] != [tensor.name for tensor in arguments]:
-        return None
-    outputs = tf.raw_ops.BatchFunction(
-        in_tensors=arguments,
-        captured_tensors=list(function.inputs[len(arguments) :]),
-        f=function.get_attr("f"),
-        Tout=[tensor.dtype for tensor in function.outputs],
-        num_batch_threads=batching.num_batch_threads,
-        max_batch_size=batching.max_batch_size,
-        batch_timeout_micros=batching.batch_timeout_micros,
-        allowed_batch_sizes=list(batching.allowed_batch_sizes),
-        # The op's own queue never fills up, because `Signature` admits fewer rows than this.
-        max_enqueued_batches=(batching.num_batch_threads + 1) * batching.max_batch_size,
-        shared_name=name,
-        enable_large_batch_splitting=True,
-    )
-    return {alias: outputs[tensor.value_index] for alias, tensor in fetches.items()}
+    return Signature(ours, _runner(session, feeds, fetches), limits=limits, queue=queue, batching=batching)
 
 
 def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Run:

@@ -51,7 +51,7 @@ def test_a_batch_is_padded_to_an_allowed_size_and_the_padding_is_cut_off():
         return {"y": -inputs["x"]}
 
     batching = Batching(max_batch_size=8, allowed_batch_sizes=(4, 8))
-    signature = signature_of(definition_of(), run, run_batched=run, batching=batching)
+    signature = signature_of(definition_of(), run, batching=batching)
     x = np.ones((3, 3), np.float32)
     np.testing.assert_array_equal(signature.run_rows({"x": x}, Call())["y"], -x)
     assert sizes == [4]
@@ -59,7 +59,7 @@ def test_a_batch_is_padded_to_an_allowed_size_and_the_padding_is_cut_off():
 
 def test_a_model_that_returns_other_rows_is_never_batched_again():
     double = lambda inputs: {"y": np.concatenate([inputs["x"], inputs["x"]])}  # noqa: E731
-    signature = signature_of(definition_of(), double, run_batched=double)
+    signature = signature_of(definition_of(), double, batching=Batching())
     for says in ("did not return one row for each row", "cannot share a batch"):
         with pytest.raises(StatusError, match=says):
             signature.run_rows({"x": np.ones((2, 3), np.float32)}, Call())
@@ -67,19 +67,20 @@ def test_a_model_that_returns_other_rows_is_never_batched_again():
 
 
 def test_a_failed_batch_is_run_again_alone_but_a_full_queue_is_not():
-    def fails(code):
-        def run_batched(inputs):
-            raise StatusErrorOfTensorFlow(code)
+    def fails_once(code):
+        runs = iter([StatusErrorOfTensorFlow(code)])
 
-        return run_batched
+        def run(inputs):
+            for error in runs:
+                raise error
+            return {"y": inputs["x"]}
 
-    run = lambda inputs: {"y": inputs["x"]}  # noqa: E731
+        return signature_of(definition_of(), run, batching=Batching())
+
     x = np.ones((1, 3), np.float32)
-    signature = signature_of(definition_of(), run, run_batched=fails(Code.INVALID_ARGUMENT))
-    np.testing.assert_array_equal(signature.run({"x": x}, Call())["y"], x)
-    signature = signature_of(definition_of(), run, run_batched=fails(Code.UNAVAILABLE))
+    np.testing.assert_array_equal(fails_once(Code.INVALID_ARGUMENT).run({"x": x}, Call())["y"], x)
     with pytest.raises(StatusError) as info:
-        signature.run({"x": x}, Call())
+        fails_once(Code.UNAVAILABLE).run({"x": x}, Call())
     assert info.value.code == Code.UNAVAILABLE
 
 
