@@ -72,7 +72,8 @@ class RowBatches:
 
     def _next_batch(self) -> list[_Request]:
         """Takes the requests that have waited longest, as many as fit into a batch; waits for more if there is time."""
-        most, batch = self._batching.max_batch_size, []
+        most = self._batching.max_batch_size
+        batch: list[_Request] = []
         until = time.monotonic() + self._batching.batch_timeout_micros / 1e6
         with self._lock:
             while sum(request.rows for request in self._waiting) < most and (left := until - time.monotonic()) > 0.0:
