@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from serving.protocol import protos, tensors
 from serving.protocol.names import DEFAULT_SIGNATURE
 from serving.protocol.status import Code, StatusError
-from serving.server.row_batches import Arrays, Signature
+from serving.server.row_batches import Arrays
+from serving.server.signature import Signature
 
 # Kinds of NumPy types that JSON values may have, by the kind of the signature's type. Bytes are objects.
 _ALLOWED_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}
