@@ -76,13 +76,17 @@ class RowBatches:
         batch: list[_Request] = []
         until = time.monotonic() + self._batching.batch_timeout_micros / 1e6
         with self._lock:
-            while sum(request.rows for request in self._waiting) < most and (left := until - time.monotonic()) > 0.0:
+            while 0 < self._waiting_rows() < most and (left := until - time.monotonic()) > 0.0:
                 self._more.wait(left)
             rows = 0
             while self._waiting and (not batch or rows + self._waiting[0].rows <= most):
                 batch.append(self._waiting.popleft())
                 rows += batch[-1].rows
         return batch
+
+    def _waiting_rows(self) -> int:
+        """Returns the rows that wait; 0 if another leader has taken all."""
+        return sum(request.rows for request in self._waiting)
 
     def _compute(self, batch: list[_Request]) -> None:
         """Computes a batch, and wakes its requests with their outputs or with the error."""
