@@ -175,7 +175,7 @@ def test_help_is_quick_and_light(installed, tmp_path):
     loaded = _run([installed / "bin" / "python", "-c", code], cwd=tmp_path)
     heavy, seconds = loaded.stdout.splitlines()[-2:]
     assert heavy == "[]", loaded.stderr
-    assert float(seconds) < 1.5  # processor time, under 0.5 s on an idle machine
+    assert float(seconds) < 2.5  # processor time, under 0.5 s on an idle machine
 
 
 def _constraints(repo, lane):
