@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from tfpipe.data.manifest import SHARD_NAME
 from tfpipe.errors import TfpipeError, translate_os_errors
 from tfpipe.files import remote, storage
 from tfpipe.files.remote import exists, is_remote
 
-_SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 # A job renews its lock on a remote folder this often, s.
 _BEAT_S = 15.0
 # A lock that is older than this counts as left by a job that was killed, s.
@@ -99,7 +98,7 @@ def remove_unfinished(*folders: str) -> None:
 
 def shard_names(folder: str) -> list[str]:
     """Lists the files of a dataset folder that have a shard's name."""
-    return sorted(name for name in remote.sizes(folder) if _SHARD_NAME.fullmatch(name))
+    return sorted(name for name in remote.sizes(folder) if SHARD_NAME.fullmatch(name))
 
 
 @contextlib.contextmanager

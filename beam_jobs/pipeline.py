@@ -33,6 +33,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_jobs import files, runners
 from beam_jobs.corpus import AudioFile
+from beam_jobs.loopback import ports_on_loopback
 from beam_jobs.metrics import Meter
 from beam_jobs.payload import Job
 from beam_jobs.plan import DUPLICATE, Plan, ShardPlan, input_digest, make_plan
@@ -40,7 +41,7 @@ from beam_jobs.reuse import SCANS, log_scan, overlapping, scan_line
 from beam_jobs.scan import Scan, scan_track
 from beam_jobs.shards import shard_path, write_shard
 from beam_jobs.versions import versions
-from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines
+from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Shard, lines, read_shard
 from tfpipe.errors import TfpipeError, os_error_message
 from tfpipe.files import remote
 
@@ -51,7 +52,7 @@ _Result = TypeVar("_Result")
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
-    """Adds the job's steps to a pipeline; the last one writes `result.pickle` into the work folder."""
+    """Adds the job's steps to a pipeline; the last one writes `result.json` into the work folder."""
     light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, files=()), known={})
     scans = (
         pipeline
@@ -88,9 +89,10 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, in
     options = runners.parse_options(job.pipeline_args)
     cancel = runners.canceller(options)
     try:
-        pipeline = beam.Pipeline(runner=runners.local_runner(options, workers=job.config.workers), options=options)
+        here = runners.local_runner(options, workers=job.config.workers)
+        pipeline = beam.Pipeline(runner=here, options=options)
         build(pipeline, job)
-        with at_end:
+        with at_end, ports_on_loopback() if here else contextlib.nullcontext():
             result = pipeline.run()
             at_end.callback(cancel, result)
             result.wait_until_finish()
@@ -177,12 +179,23 @@ def _counters(result: PipelineResult) -> dict[str, int]:
 
 
 def _write_result(_: None, *, scans: Sequence[Scan], shards: Sequence[Shard], job: Job) -> None:
-    """Writes all that the manifest needs into the work folder, where the job's process can read it on any runner."""
+    """Writes all that the dataset needs into the work folder, where the job's process can read it on any runner.
+
+    It is JSON: whoever can write into the output folder must not be able to run code in the job's process.
+    """
     plan = _plan(scans, job)
-    hashes = [(scan.file, scan.hash) for scan in scans]
-    lines = "".join(scan_line(scan) for scan in sorted(scans, key=lambda scan: scan.file))
-    result = {"plan": plan, "shards": list(shards), "input": input_digest(hashes, job.corpus), "scans": lines}
-    _guarded(_result_path(job), function=lambda path, _job: files.write(path, pickle.dumps(result)), job=job)
+    tracks = sorted(plan.tracks, key=lambda row: (SPLITS.index(row.split), row.hash))
+    result = {
+        "labels": list(plan.labels),
+        "shards": [dataclasses.asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)],
+        "made": {shard.name: shard.digest for shard in plan.shards},
+        "input": input_digest([(scan.file, scan.hash) for scan in scans], job.corpus),
+        TRACKS: lines(tracks).decode(),
+        SKIPPED: lines(list(plan.skipped)).decode(),
+        SCANS: "".join(scan_line(scan) for scan in sorted(scans, key=lambda scan: scan.file)),
+    }
+    content = json.dumps(result).encode()
+    _guarded(_result_path(job), function=lambda path, _job: files.write(path, content), job=job)
 
 
 def _publish(job: Job) -> None:
@@ -190,14 +203,12 @@ def _publish(job: Job) -> None:
 
     An older dataset in the output folder stays complete until this step.
     """
-    result = pickle.loads(files.read(_result_path(job)))
-    plan: Plan = result["plan"]
-    shards = {shard.name: shard for shard in result["shards"]}
+    result = json.loads(files.read(_result_path(job)))
     output = functools.partial(remote.join, job.config.output)
     manifest = Manifest(
         spec=job.config.spec,
-        labels=plan.labels,
-        shards=tuple(shards[name] for name in sorted(shards)),
+        labels=tuple(result["labels"]),
+        shards=tuple(read_shard(shard) for shard in result["shards"]),
         config={
             **job.config.to_dict(),
             "digest": job.config.digest,
@@ -211,17 +222,16 @@ def _publish(job: Job) -> None:
     files.remove(output(MANIFEST))
     for name in files.shard_names(job.config.output):
         files.remove(output(name))
-    for shard in plan.shards:
-        files.move(shard_path(job.work, shard), output(shard.name))
-    files.write(output(TRACKS), lines(sorted(plan.tracks, key=lambda row: (SPLITS.index(row.split), row.hash))))
-    files.write(output(SKIPPED), lines(list(plan.skipped)))
-    files.write(output(SCANS), result["scans"].encode())
+    for shard in manifest.shards:
+        files.move(shard_path(job.work, result["made"][shard.name]), output(shard.name))
+    for name in (TRACKS, SKIPPED, SCANS):
+        files.write(output(name), result[name].encode())
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
     files.remove_folder(job.scratch)
 
 
 def _result_path(job: Job) -> str:
-    return remote.join(job.work, "result.pickle")
+    return remote.join(job.work, "result.json")
 
 
 def _guarded(element: Any, function: Callable[[Any, Job], _Result], job: Job) -> _Result:

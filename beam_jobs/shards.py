@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -54,7 +55,7 @@ def write_shard(
     Raises:
         TfpipeError: an audio file changed after it was scanned, or the shard cannot be written.
     """
-    path, meter = shard_path(folder, plan), meter or Meter()
+    path, meter = shard_path(folder, plan.digest), meter or Meter()
     with meter.timed("copy"):
         done = _finished(path)
     if done is not None:
@@ -86,9 +87,19 @@ def write_shard(
     return shard
 
 
-def shard_path(folder: str, plan: ShardPlan) -> str:
-    """Returns the path of a shard in the work folder, where it stays until the dataset is put together."""
-    return remote.join(folder, f"{plan.digest}.tfrecord")
+def shard_path(folder: str, digest: str) -> str:
+    """Returns the path of a shard in the work folder, where it stays until the dataset is put together.
+
+    Args:
+        folder: the work folder.
+        digest: of the shard's plan, hex.
+
+    Raises:
+        TfpipeError: the digest is none, so that it could name a file elsewhere.
+    """
+    if not re.fullmatch("[0-9a-f]+", digest):
+        raise TfpipeError(f"{folder}: a shard cannot have the digest {digest!r}; delete this folder and run again")
+    return remote.join(folder, f"{digest}.tfrecord")
 
 
 def _finished(path: str) -> Shard | None:

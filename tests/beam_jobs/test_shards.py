@@ -12,7 +12,7 @@ from beam_jobs import pipeline
 from beam_jobs.corpus import discover
 from beam_jobs.plan import make_plan
 from beam_jobs.scan import scan_track
-from beam_jobs.shards import write_shard
+from beam_jobs.shards import shard_path, write_shard
 from tfpipe.errors import TfpipeError
 
 
@@ -61,3 +61,10 @@ def test_a_full_disk_is_reported_and_the_next_job_keeps_the_finished_shards(job_
         assert shard_bytes(small / "out") == shard_bytes(job_dataset)
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_digest_cannot_name_a_file_elsewhere():
+    assert shard_path("work", "0123abc") == "work/0123abc.tfrecord"
+    for digest in ("../../secret", "/etc/passwd", ""):
+        with pytest.raises(TfpipeError, match="a shard cannot have the digest"):
+            shard_path("work", digest)

@@ -59,6 +59,22 @@ def wait_for(condition, *, seconds=150.0):
     return found
 
 
+def listening(numbers):
+    """Returns the addresses, as Linux writes them in hex, at which these processes wait for TCP connections."""
+    sockets = set()
+    for number in numbers:
+        for link in Path(f"/proc/{number}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(link))
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                found.append(local.partition(":")[0])
+    return found
+
+
 @contextlib.contextmanager
 def once_writing(output, act):
     """Calls `act` in a thread as soon as the job in the block writes a shard."""
@@ -133,8 +149,10 @@ def test_an_interrupt_ends_every_process(long_corpus, tmp_path, marker):
 def test_a_worker_that_dies_ends_the_job_with_the_cause(long_corpus, tmp_path, marker):
     output = tmp_path / "out"
     workers: list[int] = []
+    addresses: list[str] = []
 
     def kill_a_worker():
+        addresses.extend(listening(descendants(marker)))
         workers.extend(number for number, line in descendants(marker).items() if "sdk_worker_main" in line)
         os.kill(workers[0], signal.SIGKILL)
 
@@ -142,6 +160,9 @@ def test_a_worker_that_dies_ends_the_job_with_the_cause(long_corpus, tmp_path, m
     with once_writing(output, kill_a_worker), pytest.raises(TfpipeError, match=died):
         preprocess(config_for(long_corpus, output, engine="waveform", workers=2), quiet=True)
     assert len(workers) == 2
+    # Beam's ports hand out files and take work from anybody, so they must not be reachable from other machines.
+    assert len(addresses) >= 4
+    assert set(addresses) <= {"0100007F", "00000000000000000000000001000000"}
     wait_for(lambda: not descendants(marker), seconds=30)
 
 

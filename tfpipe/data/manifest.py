@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ TRACKS = "tracks.jsonl"
 SKIPPED = "skipped.jsonl"
 SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
+SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 # A dataset folder. A URL must be a `str`, because `Path` drops one of its two slashes.
 Folder = str | Path
 
@@ -161,7 +163,7 @@ class Manifest:
             manifest = cls(
                 spec=FeatureSpec.from_dict(values["spec"]),
                 labels=tuple(values["labels"]),
-                shards=tuple(Shard(**shard) for shard in values["shards"]),
+                shards=tuple(read_shard(shard) for shard in values["shards"]),
                 config=values.get("config", {}),
                 versions=values.get("versions", {}),
             )
@@ -175,6 +177,22 @@ class Manifest:
                 "bring the old one back, or run `tfpipe preprocess` again"
             )
         return manifest
+
+
+def read_shard(values: Mapping[str, Any]) -> Shard:
+    """Builds a shard from a row of a manifest. Its name and its checksum become parts of paths, so they are checked.
+
+    Raises:
+        DatasetError: the name or the checksum has another form.
+        TypeError: a field is missing or has a wrong name.
+    """
+    shard = Shard(**values)
+    if not SHARD_NAME.fullmatch(str(shard.name)) or not re.fullmatch("[0-9a-f]*", str(shard.sha256)):
+        raise DatasetError(
+            f"shard {shard.name!r} with the checksum {shard.sha256!r}: a job never writes such names; "
+            "bring the old manifest back, or run `tfpipe preprocess` again"
+        )
+    return shard
 
 
 def load_manifest(folder: Folder) -> Manifest:
