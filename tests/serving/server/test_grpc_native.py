@@ -229,7 +229,8 @@ def test_all_requests_for_a_signature_share_one_queue(toy):
             eventually(lambda: native_grpc(server).native.held()[0] == 1)
             codes = Counter(one.code().name for one in [raw.future(quick + w, timeout=60) for w in writings])
             assert long.code().name == "OK"
-            assert codes == {"OK": 2, "UNAVAILABLE": 8}, "one computes, two wait"
+            # The long one computes, and two wait. On a busy machine a third may join the long one's batch in time.
+            assert codes in ({"OK": 2, "UNAVAILABLE": 8}, {"OK": 3, "UNAVAILABLE": 7})
     finally:
         server.stop(grace_s=5)
 
