@@ -27,7 +27,8 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
-# What `tfpipe evaluate` hears with. docs/EVALUATION.md says why basic-pitch is installed apart.
+# The packages with which `tfpipe evaluate` judges audio. basic-pitch is needed too; docs/EVALUATION.md says why it must
+# be installed separately.
 HEARING = ["mir_eval>=0.8,<1", "onnxruntime>=1.20", "pystoi>=0.4,<1"]
 
 setup(

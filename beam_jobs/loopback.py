@@ -13,7 +13,7 @@ _ALL_ADDRESSES = "[::]:"
 
 @contextlib.contextmanager
 def ports_on_loopback() -> Iterator[None]:
-    """Makes the gRPC servers that are started in this block, without TLS and for all addresses, listen locally alone.
+    """Makes gRPC servers that would listen on all addresses listen on loopback, if they are made in this block.
 
     With several workers, Beam's local runner opens about six ports without asking who connects, and one of them hands
     out any file that this process can read. Its addresses cannot be set. The workers connect to `localhost`.

@@ -95,7 +95,7 @@ def shard_path(folder: str, digest: str) -> str:
         digest: of the shard's plan, hex.
 
     Raises:
-        TfpipeError: the digest is none, so that it could name a file elsewhere.
+        TfpipeError: the digest is not hex; such a text could name a file elsewhere.
     """
     if not re.fullmatch("[0-9a-f]+", digest):
         raise TfpipeError(f"{folder}: a shard cannot have the digest {digest!r}; delete this folder and run again")

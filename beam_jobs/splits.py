@@ -20,7 +20,7 @@ _ENOUGH_HELD_OUT = 5
 
 
 def split_of(track: str, config: PreprocessConfig) -> str:
-    """Returns the split that a track's content hash alone gives."""
+    """Returns the split of a track, which follows from its content hash and the shares."""
     place = int(track[:_HASH_DIGITS], 16) / 16**_HASH_DIGITS
     if place < 1.0 - config.validation_share - config.test_share:
         return "train"
@@ -113,7 +113,7 @@ def _fill(
 def _can_leave(
     unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]], wanted: Mapping[str, Mapping[str, int]]
 ) -> bool:
-    """Tells whether a unit's split keeps enough units of each of its labels."""
+    """Tells whether, if a unit leaves its split, enough units of each of the unit's labels stay there."""
     return all(
         sum(splits[other] == splits[unit] for other in members - {unit}) >= wanted[label][splits[unit]]
         for label, members in by_label.items()

@@ -165,7 +165,7 @@ class _Graphs:
 
 
 def _once(body: Callable[..., Any], *types: tf.TensorSpec) -> Any:
-    """Returns `body` as a function of tensors of these types, which is traced once however many graphs call it."""
+    """Returns `body` as a tf.function for arguments of these types. It is traced once, even if many graphs call it."""
     return tf.function(body, input_signature=types, autograph=False)
 
 

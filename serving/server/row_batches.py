@@ -85,7 +85,7 @@ class RowBatches:
         return batch
 
     def _waiting_rows(self) -> int:
-        """Returns the rows that wait; 0 if another leader has taken all."""
+        """Returns how many rows wait. There are none if another leader has taken them all."""
         return sum(request.rows for request in self._waiting)
 
     def _compute(self, batch: list[_Request]) -> None:

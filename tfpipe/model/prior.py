@@ -83,14 +83,9 @@ class Prior:
         given, none = self._sequence(tf.zeros_like(z)), tf.zeros([self.shape.steps])
         return self._flow(self._sequence(mixed), start, label, given=given, flags=none)
 
-    def _flow(
-        self, x: tf.Tensor, start: tf.Tensor, label: tf.Tensor, *, given: tf.Tensor, flags: tf.Tensor
-    ) -> tf.Tensor:
-        return self._traced_flow(x, start, label, given, flags)
-
     @cached_property
-    def _traced_flow(self) -> Any:
-        """The body of `_flow` as a function, which is traced once however many graphs call it."""
+    def _flow(self) -> Any:
+        """`_follow` as a tf.function. It is traced once, even if many graphs call it."""
         sequence = tf.TensorSpec([None, self.shape.steps, self.shape.channels])
         types = [sequence, tf.TensorSpec([None]), tf.TensorSpec([None], tf.int32), sequence]
         types.append(tf.TensorSpec([self.shape.steps]))

@@ -235,7 +235,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def mark_done(path: Path) -> None:
-    """Writes the file that says that a stage of training has finished."""
+    """Writes `DONE` into a folder, which marks its stage of training as finished."""
     write_bytes(path / DONE, b"")
 
 

@@ -48,11 +48,14 @@ def test_the_fingerprint_leaves_out_what_training_does_not_see(folder: Path) -> 
         Manifest.from_dict({**values, "labels": ["Piano", "Organ"]})
 
 
-@pytest.mark.parametrize("field", ["name", "sha256"])
-@pytest.mark.parametrize("text", ["../../elsewhere", "/etc/passwd", "a/b", ""])
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("name", ""),
+        *((field, text) for field in ("name", "sha256") for text in ("../../elsewhere", "/etc/passwd", "a/b")),
+    ],
+)
 def test_names_that_would_leave_the_folder_are_refused(folder: Path, field: str, text: str) -> None:
-    if (field, text) == ("sha256", ""):
-        pytest.skip("a foreign manifest may have no checksums")
     values = json.loads((folder / "dataset.json").read_text())
     values["shards"][0][field] = text
     (folder / "dataset.json").write_text(json.dumps(values))
