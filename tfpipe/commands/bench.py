@@ -76,13 +76,16 @@ def _bench(benches: Any, name: str, text: str, *, rounds: int) -> argparse.Argum
 
 def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
     logging.disable(logging.WARNING)  # Beam warns about optional parts that are not used here
-    from tfpipe.bench.preprocess import bench_preprocess
-    from tfpipe.testing.synthesis import synthesise
+    try:
+        from tfpipe.bench.preprocess import bench_preprocess
+        from tfpipe.testing.synthesis import synthesise
 
-    with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
-        if not args.inputs:
-            synthesise(Path(folder))
-        return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
+        with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
+            if not args.inputs:
+                synthesise(Path(folder))
+            return bench_preprocess(args.inputs or [folder], rounds=args.rounds, workers=args.workers)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _input(args: argparse.Namespace) -> Sequence[Result]:
