@@ -165,7 +165,9 @@ def _measure(model: TrainedModel) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]
         mse, kl = losses(mel, model.decoder(z_mean, training=False), z_mean, z_log_var)
         return {"ref_db": ref_db, "mse": mse, "kl": tf.reduce_sum(kl, 1), "z_mean": z_mean, "z_log_var": z_log_var}
 
-    graph = tf.function(measure, input_signature=[tf.TensorSpec([None, model.spec.samples], tf.float32)])
+    graph = tf.function(
+        measure, input_signature=[tf.TensorSpec([None, model.spec.samples], tf.float32)], autograph=False
+    )
     return cast(Callable[[tf.Tensor], dict[str, tf.Tensor]], graph)
 
 

@@ -137,7 +137,7 @@ def _from_first(strategy: tf.distribute.Strategy, arrays: Sequence[NDArray[Any]]
         total: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
         return total
 
-    sums = tf.function(lambda: strategy.run(send))()
+    sums = tf.function(lambda: strategy.run(send), autograph=False)()
     received = [np.asarray(strategy.experimental_local_results(value)[0]) for value in sums]
     return [value.astype(array.dtype) for value, array in zip(received, arrays, strict=True)]
 

@@ -117,7 +117,9 @@ class Summaries:
 def _inversion(spec: FeatureSpec) -> Any:
     """Returns `invert_log_mel` for a spec as a graph, which needs a fraction of the time that its single ops take."""
     signature = [tf.TensorSpec([None, *spec.mel_shape], tf.float32), tf.TensorSpec([None], tf.float32)]
-    return tf.function(lambda mel, ref_db: invert_log_mel(mel, ref_db, spec), input_signature=signature)
+    return tf.function(
+        lambda mel, ref_db: invert_log_mel(mel, ref_db, spec), input_signature=signature, autograph=False
+    )
 
 
 def _decoded(models: Models, z: Any) -> NDArray[np.float32]:
