@@ -112,4 +112,6 @@ if __name__ == "__main__":
     _, unknown = ops_of(sys.argv[1])
     if unknown:
         sys.exit(f"the graph uses ops that TensorFlow does not have: {', '.join(sorted(unknown))}")
+    # Each graph runs once, and optimising it would take longer than that.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     print(json.dumps(compare(sys.argv[1], sys.argv[2])))

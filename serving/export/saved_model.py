@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,12 +240,23 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
 def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> None:
     """Writes the inputs and the outputs that the functions give for them, as `read_back.compare` takes them."""
     arrays: dict[str, NDArray[Any]] = {}
-    with tf.device("/CPU:0"):
+    with tf.device("/CPU:0"), _graphs_as_written():
         for name, feeds in inputs.items():
             outputs = functions[name](**{alias: tf.constant(array) for alias, array in feeds.items()})
             arrays |= {f"{name}/in/{alias}": _plain(array) for alias, array in feeds.items()}
             arrays |= {f"{name}/out/{alias}": _plain(tensor.numpy()) for alias, tensor in outputs.items()}
     np.savez(path, **arrays)
+
+
+@contextlib.contextmanager
+def _graphs_as_written() -> Iterator[None]:
+    """Keeps TensorFlow from optimising each graph before its first run, which takes longer than the single run."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _accepted_difference(child: subprocess.CompletedProcess[str], path: Path) -> float:

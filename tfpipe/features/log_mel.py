@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 import scipy.sparse
 from numpy.typing import NDArray
 
@@ -88,7 +87,9 @@ def magnitude(audio: NDArray[np.floating[Any]], spec: FeatureSpec) -> FloatArray
 @functools.cache
 def _window(n_fft: int) -> FloatArray:
     """Periodic Hann window."""
-    window: FloatArray = scipy.signal.get_window("hann", n_fft)
+    from scipy.signal import get_window  # imported here because it takes a second
+
+    window: FloatArray = get_window("hann", n_fft)
     return window
 
 
