@@ -133,6 +133,7 @@ def export_model(
         stack.enter_context(translate_os_errors(output))
         # The lock ends with this process: a temporary folder without one was left by an export that was killed.
         stack.enter_context(folder_lock(temporary, what="tfpipe export"))
+        stack.enter_context(_graphs_as_written())
         say("writing the SavedModel ...")
         functions = build_signatures(model)
         _save(model, functions, temporary)
@@ -147,6 +148,20 @@ def export_model(
     return Exported(
         path=output / str(version), version=version, signatures=tuple(sorted(functions)), difference=difference
     )
+
+
+@contextlib.contextmanager
+def _graphs_as_written() -> Iterator[None]:
+    """Keeps TensorFlow from optimising graphs before their first run; a model written meanwhile asks servers for that.
+
+    Optimising the graphs of a model took most of a server's warm-up, and none of the signatures got faster by it.
+    """
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _require_float32(model: TrainedModel) -> None:
@@ -240,23 +255,12 @@ def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, 
 def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> None:
     """Writes the inputs and the outputs that the functions give for them, as `read_back.compare` takes them."""
     arrays: dict[str, NDArray[Any]] = {}
-    with tf.device("/CPU:0"), _graphs_as_written():
+    with tf.device("/CPU:0"):
         for name, feeds in inputs.items():
             outputs = functions[name](**{alias: tf.constant(array) for alias, array in feeds.items()})
             arrays |= {f"{name}/in/{alias}": _plain(array) for alias, array in feeds.items()}
             arrays |= {f"{name}/out/{alias}": _plain(tensor.numpy()) for alias, tensor in outputs.items()}
     np.savez(path, **arrays)
-
-
-@contextlib.contextmanager
-def _graphs_as_written() -> Iterator[None]:
-    """Keeps TensorFlow from optimising each graph before its first run, which takes longer than the single run."""
-    before = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _accepted_difference(child: subprocess.CompletedProcess[str], path: Path) -> float:
