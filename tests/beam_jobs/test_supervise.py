@@ -146,6 +146,7 @@ def test_an_interrupt_ends_every_process(long_corpus, tmp_path, marker):
     assert not (output / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_job_with_the_cause(long_corpus, tmp_path, marker):
     output = tmp_path / "out"
     workers: list[int] = []

@@ -45,6 +45,7 @@ def run(corpus: Path, workdir: Path, *more: object) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, few_recordings: Path, tmp_path: Path) -> None:
     workdir, report = finished_run
     assert main(["preprocess", str(few_recordings), "--output", str(tmp_path), *QUICK[6:]]) == 0
@@ -55,6 +56,7 @@ def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, few_recordi
     assert json.loads((workdir / "report.json").read_text()) == report
 
 
+@pytest.mark.slow
 def test_report_has_all_that_scripts_rely_on(finished_run: Run) -> None:
     workdir, report = finished_run
     assert set(report["preprocess"]) >= {"examples", "tracks", "splits", "variants", "skipped", "fingerprint"}
@@ -68,6 +70,7 @@ def test_report_has_all_that_scripts_rely_on(finished_run: Run) -> None:
         assert (workdir / "figures" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_served_answers_are_sound(finished_run: Run) -> None:
     check = finished_run[1]["serve_check"]
     assert {Path(name).parent.name for name in check["sounds"]} == {"", "decoded", "reconstructed", "generated"}
@@ -82,6 +85,7 @@ def test_served_answers_are_sound(finished_run: Run) -> None:
             assert 40.0 < check["sounds"][name]["loudest_hz"] < 8000.0
 
 
+@pytest.mark.slow
 def test_a_second_run_says_that_all_is_up_to_date_and_changes_nothing(
     finished_run: Run, few_recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +199,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(
     assert verify(workdir / "data") == []
 
 
+@pytest.mark.slow
 def test_settings_of_training_leave_the_dataset_alone(finished_run: Run, few_recordings: Path) -> None:
     workdir, report = finished_run
     before, after = (

@@ -78,6 +78,7 @@ def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_
     _is_png(tmp_path / "generated.png")
 
 
+@pytest.mark.slow
 def test_command_continue_and_vary(prior_exported, recordings, tmp_path, capsys):
     model = ("--out", tmp_path, "--model", prior_exported, "--json")
     run_command("continue", recordings[0], "--seconds", "2.5", "--label", "Human", *model)

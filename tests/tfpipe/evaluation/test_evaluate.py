@@ -37,6 +37,7 @@ def notebook(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_run(tmp_path_factory.mktemp("notebook") / "run", dataset, models, preset="notebook", latent=4)
 
 
+@pytest.mark.slow
 def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half_dead: Path, notebook: Path) -> None:
     result = evaluate(str(dataset), str(half_dead), split="validation", against=str(notebook), draws=0, quiet=True)
     assert (result["active_units"], result["dead"]) == (2, [1, 3])

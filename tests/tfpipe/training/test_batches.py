@@ -31,6 +31,7 @@ def test_damage_stops_training_with_its_place(damaged: Path, tmp_path: Path) -> 
         train(train_config(damaged, tmp_path / "run", epochs=1), quiet=True)
 
 
+@pytest.mark.slow
 def test_damaged_examples_can_be_left_out(
     small: Path, damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

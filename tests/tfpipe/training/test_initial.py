@@ -27,6 +27,7 @@ def load(small: Path, run: Path, **settings: Any) -> Any:
     return load_initial(train_config(small, run, **settings), load_manifest(small).spec)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_best_weights_of_another_and_continues_without_it(
     small: Path, trained: Run, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ class StopsAt(threading.Event):
         return self.left < 0
 
 
+@pytest.mark.slow
 def test_a_stopped_prior_continues_to_the_same_weights(copy: Path, with_prior: Path, small: Path) -> None:
     shutil.rmtree(copy / PRIOR)
     config = train_config(small, copy, **SETTINGS)
