@@ -7,6 +7,7 @@ against the limit and against the data before memory is allocated.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,18 +28,29 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     6: np.dtype("i1"),
     STRING: np.dtype(object),
     9: np.dtype("<i8"),
+    8: np.dtype("<c8"),
     10: np.dtype("?"),
     17: np.dtype("<u2"),
+    18: np.dtype("<c16"),
+    19: np.dtype("<f2"),
     22: np.dtype("<u4"),
     23: np.dtype("<u8"),
 }
+with contextlib.suppress(ImportError):  # TensorFlow installs ml_dtypes; a client alone may not have it
+    import ml_dtypes
+
+    _DTYPES[14] = np.dtype(ml_dtypes.bfloat16)
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 _VALUES = {
     1: "float_val",
     2: "double_val",
     STRING: "string_val",
+    8: "scomplex_val",
     9: "int64_val",
     10: "bool_val",
+    14: "half_val",
+    18: "dcomplex_val",
+    19: "half_val",
     22: "uint32_val",
     23: "uint64_val",
 }
@@ -190,6 +202,12 @@ def _from_content(
 
 def _from_values(values: Sequence[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     """Returns `count` elements. As in TensorFlow, the last value is repeated, and no value at all means zeros."""
+    if dtype.kind == "c":  # each element is two values: its real and its imaginary part
+        if len(values) % 2:
+            raise TensorError(f"{len(values)} values are not pairs of a real and an imaginary part")
+        return _from_values(values, np.dtype(f"<f{dtype.itemsize // 2}"), 2 * count).view(dtype)
+    if dtype.itemsize == 2 and dtype.kind in "fV":  # half and bfloat16: each value is the bits of an element
+        return _from_values(values, np.dtype("<u2"), count).view(dtype)
     given = len(values)
     if given > count:
         raise TensorError(f"{given} values do not fit a tensor of {count} elements")

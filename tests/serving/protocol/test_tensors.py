@@ -6,9 +6,11 @@ from serving.protocol import protos, tensors
 LIMIT = 1 << 20
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u1", "i2", "i1", "i8", "?", "u2", "u4", "u8"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u1", "i2", "i1", "i8", "?", "u2", "u4", "u8", "f2", "c8", "c16", "bfloat16"])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3, 4)])
 def test_round_trip(dtype, shape):
+    import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by name
+
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
     proto = tensors.to_proto(array)
     assert proto.tensor_content == array.tobytes()
@@ -59,6 +61,31 @@ def test_agrees_with_tensorflow_both_ways():
         np.testing.assert_array_equal(tensors.from_proto(theirs, max_bytes=LIMIT), array)
         mine = tensor_pb2.TensorProto.FromString(tensors.to_proto(array).SerializeToString())
         np.testing.assert_array_equal(tf.make_ndarray(mine), array)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "complex64", "complex128"])
+def test_typed_halves_and_complex_numbers_are_read_as_tensorflow_writes_them(name):
+    import tensorflow as tf
+
+    array = np.array([[1.5, -2.0], [0.25, 3.0]]).astype(tf.as_dtype(name).as_numpy_dtype)
+    array = array * 1j if array.dtype.kind == "c" else array
+    theirs = tf.make_tensor_proto(array)
+    typed = protos.TensorProto.FromString(theirs.SerializeToString())
+    typed.tensor_content = b""
+    if array.dtype.kind == "c":
+        parts = [part for value in array.flat for part in (value.real, value.imag)]
+        (typed.scomplex_val if name == "complex64" else typed.dcomplex_val).extend(parts)
+    else:
+        typed.half_val.extend(array.view(np.uint16).flat)
+    back = tensors.from_proto(typed, max_bytes=LIMIT)
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+    np.testing.assert_array_equal(tf.make_ndarray(theirs), back)
+
+
+def test_an_odd_number_of_values_is_no_complex_tensor():
+    with pytest.raises(tensors.TensorError, match="pairs"):
+        tensors.from_proto(_proto(dtype=8, dims=(2,), scomplex_val=[1.0]), max_bytes=LIMIT)
 
 
 def test_typed_fields_repeat_the_last_value_and_default_to_zero():
