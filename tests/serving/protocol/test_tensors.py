@@ -71,7 +71,8 @@ def test_typed_halves_and_complex_numbers_are_read_as_tensorflow_writes_them(nam
     array = array * 1j if array.dtype.kind == "c" else array
     theirs = tf.make_tensor_proto(array)
     typed = protos.TensorProto.FromString(theirs.SerializeToString())
-    typed.tensor_content = b""
+    for field in ("tensor_content", "scomplex_val", "dcomplex_val", "half_val"):
+        typed.ClearField(field)
     if array.dtype.kind == "c":
         parts = [part for value in array.flat for part in (value.real, value.imag)]
         (typed.scomplex_val if name == "complex64" else typed.dcomplex_val).extend(parts)
@@ -115,7 +116,7 @@ def _proto(*, dtype=1, dims=(2,), **fields):
         (_proto(dtype=3, int_val=[1, 2], dims=(2,), tensor_content=b"1"), "holds 1 bytes"),
         (_proto(dtype=6, int_val=[300, 1]), "do not fit"),
         (_proto(dtype=7, tensor_content=b"ab"), "string_val"),
-        (_proto(dtype=14), "DT_BFLOAT16"),
+        (_proto(dtype=20), "DT_RESOURCE"),
         (_proto(dtype=0), "DT_INVALID"),
         (_proto(dtype=9999), "9999"),
     ],
