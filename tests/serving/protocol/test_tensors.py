@@ -6,7 +6,9 @@ from serving.protocol import protos, tensors
 LIMIT = 1 << 20
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u1", "i2", "i1", "i8", "?", "u2", "u4", "u8", "f2", "c8", "c16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["f4", "f8", "i4", "u1", "i2", "i1", "i8", "?", "u2", "u4", "u8", "f2", "c8", "c16", "bfloat16"]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3, 4)])
 def test_round_trip(dtype, shape):
     import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by name
