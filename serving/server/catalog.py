@@ -11,7 +11,8 @@ from pathlib import Path
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import ModelSettings, read_models
 from serving.server.loaded_model import LoadedModel
-from serving.server.versions import ModelFolder, VersionStatus, not_found
+from serving.server.model_files import Folder
+from serving.server.versions import ModelFolder, Retries, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
@@ -25,11 +26,19 @@ class Catalog:
     Args:
         load: loads a version from its folder and number, or raises StatusError.
         poll_s: time between two looks for new versions, in s; 0 looks once, a negative number never.
+        retries: how often a version that does not load is tried again.
         early_labels: a new label may name a version that is not available yet.
     """
 
-    def __init__(self, load: Callable[[Path, int], LoadedModel], *, poll_s: float, early_labels: bool = False) -> None:
-        self._load, self._poll_s, self._early_labels = load, poll_s, early_labels
+    def __init__(
+        self,
+        load: Callable[[Folder, int], LoadedModel],
+        *,
+        poll_s: float,
+        retries: Retries,
+        early_labels: bool = False,
+    ) -> None:
+        self._load, self._poll_s, self._retries, self._early_labels = load, poll_s, retries, early_labels
         self._changing = threading.Lock()
         self._models: dict[str, ModelFolder] = {}
         # Removed models: as in TensorFlow Serving, their versions are still listed, with the state END.
@@ -143,7 +152,13 @@ class Catalog:
                 folder.policy = settings.policy
                 folder.poll()
             return True
-        new = ModelFolder(name=settings.name, base_path=settings.base_path, policy=settings.policy, load=self._load)
+        new = ModelFolder(
+            name=settings.name,
+            base_path=settings.base_path,
+            policy=settings.policy,
+            load=self._load,
+            retries=self._retries,
+        )
         new.start(poll_s=self._poll_s)
         # If a model's folder has changed, the old folder is served until the new one has a version.
         if folder is None or new.versions:

@@ -13,8 +13,7 @@ from serving.protocol import protos
 from serving.protocol.names import HEALTH_SERVICE, MODEL_SERVICE, PREDICT, PREDICTION_SERVICE, RELOAD
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, read_predict
-from serving.server.admission import AdmissionQueue, Call
-from serving.server.config import SPARE_THREADS
+from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -42,13 +41,13 @@ class Methods:
         api: answers the requests.
         monitor: counts, times and logs them.
         is_serving: tells the health check whether requests are answered.
-        threads: requests handled at the same time, including `SPARE_THREADS`.
+        computing: requests that compute at the same time; the other open requests wait. 0 lets all of them compute.
     """
 
-    def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], threads: int) -> None:
+    def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], computing: int = 0) -> None:
         self._monitor = monitor
         self._parsing = AdmissionQueue(capacity=4 * api.limits.message_bytes, max_waiting=0)
-        self._slots = AdmissionQueue(capacity=max(1, threads - SPARE_THREADS), max_waiting=0)
+        self._slots = open_slots(api.limits.open_requests, computing=computing)
         prediction = f"/{PREDICTION_SERVICE}/"
         self._by_path: Mapping[str, _Method] = {
             PREDICT: _Method(read_predict, api.predict, "Predict"),

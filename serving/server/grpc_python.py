@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
@@ -33,17 +35,31 @@ class PythonGrpcServer:
     Args:
         methods: answers the requests.
         message_bytes: largest message that a client may send, in bytes.
-        host: address to listen on.
-        port: 0 picks a free one.
         threads: requests handled at the same time.
+        host: address to listen on.
+        port: 0 picks a free one, None listens on no port.
+        socket_path: path of a Unix socket to listen on too; empty means none.
+        channel_arguments: further options of grpcio's server.
         tls: certificates; None means plain text.
 
+    Attributes:
+        port: the port, 0 if there is none.
+
     Raises:
-        ServingError: the port cannot be bound, or the certificates cannot be used.
+        ServingError: the port or the socket cannot be bound, or the certificates cannot be used.
     """
 
     def __init__(
-        self, methods: Methods, *, message_bytes: int, host: str, port: int, threads: int, tls: Tls | None = None
+        self,
+        methods: Methods,
+        *,
+        message_bytes: int,
+        threads: int,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        socket_path: str = "",
+        channel_arguments: Sequence[tuple[str, int | str]] = (),
+        tls: Tls | None = None,
     ) -> None:
         self._methods = methods
         self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
@@ -53,6 +69,7 @@ class PythonGrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", message_bytes),
                 ("grpc.max_send_message_length", -1),
+                *channel_arguments,
             ],
         )
         handlers: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -62,7 +79,9 @@ class PythonGrpcServer:
         self._server.add_generic_rpc_handlers(
             tuple(grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items())
         )
-        self.port = _bind(self._server, host, port, tls)
+        self.port = 0 if port is None else _bind(self._server, address_of(host, port), tls)
+        if socket_path:
+            _bind_socket(self._server, socket_path, tls)
 
     def start(self) -> None:
         """Begins to answer."""
@@ -88,14 +107,34 @@ class PythonGrpcServer:
         return context.abort(_CODES[int(code)], message)
 
 
-def _bind(server: Any, host: str, port: int, tls: Tls | None) -> int:
-    address = address_of(host, port)
+def _bind_socket(server: Any, path: str, tls: Tls | None) -> None:
+    """Listens on a Unix socket, in place of one that an earlier server has left.
+
+    Raises:
+        ServingError: there is no such folder, it cannot be written, or something else has this path.
+    """
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise ServingError(f"{path}: is a file or folder; choose another --grpc_socket_path")
+    if not _listen(server, f"unix:{path}", tls):
+        raise ServingError(
+            f"{path}: cannot listen there (its folder is missing or cannot be written, or the path has more than 107 "
+            "bytes); choose another --grpc_socket_path"
+        )
+
+
+def _bind(server: Any, address: str, tls: Tls | None) -> int:
+    port = _listen(server, address, tls)
+    if not port:
+        raise cannot_listen(address, "taken, or not an address of this machine", secure=tls is not None)
+    return port
+
+
+def _listen(server: Any, address: str, tls: Tls | None) -> int:
+    """Returns the port that was bound, 1 for a Unix socket, or 0 if the address cannot be bound."""
     try:
         bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
     except (RuntimeError, ValueError):
-        bound = 0
-    if not bound:
-        raise cannot_listen(address, "taken, or not an address of this machine", secure=tls is not None)
+        return 0
     return int(bound)
 
 

@@ -57,6 +57,7 @@ def read_predict_body(signatures: Mapping[str, Signature], data: bytes) -> Predi
     signature = signatures.get(name) if isinstance(name, str) else None
     if signature is None:
         raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+    signature.require_servable()
     by_row = _is_by_row(body)
     read = read_rows(signature, body["instances"]) if by_row else read_columns(signature, body["inputs"])
     return PredictBody(signature, by_row, read)

@@ -21,7 +21,7 @@ import waitress.server  # type: ignore[import-untyped]
 from serving.protocol import protos
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.server import json_tensors
-from serving.server.admission import AdmissionQueue, Call
+from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.config import SPARE_THREADS
 from serving.server.metrics import Monitor
 from serving.server.service import Api
@@ -46,7 +46,8 @@ class RestServer:
         monitor: counts, times and logs them.
         host: address to listen on.
         port: 0 picks a free one.
-        threads: requests handled at the same time.
+        threads: requests handled at the same time, including `SPARE_THREADS`.
+        computing: requests that compute at the same time, the others wait; 0 lets all of them compute.
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
 
@@ -62,11 +63,12 @@ class RestServer:
         host: str,
         port: int,
         threads: int,
+        computing: int = 0,
         timeout_s: float = 30.0,
         metrics_path: str | None = None,
     ) -> None:
         logging.getLogger("waitress").setLevel(logging.ERROR)
-        slots = AdmissionQueue(capacity=max(1, threads - SPARE_THREADS), max_waiting=0)
+        slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
         self._server = waitress.server.create_server(
             Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path),
             host=host,

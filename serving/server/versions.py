@@ -7,13 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from serving.protocol.names import is_version
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Policy
 from serving.server.loaded_model import LoadedModel
+from serving.server.model_files import Folder, fingerprint, versions_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,30 +31,60 @@ class VersionStatus(NamedTuple):
     error: StatusError | None = None
 
 
+class Retries(NamedTuple):
+    """How often a version that does not load is tried again while its files stay as they are.
+
+    Attributes:
+        most: number of tries after the first.
+        wait_s: time between two tries, in s; a negative number does not wait.
+    """
+
+    most: int = 0
+    wait_s: float = 60.0
+
+
+class _Failure(NamedTuple):
+    """A version that did not load: what its files were, how often it was tried, and when it may be tried again."""
+
+    files: object
+    tries: int
+    again_at: float
+
+
 class ModelFolder:
     """Serves the versions in a folder that a policy selects, and watches the folder for new ones.
 
     A new version is loaded and warmed up before an old one is dropped. Requests in
     progress finish on the version they began with. A version that does not load is
-    reported (state END), tried again when its files change, and never replaces one
-    that works.
+    reported (state END), tried again when its files change or `retries` says so, and
+    never replaces one that works. A version whose folder is removed is dropped; if
+    the model's whole folder cannot be read, its versions stay.
 
     Args:
         name: the model's name in requests.
         base_path: folder with numeric sub-folders.
         policy: selects the versions.
         load: loads a version from its folder and number, or raises StatusError.
+        retries: how often a version that does not load is tried again.
     """
 
-    def __init__(self, *, name: str, base_path: Path, policy: Policy, load: Callable[[Path, int], LoadedModel]) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_path: Folder,
+        policy: Policy,
+        load: Callable[[Folder, int], LoadedModel],
+        retries: Retries,
+    ) -> None:
         self.name, self.base_path = name, base_path
         self.policy = policy
-        self._load = load
+        self._load, self._retries = load, retries
         self._polling = threading.Lock()
         self._lock = threading.Lock()
         self._loaded: dict[int, _LoadedVersion] = {}
         self._statuses: dict[int, VersionStatus] = {}
-        self._failed: dict[int, object] = {}
+        self._failed: dict[int, _Failure] = {}
         self._logged = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -64,7 +93,7 @@ class ModelFolder:
         """Looks once, then every `poll_s` seconds (0: once only; negative: never)."""
         if poll_s >= 0:
             self.poll()
-        if poll_s > 0:
+        if poll_s > 0 or self._next_try_s() is not None:
             self._thread = threading.Thread(target=self._watch, args=(poll_s,), name="versions", daemon=True)
             self._thread.start()
 
@@ -126,20 +155,25 @@ class ModelFolder:
             if self._stop.is_set():
                 return
             found, policy = self._versions(), self.policy
+            if found is None:
+                return
             wanted = set(found) & policy.specific if policy.specific else set(found)
+            self._failed = {version: failure for version, failure in self._failed.items() if version in wanted}
             serves: set[int] = set()
             for version in sorted(wanted, reverse=True):
                 if policy.latest and not policy.specific and len(serves) == policy.latest:
                     break
                 if version in self._loaded or self._load_version(found[version], version):
                     serves.add(version)
-            if serves:
+            if serves or not wanted:
                 self._drop(set(self._loaded) - serves)
 
-    def _load_version(self, path: Path, version: int) -> bool:
+    def _load_version(self, path: Folder, version: int) -> bool:
         """Loads and warms up a version; tells whether that worked."""
-        files = _fingerprint(path)
-        if files is not None and self._failed.get(version) == files:
+        files, before = fingerprint(path), self._failed.get(version)
+        if before is not None and before.files != files:
+            before = None
+        if before is not None and files is not None and not self._is_due(before):
             return False
         self._set_status(version, "LOADING")
         started = time.monotonic()
@@ -147,7 +181,8 @@ class ModelFolder:
             model = self._load(path, version)
         except StatusError as error:
             _LOG.error("version %d of model %s does not load: %s", version, self.name, error.message)
-            self._failed[version] = files
+            again_at = time.monotonic() + max(0.0, self._retries.wait_s)
+            self._failed[version] = _Failure(files, before.tries + 1 if before else 1, again_at)
             self._set_status(version, "END", error)
             return False
         self._failed.pop(version, None)
@@ -156,6 +191,15 @@ class ModelFolder:
             self._statuses[version] = VersionStatus(version, "AVAILABLE")
         _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
         return True
+
+    def _is_due(self, failure: _Failure) -> bool:
+        """Tells whether a version that did not load is to be tried again now."""
+        return failure.tries <= self._retries.most and time.monotonic() >= failure.again_at
+
+    def _next_try_s(self) -> float | None:
+        """Returns the time until a version that did not load is tried again, in s; None if none is."""
+        due = [failure.again_at for failure in self._failed.values() if failure.tries <= self._retries.most]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _drop(self, versions: set[int]) -> None:
         """Stops using versions; each is closed once its last request is answered."""
@@ -180,20 +224,24 @@ class ModelFolder:
         with self._lock:
             self._statuses[version] = VersionStatus(version, state, error)
 
-    def _versions(self) -> dict[int, Path]:
-        """Returns the numeric sub-folders; a problem is logged once, not at every look."""
+    def _versions(self) -> dict[int, Folder] | None:
+        """Returns the numeric sub-folders, None if they cannot be read; a problem is logged once, not at every look."""
+        found: dict[int, Folder] | None = None
         try:
-            found = {int(p.name): p for p in self.base_path.iterdir() if is_version(p.name) and p.is_dir()}
-            problem = "" if found else "no versions yet; waiting for a sub-folder whose name is a number"
+            found = versions_in(self.base_path)
+            problem = "" if found else "no versions; waiting for a sub-folder whose name is a number"
         except OSError as error:
-            found, problem = {}, f"cannot be read ({error.strerror}); the loaded versions stay"
+            problem = f"cannot be read ({error.strerror}); the loaded versions stay"
         if problem and problem != self._logged:
             _LOG.warning("%s: %s", self.base_path, problem)
         self._logged = problem
         return found
 
     def _watch(self, poll_s: float) -> None:
-        while not self._stop.wait(poll_s):
+        """Looks every `poll_s` seconds, and when a version is to be tried again; with 0, only for the latter."""
+        while waits := [wait for wait in (poll_s or None, self._next_try_s()) if wait is not None]:
+            if self._stop.wait(min(waits)):
+                return
             try:
                 self.poll()
             except Exception:  # no folder may end the watching thread
@@ -211,12 +259,3 @@ def not_found(name: str, version: int | None) -> StatusError:
     """Returns the error for a model or version that is not served, in TensorFlow Serving's words."""
     wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     return StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
-
-
-def _fingerprint(path: Path) -> object:
-    """Returns a value that changes when a file in a version's folder is added or written."""
-    try:
-        files = [path, *path.iterdir(), *(path / "variables").glob("*")]
-        return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-    except OSError:
-        return None

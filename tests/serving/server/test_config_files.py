@@ -37,6 +37,22 @@ def test_batching_parameters(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("max_batch_size { value: 64 } max_execution_batch_size { value: 8 }", 64),
+        (
+            "max_batch_size { value: 64 } max_execution_batch_size { value: 8 } "
+            "enable_large_batch_splitting { value: true } allowed_batch_sizes: 8",
+            8,
+        ),
+        ("max_execution_batch_size { value: 8 } enable_large_batch_splitting { value: true }", 8),
+    ],
+)
+def test_split_batches_have_the_size_of_an_execution(tmp_path, text, size):
+    assert read_batching(written(tmp_path, text)).max_batch_size == size
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("max_batch_size { value: 0 }", "max_batch_size=0 is out of range; use a whole number, at least 1"),
@@ -80,12 +96,21 @@ def test_models(tmp_path):
     assert read_models(written(tmp_path, "")) == ()
 
 
+def test_a_model_may_have_the_older_field_for_its_platform_and_a_url(tmp_path):
+    text = f"model_config_list {{ {model(base_path='gs://bucket/a', more='model_type: TENSORFLOW')} }}"
+    [found] = read_models(written(tmp_path, text))
+    assert found.base_path == "gs://bucket/a"
+
+
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
         ([model(base_path="models/a")], "absolute path"),
         ([model(more="")], "model_platform"),
         ([model(more='model_platform: "caffe"')], "platform caffe"),
+        ([model(more="model_type: OTHER")], "of the model_type 2"),
+        ([model(more='model_type: TENSORFLOW model_platform: "tensorflow"')], "setting both"),
+        ([model(base_path="bucket:a")], "absolute path"),
         ([model(""), model()], "has no name"),
         ([model(), model()], "model a multiple times"),
         ([model(base_path="/" + "a" * 5000)], "not a valid path"),
