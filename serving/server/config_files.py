@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH
 from serving.protocol.status import Code, StatusError
+from serving.server.model_files import is_url
 from tfpipe.errors import ServingError, UsageError
-from tfpipe.files.remote import is_remote
 from tfpipe.settings import check, setting
 
 _PLATFORM = "tensorflow"
@@ -210,7 +210,7 @@ def read_metrics_path(path: Path) -> str | None:
 def _model(entry: Any) -> ModelSettings:
     if not entry.name:
         raise StatusError(Code.INVALID_ARGUMENT, "a model in the config list has no name")
-    if not entry.base_path.startswith("/") and not is_remote(entry.base_path):
+    if not entry.base_path.startswith("/") and not is_url(entry.base_path):
         raise StatusError(
             Code.INVALID_ARGUMENT,
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
@@ -220,7 +220,7 @@ def _model(entry: Any) -> ModelSettings:
     _check_platform(entry)
     return ModelSettings(
         name=entry.name,
-        base_path=entry.base_path if is_remote(entry.base_path) else Path(entry.base_path),
+        base_path=entry.base_path if is_url(entry.base_path) else Path(entry.base_path),
         policy=_policy(entry.name, entry.model_version_policy),
         labels=dict(entry.version_labels),
     )

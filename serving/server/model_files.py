@@ -19,6 +19,11 @@ from tfpipe.errors import ServingError
 Folder = Path | str
 
 
+def is_url(path: Folder) -> bool:
+    """Tells whether a path is a URL, such as `gs://bucket/models/vae`."""
+    return isinstance(path, str) and "://" in path and not path.startswith("/")
+
+
 def require_readable(url: str) -> None:
     """Refuses a URL of a kind that TensorFlow does not read here.
 

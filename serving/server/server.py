@@ -23,12 +23,11 @@ from serving.server.grpc_native import NativeGrpcServer, is_built
 from serving.server.grpc_python import PythonGrpcServer
 from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
-from serving.server.model_files import require_readable
+from serving.server.model_files import is_url, require_readable
 from serving.server.rest import RestServer
 from serving.server.service import Api
 from serving.server.versions import Retries
 from tfpipe.errors import ServingError
-from tfpipe.files.remote import is_remote
 
 _LOG = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
             _LOG.warning("--model_base_path and --model_name are ignored, because there is a --model_config_file")
         return read_models(Path(config.model_config_file))
     path = config.model_base_path or ""
-    if is_remote(path):
+    if is_url(path):
         require_readable(str(path))
         return (ModelSettings(name=config.model_name, base_path=str(path)),)
     if not Path(path).is_dir():
