@@ -23,7 +23,7 @@ from serving.server.row_batches import Arrays
 from serving.server.signature import Signature
 
 # Kinds of NumPy types that JSON values may have, by the kind of the signature's type. Bytes are objects.
-_ALLOWED_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}
+_ALLOWED_KINDS = {"f": "fiu", "V": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}
 
 
 class PredictBody(NamedTuple):
@@ -172,6 +172,8 @@ def _is_by_row(body: Mapping[str, Any]) -> bool:
 def _array(alias: str, value: Any, data_type: int) -> NDArray[Any]:
     """Returns JSON numbers, booleans or strings as an array of the signature's type."""
     dtype = tensors.dtype_of(data_type)
+    if dtype.kind == "c":
+        raise _no_json(alias)
     if dtype.kind == "O":
         value = _as_bytes(value)
     try:
@@ -219,6 +221,10 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and set(value) != {"b64"}
 
 
+def _no_json(alias: str) -> StatusError:
+    return StatusError(Code.UNIMPLEMENTED, f"'{alias}' is of complex numbers, which JSON does not have; use gRPC")
+
+
 def _written(alias: str, array: NDArray[Any]) -> bytes:
     """Returns an array as JSON, written row by row.
 
@@ -234,7 +240,9 @@ def _list(values: Iterable[Any]) -> bytes:
 def _values(alias: str, array: Any) -> Any:
     """Returns an array or one element as JSON values; bytes become text, or base64 if the alias ends in `_bytes`."""
     if isinstance(array, np.ndarray | np.generic) and array.dtype.kind != "O":
-        return array.tolist()
+        if array.dtype.kind == "c":
+            raise _no_json(alias)
+        return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()
     as_base64 = alias.endswith("_bytes")
 
     def text(value: bytes) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol.names import is_version
+from tfpipe.data.file_systems import use_tensorflow_io
 from tfpipe.errors import ServingError
 
 Folder = Path | str
@@ -30,8 +31,10 @@ def require_readable(url: str) -> None:
     Raises:
         ServingError: the message names the kinds that it reads.
     """
+    kind = url.partition("://")[0]
+    use_tensorflow_io(kind)
     schemes = [scheme for scheme in _gfile().get_registered_schemes() if scheme and not scheme.startswith("http")]
-    if url.partition("://")[0] not in schemes:
+    if kind not in schemes:
         raise ServingError(
             f"{url}: TensorFlow as installed here reads folders of {', '.join(f'{scheme}://' for scheme in schemes)}; "
             "copy the model to a local folder, or install the tensorflow-io that fits this TensorFlow (for s3://)"
@@ -46,6 +49,7 @@ def versions_in(folder: Folder) -> dict[int, Folder]:
     """
     if isinstance(folder, Path):
         return {int(one.name): one for one in folder.iterdir() if is_version(one.name) and one.is_dir()}
+    use_tensorflow_io(folder.partition("://")[0])
     gfile, found = _gfile(), {}
     with _os_errors():
         for entry in gfile.listdir(folder):
@@ -110,12 +114,8 @@ def local_copy(folder: Folder, name: Path) -> Iterator[Path]:
 
 
 def _gfile() -> Any:
-    """Returns TensorFlow's file systems, with those of tensorflow-io if it is installed and fits."""
     import tensorflow as tf
 
-    from tfpipe.data.file_systems import use_tensorflow_io
-
-    use_tensorflow_io()
     return tf.io.gfile
 
 

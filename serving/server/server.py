@@ -175,6 +175,8 @@ def _bind_grpc(
     """
     plain = config.tls is None and not config.grpc_channel_arguments
     native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and plain)
+    if config.grpc_channel_arguments:
+        _LOG.info("gRPC is answered in Python, because --grpc_channel_arguments are options of grpcio")
     if native and is_built():
         return NativeGrpcServer(
             methods,

@@ -154,11 +154,27 @@ def test_a_signature_that_cannot_be_served_disturbs_no_other(
     assert code == "UNIMPLEMENTED"
     assert f'Serving signature "{name}" cannot be served' in message
     assert says in message
-    connection = http.client.HTTPConnection("127.0.0.1", shared_server(odd_model / "serve", front_end).rest_port)
-    body = {"signature_name": name, "inputs": {"x": [[0]]}}
-    connection.request("POST", "/v1/models/vae:predict", json.dumps(body))
-    assert connection.getresponse().status == 501
-    connection.close()
+    status, _ = ask_rest(shared_server(odd_model / "serve", front_end), name, [[0]])
+    assert status == 501
+
+
+def ask_rest(server, name, x):
+    """Returns the status and the JSON of a predict request over REST with one input."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    try:
+        connection.request("POST", "/v1/models/vae:predict", json.dumps({"signature_name": name, "inputs": {"x": x}}))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_halves_are_numbers_in_json_and_complex_numbers_are_refused(odd_model, shared_server, front_end):
+    server = shared_server(odd_model / "serve", front_end)
+    for name in ("float16", "bfloat16"):
+        assert ask_rest(server, name, [[1.5, -2.0]]) == (200, {"outputs": [[3.0, -4.0]]})
+    status, answer = ask_rest(server, "complex64", [[1.5, -2.0]])
+    assert (status, "use gRPC" in answer["error"]) == (501, True)
 
 
 def test_a_graph_is_chosen_by_its_tags(odd_model):
