@@ -72,13 +72,15 @@ class Catalog:
             self._labels = {settings.name: self._checked_labels(settings) for settings in wanted}
 
     def follow(self, path: Path, *, poll_s: float) -> None:
-        """Reads a `models.config` again every `poll_s` seconds; a wrong file is logged and changes nothing."""
+        """Reads a `models.config` again every `poll_s` seconds; a wrong or empty file is logged and changes nothing."""
 
         def poll() -> None:
             known, logged = None, ""
             while not self._ended.wait(poll_s):
                 try:
                     wanted = read_models(path)
+                    if wanted is None:
+                        raise ServingError("the file is empty; for no models, write model_config_list {}")
                     if wanted != known:
                         self.replace(wanted)
                     known, logged = wanted, ""

@@ -110,14 +110,15 @@ class Tls:
     client_verify: bool = False
 
 
-def read_models(path: Path) -> tuple[ModelSettings, ...]:
-    """Reads a `models.config` (a ModelServerConfig).
+def read_models(path: Path) -> tuple[ModelSettings, ...] | None:
+    """Reads a `models.config` (a ModelServerConfig); returns None if it is empty, as while it is being written.
 
     Raises:
         ServingError: the file cannot be read, or is not valid.
     """
     try:
-        return models_of(_read(path, protos.ModelServerConfig))
+        config = _read(path, protos.ModelServerConfig)
+        return models_of(config) if config.WhichOneof("config") else None
     except StatusError as error:
         raise ServingError(f"{path}: {error.message}") from error
 

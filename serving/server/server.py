@@ -155,7 +155,7 @@ def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
     if config.model_config_file:
         if config.model_base_path:
             _LOG.warning("--model_base_path and --model_name are ignored, because there is a --model_config_file")
-        return read_models(Path(config.model_config_file))
+        return read_models(Path(config.model_config_file)) or ()
     path = config.model_base_path or ""
     if is_url(path):
         require_readable(str(path))

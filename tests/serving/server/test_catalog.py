@@ -176,9 +176,13 @@ def test_the_configuration_file_is_read_again(tmp_path, toy, versions, caplog):
     with serving(path, model_config_file_poll_wait_seconds=0.05) as server:
         path.write_text("model_config_list { config { nonsense")
         eventually(lambda: "stays as it was" in caplog.text)
+        path.write_text("")
+        eventually(lambda: "the file is empty" in caplog.text)
         assert server.catalog.versions() == {"a": [3]}
         config_file(tmp_path, entry("a", versions, policy="specific { versions: 1 }"), entry("b", toy))
         eventually(lambda: server.catalog.versions() == {"a": [1], "b": [1]})
+        config_file(tmp_path)
+        eventually(lambda: server.catalog.versions() == {})
 
 
 def test_a_server_may_start_without_models_and_get_them_later(tmp_path, toy):

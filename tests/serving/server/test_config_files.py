@@ -93,7 +93,8 @@ def test_models(tmp_path):
     assert (a.name, str(a.base_path), a.policy, a.labels) == ("a", "/models/a", Policy(), {})
     assert (b.policy, c.policy) == (Policy(latest=3), Policy(latest=0))
     assert (d.policy, d.labels) == (Policy(specific=frozenset({1, 2})), {"stable": 1, "canary": 2})
-    assert read_models(written(tmp_path, "")) == ()
+    assert read_models(written(tmp_path, "model_config_list {}")) == ()
+    assert read_models(written(tmp_path, "# nothing")) is None
 
 
 def test_a_model_may_have_the_older_field_for_its_platform_and_a_url(tmp_path):
