@@ -79,7 +79,7 @@ class ModelConfig:
     saved_model_tags: tuple[str, ...] = setting(("serve",), help="tags of the graph to load from a SavedModel")
     enable_model_warmup: bool = setting(True, help="run the model's warm-up requests before it serves")
     num_request_iterations_for_warmup: int = setting(
-        0, help="how often each warm-up request is run; 0 and less run it once", below=2**31
+        0, help="how often each warm-up request is run; numbers below 1 mean once", below=2**31
     )
     max_num_load_retries: int = setting(
         5, help="how often a version that does not load is tried again while its files stay as they are", at_least=0
@@ -142,7 +142,8 @@ class ServerConfig(ModelConfig):
         parse=str,
     )
     model_name: str = setting(
-        MODEL_NAME, help="the model's name in requests; ignored if there is a --model_config_file; stock: default"
+        MODEL_NAME,
+        help="the model's name in requests (stock: `default`); ignored if there is a --model_config_file",
     )
     model_config_file: Path | str | None = setting(
         None, help="text proto that lists models, version policies and labels", metavar="FILE", parse=str
@@ -155,17 +156,17 @@ class ServerConfig(ModelConfig):
     )
     host: str = setting(
         "127.0.0.1",
-        help="address to listen on; the default can be reached from this machine only; stock listens on all addresses",
+        help="address to listen on; the default can be reached from this machine only (stock: all addresses)",
     )
     port: int = setting(
-        8500, help="gRPC port; 0 picks a free one; stock has no gRPC port with 0", at_least=0, at_most=65_535
+        8500, help="gRPC port; 0 picks a free one (stock: 0 means no gRPC port)", at_least=0, at_most=65_535
     )
     grpc_socket_path: str = setting(
         "", help="path of a Unix socket on which gRPC is answered too (by grpcio)", metavar="PATH"
     )
     grpc_channel_arguments: tuple[str, ...] = setting(
         (),
-        help="arguments of the gRPC server, such as grpc.max_connection_age_ms=2000; the Python front end then answers",
+        help="arguments of grpcio's server, such as grpc.max_connection_age_ms=2000; turns the native front end off",
         metavar="KEY=VALUE,..",
     )
     grpc_max_threads: int = setting(
@@ -173,7 +174,7 @@ class ServerConfig(ModelConfig):
     )
     rest_api_port: int = setting(
         8501,
-        help="REST port; 0 picks a free one, -1 turns REST off; stock has no REST with 0, which is its default",
+        help="REST port; 0 picks a free one, -1 turns REST off (stock: 0 turns REST off, and is the default)",
         at_least=-1,
         at_most=65_535,
     )
@@ -229,8 +230,8 @@ class ConfigFiles:
 
     enable_batching: bool | None = setting(
         None,
-        help="compute requests of several clients in one batch (default: yes, with sizes that suit this machine; "
-        "stock: no)",
+        help="compute requests of several clients in one batch (default: true, with sizes that suit this machine; "
+        "stock: false)",
     )
     batching_parameters_file: Path | None = setting(
         None, help="sizes and times of batches (text proto); needs --enable_batching", metavar="FILE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _EPILOG = (
-    "All flags of tensorflow_model_server are taken. {} change nothing here: the server says so in its log and goes "
+    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its log and goes "
     "on, as it does for flags that it does not know."
 )
 
@@ -26,10 +27,12 @@ HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of tensorflow_model_server, and a few of this server's own."""
-    from serving.server.config import IGNORED_FLAGS, ConfigFiles, ServerConfig
+    from serving.server.config import IGNORED_FLAGS, ConfigFiles, ModelConfig, ServerConfig
 
-    add_settings(parser, ServerConfig, server_style=True)
+    of_models = {field.name for field in dataclasses.fields(ModelConfig)}
+    add_settings(parser, ServerConfig, leave_out=of_models, server_style=True)
     add_settings(parser, ConfigFiles, server_style=True)
+    add_settings(parser, ModelConfig, server_style=True)
     add = parser.add_argument
     on: dict[str, Any] = {"nargs": "?", "const": True, "type": truth}
     for name, kind in IGNORED_FLAGS.items():
