@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _EPILOG = (
-    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its log and goes "
-    "on, as it does for flags that it does not know."
+    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its "
+    "log and goes on, as it does for flags that it does not know."
 )
 
 HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"
