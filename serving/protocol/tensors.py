@@ -181,10 +181,10 @@ def from_proto(proto: Any, *, max_bytes: int, content: memoryview | None = None)
 
 
 def _shape(proto: Any) -> tuple[int, ...]:
+    if len(proto.dim) > 32:  # looked at first, because a hostile request has millions
+        raise TensorError(f"a tensor of {len(proto.dim)} dimensions is not supported")
     if proto.unknown_rank or any(dim.size < 0 for dim in proto.dim):
         raise TensorError("the tensor's shape is not fully known")
-    if len(proto.dim) > 32:
-        raise TensorError(f"a tensor of {len(proto.dim)} dimensions is not supported")
     return tuple(dim.size for dim in proto.dim)
 
 

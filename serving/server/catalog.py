@@ -12,7 +12,7 @@ from serving.protocol.status import Code, StatusError
 from serving.server.config_files import ModelSettings, read_models
 from serving.server.loaded_model import LoadedModel
 from serving.server.model_files import Folder
-from serving.server.versions import ModelFolder, Retries, VersionStatus, not_found
+from serving.server.versions import LOADING_S, ModelFolder, Retries, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
@@ -96,10 +96,14 @@ class Catalog:
         """Removes every model; each is closed once its last request is answered."""
         self._ended.set()
         if self._follower is not None:
-            self._follower.join(timeout=60)
-        with self._changing:
+            self._follower.join(timeout=LOADING_S)
+        is_mine = self._changing.acquire(timeout=LOADING_S)  # not if a new configuration is still being loaded
+        try:
             for folder in self._models.values():
                 folder.stop()
+        finally:
+            if is_mine:
+                self._changing.release()
 
     def versions(self) -> dict[str, list[int]]:
         """Returns the versions that can answer now, newest first, by model."""

@@ -198,6 +198,11 @@ class ServerConfig(ModelConfig):
         help="time between two looks for new versions, in s; 0 looks once, a negative number never",
         metavar="SECONDS",
     )
+    allow_reload: bool = setting(
+        False,
+        help="let every client replace the models (HandleReloadConfigRequest), so that it can load any SavedModel; "
+        "clients whose certificates are verified may always (stock: always allowed)",
+    )
     batching: Batching | None = field(default_factory=Batching)
     tls: Tls | None = None
     metrics_path: str | None = None
@@ -216,6 +221,11 @@ class ServerConfig(ModelConfig):
             )
         if not_pairs := [text for text in self.grpc_channel_arguments if not text.partition("=")[2]]:
             raise UsageError(f"--grpc_channel_arguments: {not_pairs[0]!r} has no value; write KEY=VALUE,KEY=VALUE")
+
+    @property
+    def reload_is_allowed(self) -> bool:
+        """Whether clients may replace the models: if a setting says so, or if all clients are known by certificates."""
+        return self.allow_reload or (self.tls is not None and self.tls.client_verify)
 
     @property
     def channel_arguments(self) -> list[tuple[str, int | str]]:

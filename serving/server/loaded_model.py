@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors, wire
 from serving.protocol.names import DEFAULT_SIGNATURE, WARMUP_FILE
-from serving.protocol.status import Code, StatusError
+from serving.protocol.status import Code, StatusError, reason_of
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits, ModelConfig
 from serving.server.config_files import Batching, batching_of
@@ -135,7 +135,7 @@ class LoadedModel:
             raise
         except Exception as error:  # TensorFlow raises many types for a damaged model
             session.close()
-            raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
+            raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({reason_of(error)})") from error
         return model
 
     def predict(self, request: wire.Predict, call: Call) -> list[wire.Buffer]:
@@ -213,7 +213,7 @@ class LoadedModel:
         if not path.exists():
             return
         try:
-            for number, record in enumerate(read_records(path)):
+            for number, record in enumerate(read_records(path, max_bytes=self._limits.message_bytes)):
                 if number >= _MAX_WARMUPS:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
                 request = wire.Predict(protos.PredictionLog.FromString(record).predict_log.request)
@@ -313,7 +313,3 @@ def _tensorflow_errors_only() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

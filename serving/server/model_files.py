@@ -63,7 +63,7 @@ def fingerprint(folder: Folder) -> object:
     """Returns a value that changes when a file in a version's folder is added or written; None if it is unknown."""
     try:
         if isinstance(folder, Path):
-            files = [folder, *folder.iterdir(), *(folder / "variables").glob("*")]
+            files = [folder, *folder.iterdir(), *(folder / "variables").glob("*"), *(folder / "assets.extra").glob("*")]
             return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
         gfile = _gfile()
         with _os_errors():

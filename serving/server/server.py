@@ -26,10 +26,13 @@ from serving.server.metrics import Monitor
 from serving.server.model_files import is_url, require_readable
 from serving.server.rest import RestServer
 from serving.server.service import Api
-from serving.server.versions import Retries
+from serving.server.versions import LOADING_S, Retries
 from tfpipe.errors import ServingError
+from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)
+# Time between two looks whether a server that starts must end, in s.
+_LOOK_S = 0.1
 
 
 class Server:
@@ -63,14 +66,16 @@ class Server:
             retries=Retries(most=config.max_num_load_retries, wait_s=config.load_retry_interval_micros / 1e6),
             early_labels=config.allow_version_labels_for_unavailable_models,
         )
-        api, monitor = Api(self.catalog, limits), Monitor(self.catalog.knows)
+        api, monitor = Api(self.catalog, limits, allow_reload=config.reload_is_allowed), Monitor(self.catalog.knows)
         self._draining = threading.Event()
         self._loaded = threading.Event()
         self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, computing=config.grpc_max_threads)
         self._grpc = _bind_grpc(api, self.methods, monitor, config)
         self._socket = _bind_socket(self.methods, config) if isinstance(self._grpc, NativeGrpcServer) else None
         self.port = self._grpc.port
-        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
+        self._rest = _bind_rest(api, monitor, config) if config.rest_api_port >= 0 and config.tls is None else None
+        if config.rest_api_port >= 0 and config.tls is not None:
+            _LOG.warning("REST is off, because it has no TLS: anyone could use it to go round --ssl_config_file")
         self.rest_port = self._rest.port if self._rest else None
 
     def __enter__(self) -> Self:
@@ -142,12 +147,38 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     server = Server(config)
-    server.start()
+    if not _start(server, ended):
+        skip_cleanup()
+        return
     if not ended.is_set():
         on_ready(server)
     ended.wait()
     _LOG.info("stopping: finishing the requests in progress")
     server.stop()
+
+
+def _start(server: Server, ended: threading.Event) -> bool:
+    """Starts a server in a thread, so that a model that never loads cannot keep the process from ending.
+
+    Returns:
+        False if `ended` was set and the start did not end soon after.
+    """
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            server.start()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start, name="start", daemon=True)
+    thread.start()
+    while thread.is_alive() and not ended.is_set():
+        thread.join(timeout=_LOOK_S)
+    thread.join(timeout=LOADING_S)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
 
 
 def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:

@@ -12,11 +12,14 @@ from serving.protocol import protos
 from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
 from serving.protocol.wire import Buffer, Predict
-from serving.server.admission import Call
+from serving.server.admission import AdmissionQueue, Call
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
 from serving.server.loaded_model import BatchAnswer, LoadedModel
+
+# Reloads that may wait while another one is being done.
+_WAITING_RELOADS = 2
 
 
 class Api:
@@ -25,11 +28,15 @@ class Api:
     Args:
         catalog: the models being served.
         limits: how large and how many requests may be.
+        allow_reload: clients may replace the models.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+    def __init__(self, catalog: Catalog, limits: Limits, *, allow_reload: bool = False) -> None:
         self.catalog = catalog
         self.limits = limits
+        self._allow_reload = allow_reload
+        # A reload waits for models to load. Only a few may wait, because each occupies a thread.
+        self._reloads = AdmissionQueue(capacity=1, max_waiting=_WAITING_RELOADS)
 
     def predict(self, request: Predict, call: Call) -> list[Buffer]:
         """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
@@ -78,9 +85,16 @@ class Api:
 
     def reload(self, request: Any, call: Call) -> Any:
         """Answers `ModelService.HandleReloadConfigRequest`: the listed models replace all that are served."""
+        if not self._allow_reload:
+            raise StatusError(
+                Code.PERMISSION_DENIED,
+                "This server does not let clients replace its models; start it with --allow_reload, or change the "
+                "file of --model_config_file",
+            )
         kind = request.config.WhichOneof("config")
         if kind is not None:  # as in TensorFlow Serving, an empty configuration changes nothing
-            self.catalog.replace(models_of(request.config))
+            with self._reloads.slot(call):
+                self.catalog.replace(models_of(request.config))
         response = protos.ReloadConfigResponse()
         response.status.error_code = Code.OK
         return response

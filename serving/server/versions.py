@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Policy
 from serving.server.loaded_model import LoadedModel
 from serving.server.model_files import Folder, fingerprint, versions_in
+from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)
+# A server that stops waits this long for a version that is being loaded, in s.
+LOADING_S = 5.0
+# Protobuf reads no message of more bytes, and saved_model.pb is one message.
+_MAX_SAVED_MODEL = 2**31 - 1
 
 
 class VersionStatus(NamedTuple):
@@ -101,9 +108,13 @@ class ModelFolder:
         """Stops watching the folder and drops every version; each is closed once its last request is answered."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=60)
-        with self._polling:
-            self._drop(set(self._loaded))
+            self._thread.join(timeout=LOADING_S)
+        if self._polling.acquire(timeout=LOADING_S):
+            self._polling.release()
+        else:  # the thread that loads it closes it, if it ever ends
+            _LOG.warning("model %s: a version is still being loaded; the server does not wait for it", self.name)
+            skip_cleanup()
+        self._drop(set(self._loaded))
 
     @contextlib.contextmanager
     def use(self, version: int | None = None) -> Iterator[LoadedModel]:
@@ -178,8 +189,10 @@ class ModelFolder:
         self._set_status(version, "LOADING")
         started = time.monotonic()
         try:
+            _check_files(path)
             model = self._load(path, version)
-        except StatusError as error:
+        except Exception as reason:  # whatever is wrong with one version, the others are served
+            error = reason if isinstance(reason, StatusError) else _unexpected(path, reason)
             _LOG.error("version %d of model %s does not load: %s", version, self.name, error.message)
             again_at = time.monotonic() + max(0.0, self._retries.wait_s)
             self._failed[version] = _Failure(files, before.tries + 1 if before else 1, again_at)
@@ -187,8 +200,13 @@ class ModelFolder:
             return False
         self._failed.pop(version, None)
         with self._lock:
-            self._loaded[version] = _LoadedVersion(model)
-            self._statuses[version] = VersionStatus(version, "AVAILABLE")
+            is_late = self._stop.is_set()
+            if not is_late:
+                self._loaded[version] = _LoadedVersion(model)
+            self._statuses[version] = VersionStatus(version, "END" if is_late else "AVAILABLE")
+        if is_late:
+            model.close()
+            return False
         _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
         return True
 
@@ -204,7 +222,7 @@ class ModelFolder:
     def _drop(self, versions: set[int]) -> None:
         """Stops using versions; each is closed once its last request is answered."""
         with self._lock:
-            dropped = [self._loaded.pop(version) for version in versions]
+            dropped = [self._loaded.pop(version) for version in versions if version in self._loaded]
             for held in dropped:
                 held.dropped = True
                 self._statuses[held.model.version] = VersionStatus(held.model.version, "UNLOADING")
@@ -259,3 +277,32 @@ def not_found(name: str, version: int | None) -> StatusError:
     """Returns the error for a model or version that is not served, in TensorFlow Serving's words."""
     wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     return StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
+
+
+def _unexpected(path: Folder, error: Exception) -> StatusError:
+    """Returns the error for a version that the server cannot load for a reason that it does not know."""
+    why = str(error) or "no reason is known"
+    return StatusError(Code.INTERNAL, f"{path}: cannot be loaded ({type(error).__name__}: {why})")
+
+
+def _check_files(path: Folder) -> None:
+    """Refuses what would make loading hang or fill the memory: a pipe in the folder, or a huge saved_model.pb.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION.
+    """
+    if not isinstance(path, Path):  # a bucket has files only
+        return
+    for folder in (path, path / "variables", path / "assets", path / "assets.extra"):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError):  # loading reports what cannot be read
+                found = file.stat()
+                if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION, f"{file}: is a pipe, socket or device; a model has files only"
+                    )
+                if file.name == "saved_model.pb" and found.st_size > _MAX_SAVED_MODEL:
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION,
+                        f"{file}: has {found.st_size} bytes; a SavedModel's graph has less than 2 GiB",
+                    )

@@ -43,6 +43,14 @@ impl Budget {
         room.grow(count).then_some(room)
     }
 
+    /// Takes room even beyond the limit, for the few that every client may have.
+    pub fn take_anyway(self: &Arc<Self>, count: usize) -> Room {
+        if self.used.fetch_add(count, Ordering::SeqCst) >= self.limit {
+            self.needs_room();
+        }
+        Room { budget: self.clone(), count }
+    }
+
     /// Waits until a holder that began at `began` must give its room up.
     pub async fn runs_out(&self, began: Instant) {
         let told = self.late.subscribe().wait_for(|late| late.is_some_and(|late| began < late)).await.is_ok();
@@ -323,6 +331,16 @@ mod tests {
         assert!(room.grow(50));
         assert!(budget.take(1).is_none());
         assert_eq!(budget.used(), 100);
+    }
+
+    #[test]
+    fn room_can_be_taken_beyond_the_limit_and_counts() {
+        let budget = Budget::new(1, PATIENCE);
+        let rooms = [budget.take_anyway(1), budget.take_anyway(1)];
+        assert_eq!(budget.used(), 2);
+        assert!(budget.take(1).is_none());
+        drop(rooms);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

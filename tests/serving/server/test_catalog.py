@@ -34,7 +34,9 @@ def config_file(tmp_path, *entries):
 
 @contextlib.contextmanager
 def serving(path, **settings):
-    config = ServerConfig(model_config_file=path, port=0, rest_api_port=0, **settings)
+    config = ServerConfig(
+        **{"model_config_file": path, "port": 0, "rest_api_port": 0, "allow_reload": True, **settings}
+    )
     server = Server(config)
     try:
         server.start()

@@ -64,7 +64,7 @@ def test_requests_share_batches_and_a_new_version_answers_them(toy, tmp_path):
 @native
 def test_another_model_of_the_same_name_refuses_the_old_ones_requests(tmp_path, toy, exported):
     """Batches that the server forms for the earlier model do not reach the new one."""
-    server = start_server(toy, grpc_front_end="native", enable_model_warmup=False)
+    server = start_server(toy, grpc_front_end="native", enable_model_warmup=False, allow_reload=True)
     x = np.ones((1, 3), np.float32)
     reload = protos.ReloadConfigRequest()
     model = reload.config.model_config_list.config.add(name="vae", model_platform="tensorflow")
