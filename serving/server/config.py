@@ -149,7 +149,10 @@ class ServerConfig(ModelConfig):
         None, help="text proto that lists models, version policies and labels", metavar="FILE", parse=str
     )
     model_config_file_poll_wait_seconds: float = setting(
-        0.0, help="time between two readings of the model config file, in s; 0 reads it once", metavar="SECONDS"
+        0.0,
+        help="time between two readings of the model config file, in s; 0 reads it once",
+        metavar="SECONDS",
+        below=2**31,
     )
     allow_version_labels_for_unavailable_models: bool = setting(
         False, help="let a new label name a version that is not loaded yet"
@@ -178,7 +181,9 @@ class ServerConfig(ModelConfig):
         at_least=-1,
         at_most=65_535,
     )
-    rest_api_timeout_in_ms: int = setting(30_000, help="longest time that a REST request takes, in ms", at_least=1)
+    rest_api_timeout_in_ms: int = setting(
+        30_000, help="longest time that a REST request takes, in ms", at_least=1, below=2**31
+    )
     rest_api_num_threads: int = setting(0, help="REST requests that compute at the same time; 0 chooses", at_least=0)
     rest_cors: bool = setting(
         False, help="let web pages of any origin use REST (CORS)", flag="rest_api_enable_cors_support"
@@ -197,6 +202,7 @@ class ServerConfig(ModelConfig):
         1.0,
         help="time between two looks for new versions, in s; 0 looks once, a negative number never",
         metavar="SECONDS",
+        below=2**31,
     )
     allow_reload: bool = setting(
         False,
@@ -219,8 +225,10 @@ class ServerConfig(ModelConfig):
                 "--grpc_front_end native has no TLS and takes no --grpc_channel_arguments; "
                 "use --grpc_front_end python, or leave it out"
             )
-        if not_pairs := [text for text in self.grpc_channel_arguments if not text.partition("=")[2]]:
-            raise UsageError(f"--grpc_channel_arguments: {not_pairs[0]!r} has no value; write KEY=VALUE,KEY=VALUE")
+        for text in self.grpc_channel_arguments:
+            key, _, value = text.partition("=")
+            if not key.strip() or not value.strip() or not text.isascii() or "\0" in text:
+                raise UsageError(f"--grpc_channel_arguments: {text!r} is not KEY=VALUE; write KEY=VALUE,KEY=VALUE")
 
     @property
     def reload_is_allowed(self) -> bool:

@@ -22,6 +22,7 @@ _TENSORFLOW_TYPE = 1
 # Each model has a thread that watches its folder.
 _MAX_MODELS = 1000
 _MAX_PATH = 4096
+_MAX_FILE = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,9 +260,13 @@ def _policy(name: str, given: Any) -> Policy:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), kind())
+        with open(path, "rb") as file:  # its size is unknown if it is a pipe
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise ServingError(f"{path}: is larger than {_MAX_FILE >> 20} MiB, so it is no configuration file")
+        return text_format.Parse(data.decode(), kind())
     except OSError as error:
         raise ServingError(f"{path}: cannot be read ({error.strerror})") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         message = " ".join(str(error).split())
         raise ServingError(f"{path}: Error parsing text-format {kind.DESCRIPTOR.full_name}: {message}") from error

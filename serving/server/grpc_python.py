@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
+from urllib.parse import quote
 
 # grpcio's own log lines about a taken port would come before our error, which says more.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -115,7 +116,7 @@ def _bind_socket(server: Any, path: str, tls: Tls | None) -> None:
     """
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         raise ServingError(f"{path}: is a file or folder; choose another --grpc_socket_path")
-    if not _listen(server, f"unix:{path}", tls):
+    if not _listen(server, f"unix:{quote(path)}", tls):
         raise ServingError(
             f"{path}: cannot listen there (its folder is missing or cannot be written, or the path has more than 107 "
             "bytes); choose another --grpc_socket_path"

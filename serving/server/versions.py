@@ -258,7 +258,7 @@ class ModelFolder:
     def _watch(self, poll_s: float) -> None:
         """Looks every `poll_s` seconds, and when a version is to be tried again; with 0, only for the latter."""
         while waits := [wait for wait in (poll_s or None, self._next_try_s()) if wait is not None]:
-            if self._stop.wait(min(waits)):
+            if self._stop.wait(min(*waits, threading.TIMEOUT_MAX)):
                 return
             try:
                 self.poll()

@@ -33,7 +33,10 @@ def test_a_path_may_be_text():
         ({"model_base_path": 5}, "model_base_path=5 has the wrong type"),
         ({"port": 5000, "rest_api_port": 5000}, "--port and --rest_api_port are both 5000"),
         ({"grpc_max_threads": -1}, "grpc_max_threads=-1 is out of range"),
-        ({"grpc_channel_arguments": ("grpc.x",)}, "'grpc.x' has no value; write KEY=VALUE"),
+        ({"grpc_channel_arguments": ("grpc.x",)}, "'grpc.x' is not KEY=VALUE; write KEY=VALUE"),
+        ({"grpc_channel_arguments": ("a=1", "=5")}, "'=5' is not KEY=VALUE; write KEY=VALUE"),
+        ({"rest_api_timeout_in_ms": 2**31}, "is out of range"),
+        ({"file_system_poll_wait_seconds": float("inf")}, "is out of range"),
         ({"grpc_front_end": "native", "grpc_channel_arguments": ("a=1",)}, "takes no --grpc_channel_arguments"),
         (
             {

@@ -1,5 +1,7 @@
 """Configuration files: what is read from them, and tensorflow_model_server's refusals."""
 
+from pathlib import Path
+
 import pytest
 
 from serving.server.config_files import (
@@ -154,3 +156,25 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ServingError, match="Error parsing"):
         read_models(tmp_path / "binary")
+    with pytest.raises(ServingError, match="cannot be read"):
+        read_models(tmp_path)
+    with pytest.raises(ServingError, match="larger than 16 MiB"):
+        read_models(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_config_list { config { " * 5000,
+        "custom_model_config { [type.googleapis.com/google.protobuf.Any] { " * 5000,
+        "model_config_list { config { model_version_policy { specific { versions: 99999999999999999999 } } } }",
+        'model_config_list { config { name: "\\xff" } }',
+        "model_config_list { config { version_labels { key: 5 } } }",
+        "\0" * 100,
+    ],
+)
+def test_hostile_models_are_one_line(tmp_path, text):
+    with pytest.raises(ServingError) as info:
+        read_models(written(tmp_path, text))
+    assert "\n" not in str(info.value)
+    assert len(str(info.value)) < 2000

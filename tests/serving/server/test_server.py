@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from urllib.parse import quote
 
 import grpc
 import numpy as np
@@ -95,11 +96,11 @@ def test_a_config_file_makes_the_base_path_superfluous(tmp_path, caplog):
 
 @pytest.mark.parametrize("front_end", ["auto", "python"])
 def test_a_unix_socket_is_answered_too(toy, tmp_path, front_end):
-    path = tmp_path / "grpc.sock"
+    path = tmp_path / "a 50% socket"
     for _ in range(2):  # a socket that a server has left is replaced
         with (
             serving(toy, grpc_socket_path=str(path), grpc_front_end=front_end, enable_model_warmup=False),
-            grpc.insecure_channel(f"unix:{path}") as channel,
+            grpc.insecure_channel(f"unix:{quote(str(path))}") as channel,
         ):
             assert channel.unary_unary(PREDICT)(ROWS, timeout=60)
 
