@@ -64,14 +64,14 @@ class PythonGrpcServer:
     ) -> None:
         self._methods = methods
         self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
+        options: dict[str, int | str] = {
+            "grpc.so_reuseport": 0,
+            "grpc.max_receive_message_length": message_bytes,
+            "grpc.max_send_message_length": -1,
+        }
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", -1),
-                *channel_arguments,
-            ],
+            options=list({**options, **dict(channel_arguments)}.items()),
         )
         handlers: dict[str, dict[str, Any]] = defaultdict(dict)
         for path in methods.paths:
