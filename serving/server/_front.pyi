@@ -48,8 +48,10 @@ class Call:
         All requests for one signature share its limits on waiting rows and on batches, also if their messages differ.
         """
 
-    def answer(self, parts: Sequence[ReadableBuffer]) -> bool:
+    def answer(self, parts: Sequence[ReadableBuffer], *, compressed: bool = False) -> bool:
         """Answers with the bytes of `parts`, which must not change afterwards.
+
+        `compressed` says that they are compressed with the call's own `encoding`.
 
         Returns False, and does not answer, if too many bytes of answers wait for clients to read them.
         """

@@ -138,10 +138,15 @@ class LoadedModel:
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({reason_of(error)})") from error
         return model
 
-    def predict(self, request: wire.Predict, call: Call) -> list[wire.Buffer]:
+    def predict(self, request: wire.Predict, call: Call, *, typed: bool = True) -> list[wire.Buffer]:
         """Returns the bytes of the PredictResponse, as parts to be sent one after another.
 
         The checks come in TensorFlow Serving's order (servables/tensorflow/predict_util.cc).
+
+        Args:
+            request: the request.
+            call: the request in progress.
+            typed: answer in typed fields instead of `tensor_content`.
 
         Raises:
             StatusError: the request does not fit the model, or the model failed.
@@ -150,10 +155,11 @@ class LoadedModel:
         inputs = self._inputs(signature, request)
         selected = select_outputs(signature.definition.outputs, request.message.output_filter)
         outputs = signature.run(inputs, call)
-        return tensors.response_parts(self._empty_response(request), {alias: outputs[alias] for alias in selected})
+        chosen = {alias: outputs[alias] for alias in selected}
+        return tensors.response_parts(self._empty_response(request), chosen, typed=typed)
 
     def predict_batch(
-        self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
+        self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call, typed: bool
     ) -> BatchAnswer:
         """Answers several requests that differ only in their rows, with one run of the model.
 
@@ -162,6 +168,7 @@ class LoadedModel:
             contents: by alias, the bytes of the rows of all requests one after another.
             rows: the number of rows of each request.
             call: `runtime_s` of it is increased by the model's time.
+            typed: answer in typed fields instead of `tensor_content`.
 
         Raises:
             StatusError: the requests do not fit the model, or the model failed on one of the rows.
@@ -177,7 +184,9 @@ class LoadedModel:
         outputs = signature.run_rows(inputs, call)
         return BatchAnswer(
             rest=self._empty_response(request).SerializeToString(),
-            heads={n: [tensors.head(alias, outputs[alias], rows=n) for alias in selected] for n in set(rows)},
+            heads={
+                n: [tensors.head(alias, outputs[alias], rows=n, typed=typed) for alias in selected] for n in set(rows)
+            },
             arrays=[tensors.content(outputs[alias]) for alias in selected],
         )
 
@@ -204,7 +213,7 @@ class LoadedModel:
 
     def _tensor(self, alias: str, proto: Any, request: wire.Predict) -> NDArray[Any]:
         try:
-            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, content=request.contents.get(alias))
+            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, numbers=request.contents.get(alias))
         except tensors.TensorError as error:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 

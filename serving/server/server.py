@@ -66,7 +66,8 @@ class Server:
             retries=Retries(most=config.max_num_load_retries, wait_s=config.load_retry_interval_micros / 1e6),
             early_labels=config.allow_version_labels_for_unavailable_models,
         )
-        api, monitor = Api(self.catalog, limits, allow_reload=config.reload_is_allowed), Monitor(self.catalog.knows)
+        api = Api(self.catalog, limits, tensor_content=config.tensor_content, allow_reload=config.reload_is_allowed)
+        monitor = Monitor(self.catalog.knows)
         self._draining = threading.Event()
         self._loaded = threading.Event()
         self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, computing=config.grpc_max_threads)
@@ -269,6 +270,7 @@ def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
             computing=config.rest_api_num_threads,
             timeout_s=config.rest_api_timeout_in_ms / 1000,
             metrics_path=config.metrics_path,
+            cors=config.rest_cors,
         )
     except (OSError, ValueError) as error:
         raise ServingError(

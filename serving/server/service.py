@@ -1,17 +1,18 @@
-"""The service behind gRPC and REST: predict, metadata, status and reload; classify and regress are refused.
+"""The service behind gRPC and REST: predict, classify, regress, metadata, status and reload.
 
 Semantics and texts are TensorFlow Serving's. Every refusal is a `StatusError`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.protocol import protos
-from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
 from serving.protocol.wire import Buffer, Predict
+from serving.server import examples
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
@@ -28,29 +29,31 @@ class Api:
     Args:
         catalog: the models being served.
         limits: how large and how many requests may be.
+        tensor_content: answer Predict with `tensor_content` instead of typed fields.
         allow_reload: clients may replace the models.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits, *, allow_reload: bool = False) -> None:
+    def __init__(
+        self, catalog: Catalog, limits: Limits, *, tensor_content: bool = False, allow_reload: bool = False
+    ) -> None:
         self.catalog = catalog
         self.limits = limits
+        self._typed = not tensor_content
         self._allow_reload = allow_reload
         # A reload waits for models to load. Only a few may wait, because each occupies a thread.
         self._reloads = AdmissionQueue(capacity=1, max_waiting=_WAITING_RELOADS)
 
     def predict(self, request: Predict, call: Call) -> list[Buffer]:
         """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
-        name, version = self._resolve(request.message)
-        with self.catalog.use(name, version) as model:
-            return model.predict(request, call)
+        with self._model(request.message) as model:
+            return model.predict(request, call, typed=self._typed)
 
     def predict_batch(
         self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
     ) -> BatchAnswer:
         """Answers several Predict requests that differ only in their rows; see `LoadedModel.predict_batch`."""
-        name, version = self._resolve(request.message)
-        with self.catalog.use(name, version) as model:
-            return model.predict_batch(request, contents, rows=rows, call=call)
+        with self._model(request.message) as model:
+            return model.predict_batch(request, contents, rows=rows, call=call, typed=self._typed)
 
     def metadata(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.GetModelMetadata`."""
@@ -61,10 +64,9 @@ class Api:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
-        name, version = self._resolve(request)
         response = protos.GetModelMetadataResponse()
-        with self.catalog.use(name, version) as model:
-            response.model_spec.name = name
+        with self._model(request) as model:
+            response.model_spec.name = request.model_spec.name
             response.model_spec.version.value = model.version
             response.metadata["signature_def"].Pack(self.signature_defs(model))
         return response
@@ -100,23 +102,21 @@ class Api:
         return response
 
     def classify(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.Classify`: the model has no such signature."""
-        raise self._no_example_signature(request, "classification", CLASSIFY)
+        """Answers `PredictionService.Classify`."""
+        with self._model(request) as model:
+            return examples.classify(model, request, call)
 
     def regress(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.Regress`: the model has no such signature."""
-        raise self._no_example_signature(request, "regression", REGRESS)
+        """Answers `PredictionService.Regress`."""
+        with self._model(request) as model:
+            return examples.regress(model, request, call)
 
     def multi_inference(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
+        """Answers `PredictionService.MultiInference`; as in TensorFlow Serving, the first task chooses the version."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
-        task = request.tasks[0]
-        if task.method_name == CLASSIFY:
-            raise self._no_example_signature(task, "classification", task.method_name)
-        if task.method_name == REGRESS:
-            raise self._no_example_signature(task, "regression", task.method_name)
-        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+        with self._model(request.tasks[0]) as model:
+            return examples.infer(model, request, call)
 
     @staticmethod
     def signature_defs(model: LoadedModel) -> Any:
@@ -126,18 +126,9 @@ class Api:
             result.signature_def[name].CopyFrom(signature.definition)
         return result
 
-    def _no_example_signature(self, request: Any, kind: str, method: str) -> StatusError:
-        """Returns the error for a call that needs a signature over tf.Example."""
-        name, version = self._resolve(request)
-        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        with self.catalog.use(name, version) as model:
-            signature = model.signatures.get(signature_name)
-        if signature is None:
-            return StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {signature_name}")
-        return StatusError(
-            Code.INVALID_ARGUMENT,
-            f"Expected {kind} signature method_name to be {method}. Was: {signature.definition.method_name}",
-        )
+    def _model(self, request: Any) -> contextlib.AbstractContextManager[LoadedModel]:
+        """Holds the model that a request asks for."""
+        return self.catalog.use(*self._resolve(request))
 
     def _resolve(self, request: Any) -> tuple[str, int | None]:
         """Returns the model name and version that a request asks for; None means the newest version."""

@@ -56,9 +56,9 @@ class Signature:
         self._run, self._limits, self._queue = run, limits, queue
         self.has_rows = _has_rows(definition)
         self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
-        numeric = all(info.dtype != tensors.STRING for info in definition.outputs.values())
+        fixed = all(tensors.has_fixed_size(info.dtype) for info in definition.outputs.values())
         self.is_batched = batching is not None and not refusal and _is_batchable(definition)
-        self.rows_fit = self.is_batched and numeric and not own_batches
+        self.rows_fit = self.is_batched and fixed and not own_batches
         batching = batching or Batching()
         self._batch_rows, self._batch_sizes = batching.max_batch_size, batching.allowed_batch_sizes
         self._batches = RowBatches(self._run_batch, batching)
@@ -258,7 +258,14 @@ def _runner(session: Any, definition: Any) -> Run:
     # The public `make_callable` looks up feeds and fetches in the graph at every call, under a lock. That took a
     # third of all the time for which a busy server held the interpreter.
     run = session._make_callable_from_options(options)
-    return lambda inputs: dict(zip(names, run(*(inputs[alias] for alias in aliases)), strict=True))
+    return lambda inputs: dict(zip(names, map(_as_array, run(*(inputs[alias] for alias in aliases))), strict=True))
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    """Returns what TensorFlow answers as an array; a string without dimensions comes as bytes."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, object if isinstance(value, bytes) else None)
 
 
 def _run_model(run: Run, inputs: Arrays) -> Arrays:

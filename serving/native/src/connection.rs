@@ -288,7 +288,11 @@ async fn send(
     stuck: &Notify,
 ) -> Result<(), h2::Error> {
     let mut sent = message.sent;
-    let mut stream = respond.send_response(response(), false)?;
+    let mut response = response();
+    if let Some(encoding) = message.encoding.and_then(|name| HeaderValue::try_from(name).ok()) {
+        response.headers_mut().insert("grpc-encoding", encoding);
+    }
+    let mut stream = respond.send_response(response, false)?;
     for part in message.parts {
         stream.send_data(part, false)?;
     }

@@ -256,6 +256,8 @@ pub struct Message {
     pub parts: Vec<Bytes>,
     /// Resolves when HTTP/2 no longer needs the message: its last byte was written, or the call is over.
     pub sent: oneshot::Receiver<()>,
+    /// How the message is compressed, or None if it is not.
+    pub encoding: Option<String>,
 }
 
 /// Tells whether a message of this length is copied instead of sent from Python's memory.
@@ -270,7 +272,8 @@ impl Message {
         if is_small(length) {
             let data = pieces.iter().flat_map(|(own, place)| [own.as_slice(), buffers.bytes(*place)]);
             let data = data.collect::<Vec<_>>().concat();
-            return Message { parts: vec![Bytes::from_owner(Part { data: Data::Own(data), _done: Some(done) })], sent };
+            let part = Bytes::from_owner(Part { data: Data::Own(data), _done: Some(done) });
+            return Message { parts: vec![part], sent, encoding: None };
         }
         let mut parts = Vec::with_capacity(2 * pieces.len());
         let (mut done, count) = (Some(done), pieces.len());
@@ -281,7 +284,7 @@ impl Message {
             let done = if number + 1 == count { done.take() } else { None };
             parts.push(Bytes::from_owner(Part { data: Data::Held(buffers.clone(), place), _done: done }));
         }
-        Message { parts, sent }
+        Message { parts, sent, encoding: None }
     }
 }
 

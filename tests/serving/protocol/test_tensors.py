@@ -28,14 +28,43 @@ def test_an_answer_is_written_as_protobuf_writes_it():
         "none": np.zeros((0, 4), np.float64),
         "scalar": np.float32(1.5).reshape(()),
         "flags": np.array([True, False]),
+        "complex": np.array([1 + 2j, 3], np.complex64),
+        "small": np.array([-1, 2], np.int8),
         "text": np.array([[b"a", b"\xff"]], object),
     }
     expected = protos.PredictResponse()
     expected.model_spec.name = "vae"
-    ours = protos.PredictResponse.FromString(b"".join(tensors.response_parts(expected, outputs)))
-    for alias, array in outputs.items():
-        tensors.write(expected.outputs[alias], array)
-    assert ours == expected
+    for typed in (True, False):
+        expected.ClearField("outputs")
+        ours = protos.PredictResponse.FromString(b"".join(tensors.response_parts(expected, outputs, typed=typed)))
+        for alias, array in outputs.items():
+            tensors.write(expected.outputs[alias], array, typed=typed)
+        assert ours == expected
+
+
+@pytest.mark.parametrize("many", [3, 100])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "bfloat16", "c8", "c16", "i4", "u1", "i2", "i8", "?", "u4", "u8"])
+def test_typed_fields_are_read_and_written_as_tensorflow_does(dtype, many):
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    kind = tf.bfloat16.as_numpy_dtype if dtype == "bfloat16" else dtype
+    array = np.resize(np.arange(7), (many, 2)).astype(kind)
+    proto = protos.TensorProto()
+    tensors.write(proto, array, typed=True)
+    assert not proto.tensor_content
+    np.testing.assert_array_equal(tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto.SerializeToString())), array)
+    back = tensors.from_proto(proto, max_bytes=LIMIT)
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+    content = tensors.from_proto(tensors.to_proto(array), max_bytes=LIMIT)
+    np.testing.assert_array_equal(content, array)
+
+
+def test_a_repeated_value_takes_no_memory():
+    proto = _proto(dims=(256, 1000), float_val=[1.5])
+    array = tensors.from_proto(proto, max_bytes=LIMIT)
+    assert (array.shape, array.strides, float(array[9, 9])) == ((256, 1000), (0, 0), 1.5)
 
 
 def test_strings_round_trip():
@@ -119,6 +148,8 @@ def _proto(*, dtype=1, dims=(2,), **fields):
         (_proto(dtype=6, int_val=[300, 1]), "do not fit"),
         (_proto(dtype=7, tensor_content=b"ab"), "string_val"),
         (_proto(dtype=20), "DT_RESOURCE"),
+        (_proto(dtype=19, half_val=[-1, 70_000]), "do not fit"),
+        (_proto(dtype=8, scomplex_val=[1, 2, 3]), "pairs"),
         (_proto(dtype=0), "DT_INVALID"),
         (_proto(dtype=9999), "9999"),
     ],

@@ -28,6 +28,7 @@ from serving_tools import (
 from serving.protocol import protos, tensors
 from serving.protocol.names import METRICS_PATH, PREDICT
 from serving.protocol.status import StatusError
+from serving.server import grpc_native
 from serving.server.admission import Call
 from serving.server.config import Limits
 from serving.server.config_files import Batching
@@ -104,13 +105,19 @@ def test_requests_written_in_many_ways_are_all_answered(native_caller):
 
 
 @native
-def test_compressed_messages(native_server, native_caller, caplog):
+def test_compressed_messages(native_server, native_caller, caplog, monkeypatch):
+    answers = []
+    pack = grpc_native.packed
+    monkeypatch.setattr(
+        grpc_native, "packed", lambda parts, encoding: answers.append(encoding) or pack(parts, encoding)
+    )
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     message = native_caller.request("double", x=x).SerializeToString()
     raw = native_caller.channel.unary_unary(PREDICT)
     for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
         answer = protos.PredictResponse.FromString(raw(message, compression=compression, timeout=60))
         np.testing.assert_array_equal(tensors.from_proto(answer.outputs["y"], max_bytes=100), 2 * x)
+    assert answers == ["gzip", "deflate"], "an answer is compressed as its request is"
     # This message is small when compressed, and larger than the limit once it is unpacked.
     with pytest.raises(grpc.RpcError) as info:
         raw(bytes(native_server.config.limits.message_bytes + 1), compression=grpc.Compression.Gzip, timeout=60)
