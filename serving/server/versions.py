@@ -216,7 +216,8 @@ class ModelFolder:
 
     def _next_try_s(self) -> float | None:
         """Returns the time until a version that did not load is tried again, in s; None if none is."""
-        due = [failure.again_at for failure in self._failed.values() if failure.tries <= self._retries.most]
+        failures = tuple(self._failed.values())  # another thread may look at the folder meanwhile
+        due = [failure.again_at for failure in failures if failure.tries <= self._retries.most]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _drop(self, versions: set[int]) -> None:
