@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 _BATCHED_SIGNATURES, _MAX_BATCH_THREADS = 8, 64
 # A server that stops waits this long for its threads, in s. One may still compute an answer that no client wants.
 _JOIN_S = 2.0
+# Time before a thread that failed goes on, in s.
+_AFTER_FAILURE_S = 0.1
 # Requests that may wait for a thread; more are refused at once.
 _WAITING_CALLS = 1024
 
@@ -104,7 +107,10 @@ class NativeGrpcServer:
         self._calls: dict[int, Call] = {}
         batch_threads = min(_BATCHED_SIGNATURES * self._batching.num_batch_threads, _MAX_BATCH_THREADS)
         loops = [self._take_calls, self._take_events, *[self._take_batches] * batch_threads]
-        self._threads = [threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True) for loop in loops]
+        self._threads = [
+            threading.Thread(target=_keep_running, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
+            for loop in loops
+        ]
 
     def start(self) -> None:
         """Begins to answer."""
@@ -133,7 +139,15 @@ class NativeGrpcServer:
 
     def _take_calls(self) -> None:
         """Gives each single request to a thread of the pool; waits while all threads are busy."""
-        while self._free.acquire() and (asked := self.native.next_call()) is not None:
+        while self._free.acquire():
+            asked = None
+            try:
+                asked = self.native.next_call()
+            finally:
+                if asked is None:
+                    self._free.release()
+            if asked is None:
+                return
             self._submit(asked).add_done_callback(lambda _: self._free.release())
             del asked  # frees its message while this thread waits for the next request
 
@@ -175,7 +189,7 @@ class NativeGrpcServer:
                 asked.put_together(spec.name, spec.signature_name or DEFAULT_SIGNATURE)
         except StatusError as error:
             asked.refuse(error.code, error.message)
-        except Exception:  # a bug must not end the thread
+        except BaseException:  # neither a bug nor a panic of the compiled module may end the thread
             _LOG.exception("a gRPC request failed")
             asked.refuse(Code.INTERNAL, FAILED)
         finally:
@@ -185,7 +199,7 @@ class NativeGrpcServer:
         while (batch := self.native.next_batch()) is not None:
             try:
                 self._answer_batch(batch)
-            except Exception:  # a bug must not end the thread
+            except BaseException:  # neither a bug nor a panic of the compiled module may end the thread
                 _LOG.exception("a batch failed")
                 batch.refuse(Code.INTERNAL, FAILED)
                 self._monitor.add_refused(
@@ -223,3 +237,16 @@ class NativeGrpcServer:
             took_s=batch.waited_s,
             runtime_s=call.runtime_s,
         )
+
+
+def _keep_running(loop: Callable[[], None]) -> None:
+    """Runs a thread's loop until the server is closed, and again if it fails.
+
+    A panic of the compiled module is no `Exception`, so that it is easily overlooked.
+    """
+    while True:
+        try:
+            return loop()
+        except BaseException:
+            _LOG.exception("a thread of the gRPC server failed; it goes on")
+            time.sleep(_AFTER_FAILURE_S)

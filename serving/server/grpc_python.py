@@ -1,22 +1,28 @@
-"""The gRPC server in Python (grpcio), used for TLS, or if the native server is not built."""
+"""The gRPC server in Python (grpcio), used for TLS, or if the native server is not built.
+
+It is grpcio's asyncio server: a call takes a thread only once its message has
+arrived, so calls that never arrive cannot take the threads of others.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import stat
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from typing import Any
-from urllib.parse import quote
 
 # grpcio's own log lines about a taken port would come before our error, which says more.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
+import grpc.aio
 
-from serving.protocol.status import StatusError
+from serving.protocol.status import Code, StatusError
 from serving.server.admission import Call, UnreadAnswers
 from serving.server.config_files import Tls
 from serving.server.grpc_methods import Methods
@@ -27,6 +33,11 @@ from tfpipe.errors import ServingError
 SMALL_ANSWER = 4096
 # Once room is needed, an answer that was not read for this long is dropped, in s. The native server uses it too.
 UNREAD_TIMEOUT_S = 60.0
+# Calls of one connection at the same time, and of all connections; a client waits with further ones.
+_CALLS_OF_CONNECTION, _CALLS = 256, 16_384
+# A connection is closed after this time, in ms, so that calls that never arrive end; clients connect again by
+# themselves. Calls in progress then have two more minutes.
+_CONNECTION_AGE_MS, _CONNECTION_GRACE_MS = 600_000, 120_000
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -64,48 +75,84 @@ class PythonGrpcServer:
     ) -> None:
         self._methods = methods
         self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
+        self._pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
+        self._server: Any = None
         options: dict[str, int | str] = {
             "grpc.so_reuseport": 0,
             "grpc.max_receive_message_length": message_bytes,
             "grpc.max_send_message_length": -1,
+            "grpc.max_concurrent_streams": _CALLS_OF_CONNECTION,
+            "grpc.max_connection_age_ms": _CONNECTION_AGE_MS,
+            "grpc.max_connection_age_grace_ms": _CONNECTION_GRACE_MS,
+            **dict(channel_arguments),
         }
-        self._server = grpc.server(
-            futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc"),
-            options=list({**options, **dict(channel_arguments)}.items()),
-        )
+        address = None if port is None else address_of(host, port)
+        self.port: int = _done(self._listen(options, address=address, socket_path=socket_path, tls=tls))
+
+    def start(self) -> None:
+        """Begins to answer."""
+        _done(self._server.start())
+
+    def stop(self, grace_s: float) -> threading.Event:
+        """Takes no new requests; returns an event that is set once those in progress are answered or time is up."""
+        stopped = threading.Event()
+
+        def end(_: object) -> None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            stopped.set()
+
+        asyncio.run_coroutine_threadsafe(self._server.stop(grace_s), _loop()).add_done_callback(end)
+        return stopped
+
+    async def _listen(
+        self, options: dict[str, int | str], *, address: str | None, socket_path: str, tls: Tls | None
+    ) -> int:
+        """Makes the server, in the loop's thread, and returns its port."""
+        self._server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=_CALLS)
         handlers: dict[str, dict[str, Any]] = defaultdict(dict)
-        for path in methods.paths:
+        for path in self._methods.paths:
             _, service, name = path.split("/")
             handlers[service][name] = grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, path))
         self._server.add_generic_rpc_handlers(
             tuple(grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items())
         )
-        self.port = 0 if port is None else _bind(self._server, address_of(host, port), tls)
+        port = 0 if address is None else _bind(self._server, address, tls)
         if socket_path:
             _bind_socket(self._server, socket_path, tls)
+        return port
 
-    def start(self) -> None:
-        """Begins to answer."""
-        self._server.start()
-
-    def stop(self, grace_s: float) -> Any:
-        """Takes no new requests; returns an event that is set once those in progress are answered or time is up."""
-        return self._server.stop(grace_s)
-
-    def _answer(self, path: str, data: bytes, context: Any) -> Any:
+    async def _answer(self, path: str, data: bytes, context: Any) -> Any:
         call = Call(context.time_remaining())
-        if not context.add_callback(call.cancel):
-            call.cancel()
+        context.add_done_callback(lambda _: call.cancel())
         try:
-            result = b"".join(self._methods.answer(path, data, call))
+            result: bytes = await _loop().run_in_executor(self._pool, self._joined, path, data, call)
             if len(result) > SMALL_ANSWER:
-                free = self._unread.add(len(result), context.cancel)
-                if not context.add_callback(free):
-                    free()
+                task = asyncio.current_task()
+                assert task is not None  # noqa: S101 - every coroutine runs in a task
+                free = self._unread.add(len(result), functools.partial(_loop().call_soon_threadsafe, task.cancel))
+                context.add_done_callback(lambda _: free())
             return result
         except StatusError as error:
             code, message = error.code, error.message
-        return context.abort(_CODES[int(code)], message)
+        except RuntimeError:  # the server is stopping, or the system has no more threads
+            code, message = Code.UNAVAILABLE, "The server has no thread for the request"
+        return await context.abort(_CODES[int(code)], message)
+
+    def _joined(self, path: str, data: bytes, call: Call) -> bytes:
+        return b"".join(self._methods.answer(path, data, call))
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Returns the event loop of all these servers, which runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="grpc loop", daemon=True).start()
+    return loop
+
+
+def _done(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine in the loop and returns its result."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 
 def _bind_socket(server: Any, path: str, tls: Tls | None) -> None:
@@ -116,7 +163,7 @@ def _bind_socket(server: Any, path: str, tls: Tls | None) -> None:
     """
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         raise ServingError(f"{path}: is a file or folder; choose another --grpc_socket_path")
-    if not _listen(server, f"unix:{quote(path)}", tls):
+    if not _listen(server, f"unix:{path}", tls):
         raise ServingError(
             f"{path}: cannot listen there (its folder is missing or cannot be written, or the path has more than 107 "
             "bytes); choose another --grpc_socket_path"
