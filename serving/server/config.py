@@ -50,6 +50,12 @@ class Limits:
     message_bytes: int = setting(
         128 << 20, help="largest gRPC message, and largest tensor in a request or an answer, in bytes", at_least=1
     )
+    request_memory_bytes: int = setting(
+        0,
+        help="memory that all requests in progress may take together once they are read, in bytes; more are refused "
+        "(default: four times message_bytes)",
+        at_least=0,
+    )
     json_bytes: int = setting(32 << 20, help="largest REST body, in bytes", at_least=1)
     rows: int = setting(1024, help="largest batch of one request, in rows", at_least=1)
     step_rows: int = setting(
@@ -66,6 +72,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def request_memory(self) -> int:
+        """Memory that all requests in progress may take together, in bytes."""
+        return self.request_memory_bytes or 4 * self.message_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.protocol import protos
+from serving.protocol.sizes import array_bytes
 from serving.protocol.status import Code, StatusError
 from serving.protocol.wire import Buffer, Predict
 from serving.server import examples
-from serving.server.admission import AdmissionQueue, Call
+from serving.server.admission import AdmissionQueue, Call, RequestMemory
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
@@ -40,12 +41,15 @@ class Api:
         self.limits = limits
         self._typed = not tensor_content
         self._allow_reload = allow_reload
+        # What requests take once they are read, on every way in.
+        self.memory = RequestMemory(limits.request_memory)
         # A reload waits for models to load. Only a few may wait, because each occupies a thread.
         self._reloads = AdmissionQueue(capacity=1, max_waiting=_WAITING_RELOADS)
 
     def predict(self, request: Predict, call: Call) -> list[Buffer]:
         """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
-        with self._model(request.message) as model:
+        size = array_bytes(request, largest=self.limits.message_bytes)
+        with self.memory.slot(call, size), self._model(request.message) as model:
             return model.predict(request, call, typed=self._typed)
 
     def predict_batch(
