@@ -17,17 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
-import waitress.channel  # type: ignore[import-untyped]
 import waitress.server  # type: ignore[import-untyped]
-import waitress.task  # type: ignore[import-untyped]
 from google.protobuf import json_format
 
 from serving.protocol import protos
-from serving.protocol.status import FAILED, Code, StatusError
+from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.server import json_examples, json_tensors, json_values
 from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.compression import Unpacker, packed
 from serving.server.config import SPARE_THREADS
+from serving.server.http_server import HttpServer
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -84,23 +83,17 @@ class RestServer:
         metrics_path: str | None = None,
         cors: bool = False,
     ) -> None:
-        logging.getLogger("waitress").setLevel(logging.ERROR)
         slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
-        self._server = waitress.server.create_server(
-            Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors),
+        application = Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors)
+        self._server = HttpServer(
+            application,
             host=host,
             port=port,
             threads=threads,
-            ident=None,
-            max_request_body_size=api.limits.json_bytes,
-            inbuf_overflow=1 << 20,  # a body of more bytes is kept in a file
-            channel_timeout=30,
-            connection_limit=1000,
-            channel_request_lookahead=1,  # needed to notice that a client has disconnected
-            asyncore_use_poll=True,
-            clear_untrusted_proxy_headers=True,
+            body_bytes=api.limits.json_bytes,
+            unread_bytes=2 * _ANSWER_BODIES * api.limits.json_bytes,
         )
-        self._server.channel_class = _Channel
+        application.has_room = self._server.has_room
         self.port = int(self._server.effective_port)
         self._thread = threading.Thread(target=self._server.run, name="rest", daemon=True)
 
@@ -135,23 +128,6 @@ class RestServer:
         self._thread.join(timeout=10)
 
 
-class _JsonErrorTask(waitress.task.ErrorTask):
-    """Answers a request that the HTTP library refuses, such as one that is too long, with JSON as all other errors."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        body = _json({"error": f"{error.reason}: {error.body}"})
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(waitress.channel.HTTPChannel):
-    error_task_class = _JsonErrorTask
-
-
 class Application:
     """The WSGI application.
 
@@ -162,6 +138,9 @@ class Application:
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
         cors: let web pages of other sites use the API.
+
+    Attributes:
+        has_room: tells whether an answer of so many bytes may be kept until its client has read it.
     """
 
     def __init__(
@@ -184,6 +163,7 @@ class Application:
         self._memory = AdmissionQueue(capacity=self._memory_bytes, max_waiting=_MEMORY_BODIES * waiting)
         self._writing = AdmissionQueue(capacity=size, max_waiting=waiting)
         self._unpacker = Unpacker(max_bytes=size, refusal=Code.INVALID_ARGUMENT)
+        self.has_room: Callable[[int], bool] = lambda _: True
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answers one HTTP request."""
@@ -231,8 +211,12 @@ class Application:
         ):
             version = _version(self._api, match)  # before the body is read
             if method == "Predict":
-                return self._predict(match["name"], version, environ, call)
-            return self._examples(method, match["name"], version, environ, call)
+                answer = self._predict(match["name"], version, environ, call)
+            else:
+                answer = self._examples(method, match["name"], version, environ, call)
+            if len(answer) > _LONG_ANSWER and not self.has_room(len(answer)):
+                raise StatusError(Code.UNAVAILABLE, UNREAD)
+            return answer
 
     def _examples(self, method: str, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
         """Answers `:classify` and `:regress`."""

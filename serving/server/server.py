@@ -21,6 +21,7 @@ from serving.server.config_files import ModelSettings, read_models
 from serving.server.grpc_methods import Methods
 from serving.server.grpc_native import NativeGrpcServer, is_built
 from serving.server.grpc_python import PythonGrpcServer
+from serving.server.http_server import allow_more_files
 from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
 from serving.server.model_files import is_url, require_readable
@@ -144,6 +145,7 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     Raises:
         ServingError: see `Server`.
     """
+    allow_more_files()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
