@@ -208,13 +208,17 @@ def test_a_panic_does_not_end_the_servers_threads(tmp_path, monkeypatch):
     if not is_built():
         pytest.skip("the native front end is not built")
     with quick_server(tmp_path, monkeypatch, grpc_front_end="native") as (server, caller):
-        answer, panics = server.methods.answer, [PanicException()]
+        api = server._grpc._api
+        answer, panics = api.predict_batch, [PanicException() for _ in range(20)]
 
-        def panicking(*arguments):
+        def panicking(*arguments, **options):
             if panics:
                 raise panics.pop()
-            return answer(*arguments)
+            return answer(*arguments, **options)
 
-        monkeypatch.setattr(server.methods, "answer", panicking)
-        assert caller.refusal("double", x=ROW)[0] == "INTERNAL"
+        monkeypatch.setattr(api, "predict_batch", panicking)
+        caller.predict("double", x=ROW, timeout=10)
+        eventually(lambda: not server._grpc._calls)  # from here on, such requests come as batches
+        for _ in range(20):  # there are 16 threads for batches
+            assert caller.refusal("double", x=ROW, timeout=10)[0] == "INTERNAL"
         np.testing.assert_array_equal(caller.predict("double", x=ROW, timeout=10)["y"], 2 * ROW)
