@@ -14,8 +14,9 @@ from serving.protocol.wire import Buffer, Predict
 
 # Bytes that protobuf keeps for each field of a message, at most; an empty message in a list takes 108.
 _FIELD_BYTES = 128
-# Fields that are looked at. In a message with more, the rest is counted as the worst there is: two bytes each.
-_MOST_FIELDS = 4096
+# Fields that are looked at, in a large message one for so many bytes. If there are more, the rest is counted as the
+# worst there is: two bytes each.
+_FEWEST_FIELDS, _MOST_FIELDS, _BYTES_OF_FIELD = 4096, 65_536, 256
 _WORST = _FIELD_BYTES // 2
 # A list of numbers of one byte each becomes a list of eight bytes each, twice.
 _PACKED = 16
@@ -31,7 +32,7 @@ def parsed_bytes(kind: Any, data: Buffer) -> int:
         kind: the message's class.
         data: the serialised message; if it is none, protobuf will refuse it.
     """
-    left = _MOST_FIELDS
+    left = min(_MOST_FIELDS, max(_FEWEST_FIELDS, len(data) // _BYTES_OF_FIELD))
     total = 0
     waiting = [(kind.DESCRIPTOR, 0, len(data))]
     while waiting:

@@ -70,3 +70,12 @@ def test_arrays_are_counted_as_what_they_become():
     assert array_bytes(repeated(1, 1 << 50, float_val=1.0), largest=1 << 30) == 0, "it is refused when it is read"
     assert array_bytes(repeated(1, -5), largest=1 << 30) == 0
     assert array_bytes(Predict(predict_request(x=np.zeros((9, 3), np.float32))), largest=1 << 30) == 0, "a view"
+
+
+def test_many_examples_are_counted_about_once():
+    request = protos.ClassificationRequest()
+    for _ in range(1000):
+        feature = request.input.example_list.examples.add().features.feature
+        feature["pixels"].bytes_list.value.append(bytes(9_000))
+    data = request.SerializeToString()
+    assert len(data) <= parsed_bytes(protos.ClassificationRequest, data) < 1.2 * len(data)

@@ -1,6 +1,7 @@
 """Room for others: clients that send half a request, or read no answer, do not take it from those who do."""
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
@@ -144,6 +145,26 @@ def test_slow_rest_connections_leave_room_for_others(tmp_path, monkeypatch):
         body = json.dumps({"signature_name": "double", "instances": ROW.tolist()})
         assert rest(server.rest_port, "POST", "/v1/models/vae:predict", body)[0] == 200
         assert len(server._rest._server.active_channels) <= 50
+
+
+def test_a_process_without_files_closes_a_slow_connection_and_does_not_spin(tmp_path, monkeypatch):
+    with (
+        quick_server(tmp_path, monkeypatch, grpc_front_end="python") as (server, _),
+        slow_post(server.rest_port) as slow,
+    ):
+        slow.settimeout(10)
+        http, failures = server._rest._server, [OSError(errno.EMFILE, "Too many open files")]
+        eventually(lambda: http.active_channels)
+        accept = http.accept
+
+        def failing():
+            if failures:
+                raise failures.pop()
+            return accept()
+
+        monkeypatch.setattr(http, "accept", failing)
+        assert rest(server.rest_port)[0] == 200
+        assert slow.recv(1000) == b""
 
 
 def test_rest_requests_that_do_not_arrive_are_ended(tmp_path, monkeypatch):
