@@ -35,9 +35,10 @@ SMALL_ANSWER = 4096
 UNREAD_TIMEOUT_S = 60.0
 # Calls of one connection at the same time, and of all connections; a client waits with further ones.
 _CALLS_OF_CONNECTION, _CALLS = 256, 16_384
-# A connection is closed after this time, in ms, so that calls that never arrive end; clients connect again by
-# themselves. Calls in progress then have two more minutes.
-_CONNECTION_AGE_MS, _CONNECTION_GRACE_MS = 600_000, 120_000
+# A call whose message has not arrived after this time is ended, in s.
+ARRIVAL_S = 60.0
+# A connection without calls is closed after this time, in ms; clients connect again by themselves.
+_IDLE_MS = 600_000
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -82,8 +83,7 @@ class PythonGrpcServer:
             "grpc.max_receive_message_length": message_bytes,
             "grpc.max_send_message_length": -1,
             "grpc.max_concurrent_streams": _CALLS_OF_CONNECTION,
-            "grpc.max_connection_age_ms": _CONNECTION_AGE_MS,
-            "grpc.max_connection_age_grace_ms": _CONNECTION_GRACE_MS,
+            "grpc.max_connection_idle_ms": _IDLE_MS,
             **dict(channel_arguments),
         }
         address = None if port is None else address_of(host, port)
@@ -112,7 +112,7 @@ class PythonGrpcServer:
         handlers: dict[str, dict[str, Any]] = defaultdict(dict)
         for path in self._methods.paths:
             _, service, name = path.split("/")
-            handlers[service][name] = grpc.unary_unary_rpc_method_handler(functools.partial(self._answer, path))
+            handlers[service][name] = grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, path))
         self._server.add_generic_rpc_handlers(
             tuple(grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items())
         )
@@ -121,10 +121,12 @@ class PythonGrpcServer:
             _bind_socket(self._server, socket_path, tls)
         return port
 
-    async def _answer(self, path: str, data: bytes, context: Any) -> Any:
+    async def _answer(self, path: str, _: object, context: Any) -> Any:
+        """Answers one call. For grpcio it is a stream of messages, so that the server can stop waiting for the first."""
         call = Call(context.time_remaining())
         context.add_done_callback(lambda _: call.cancel())
         try:
+            data = await _message(context)
             result: bytes = await _loop().run_in_executor(self._pool, self._joined, path, data, call)
             if len(result) > SMALL_ANSWER:
                 task = asyncio.current_task()
@@ -148,6 +150,22 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="grpc loop", daemon=True).start()
     return loop
+
+
+async def _message(context: Any) -> bytes:
+    """Returns the message of a call.
+
+    Raises:
+        StatusError: UNAVAILABLE if it does not arrive in time; INTERNAL if there is none.
+    """
+    try:
+        async with asyncio.timeout(ARRIVAL_S):
+            data = await context.read()
+    except TimeoutError:
+        raise StatusError(Code.UNAVAILABLE, "The request came too slowly") from None
+    if data is grpc.aio.EOF:
+        raise StatusError(Code.INTERNAL, "The call ended before its message was whole.")
+    return bytes(data)
 
 
 def _done(work: Coroutine[Any, Any, Any]) -> Any:

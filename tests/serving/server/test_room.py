@@ -11,13 +11,13 @@ import time
 import grpc
 import numpy as np
 import pytest
-from http2_frames import HEADERS, PREFACE, SETTINGS, frame, header_block
+from http2_frames import HEADERS, PREFACE, SETTINGS, connection, ends_call, frame, frames, header_block, text_of
 from quick_server import ROW, quick_server
 from serving_tools import eventually, peak_mib
 
 from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH, PREDICT, RELOAD
-from serving.server import catalog, http_server
+from serving.server import catalog, grpc_python, http_server
 from serving.server.config import Limits
 from serving.server.grpc_native import is_built
 
@@ -54,6 +54,18 @@ def test_calls_that_never_arrive_take_no_thread(tmp_path, monkeypatch, front_end
         time.sleep(0.5)
         assert is_healthy(server.port)
         np.testing.assert_array_equal(caller.predict("double", x=ROW, timeout=10)["y"], 2 * ROW)
+
+
+@pytest.mark.parametrize(("flags", "why"), [(4, b"too slowly"), (5, b"before its message was whole")])
+def test_a_call_that_does_not_arrive_is_ended_in_python(tmp_path, monkeypatch, flags, why):
+    monkeypatch.setattr(grpc_python, "ARRIVAL_S", 0.3)
+    call = frame(HEADERS, flags, 1, header_block())
+    with (
+        quick_server(tmp_path, monkeypatch, grpc_front_end="python") as (server, _),
+        connection(server.port, call) as raw,
+    ):
+        answered = frames(raw, lambda one: one[2] == 1 and ends_call(one))
+        assert any(why in text_of(data) for kind, _, stream, data in answered if (kind, stream) == (HEADERS, 1))
 
 
 @pytest.mark.skipif(not is_built(), reason="the native front end is not built")
