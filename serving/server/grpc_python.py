@@ -122,7 +122,7 @@ class PythonGrpcServer:
         return port
 
     async def _answer(self, path: str, _: object, context: Any) -> Any:
-        """Answers one call. For grpcio it is a stream of messages, so that the server can stop waiting for the first."""
+        """Answers one call. To grpcio it is a stream of messages, so that this can stop waiting for the first."""
         call = Call(context.time_remaining())
         context.add_done_callback(lambda _: call.cancel())
         try:
