@@ -8,7 +8,7 @@ from typing import Self, final
 
 from _typeshed import ReadableBuffer
 
-__all__ = ["Batch", "Call", "Front", "Memory", "rows_of"]
+__all__ = ["Batch", "Call", "Front", "Memory", "cut_numbers", "rows_of"]
 
 @final
 class Memory:
@@ -168,4 +168,17 @@ def rows_of(message: bytes) -> tuple[bytes, int, list[tuple[bytes, bytes]]] | No
 
     Returns:
         The key (requests with the same key can be batched), the number of rows, and alias and content of each input.
+    """
+
+def cut_numbers(text: bytes, token: str, at_least: int) -> tuple[bytes, list[tuple[list[int], bool, bytes, int]]]:
+    """Cuts rectangular arrays of numbers out of JSON, without holding the interpreter.
+
+    Args:
+        text: the JSON, which need not be valid.
+        token: begins the strings that stand for arrays: `"TOKEN0"` for the first.
+        at_least: arrays of fewer numbers stay in the text.
+
+    Returns:
+        The text with those strings; and for each array its shape, whether all its numbers are integers, the numbers as
+        int64 or float64, and the largest integer without its sign.
     """

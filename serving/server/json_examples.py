@@ -22,7 +22,7 @@ def read_examples(data: bytes, request: Any) -> None:
     Raises:
         StatusError: INVALID_ARGUMENT; the body is not JSON, or holds no examples.
     """
-    body = read_object(data)
+    body = read_object(data, many=None)
     request.model_spec.signature_name = signature_name(body)
     listed = request.input.example_list
     if "context" in body:

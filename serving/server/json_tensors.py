@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 
 from serving.protocol.names import DEFAULT_SIGNATURE
 from serving.protocol.status import StatusError
-from serving.server.json_values import Leaves, array_of, is_object, leaves, no_json, read_object, refused, shown
+from serving.server.json_values import (
+    Leaves,
+    Numbers,
+    array_of,
+    is_object,
+    joined,
+    leaves,
+    no_json,
+    read_object,
+    refused,
+    shown,
+)
 from serving.server.row_batches import Arrays
 from serving.server.signature import Signature
 
@@ -77,18 +88,19 @@ def read_rows(signature: Signature, instances: Any) -> Arrays:
     Raises:
         StatusError: INVALID_ARGUMENT.
     """
-    if not isinstance(instances, list):
+    if not isinstance(instances, list | Numbers):
         raise refused("Expecting 'instances' value to be a list/array")
     if not instances:
         raise refused("No values in 'instances' array")
     wanted = signature.definition.inputs
-    by_name = is_object(instances[0])
+    by_name = isinstance(instances, list) and is_object(instances[0])
     if not by_name and len(wanted) > 1:
         raise refused(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
         )
-    for number, row in enumerate(instances):
+    listed: list[Any] = instances if isinstance(instances, list) else []
+    for number, row in enumerate(listed):
         if is_object(row) is not by_name:
             what = "Expecting object but got list" if by_name else "Expecting value/list but got object"
             raise refused(f"{what} at item {number} of input list")
@@ -99,7 +111,7 @@ def read_rows(signature: Signature, instances: Any) -> Arrays:
             )
     if not by_name:
         return {alias: _rows(alias, instances, info.dtype, "") for alias, info in wanted.items()}
-    columns = {alias: [row[alias] for row in instances] for alias in wanted}
+    columns = {alias: joined([row[alias] for row in listed]) for alias in wanted}
     return {alias: _rows(alias, columns[alias], info.dtype, f" key: {alias}") for alias, info in wanted.items()}
 
 
@@ -123,14 +135,14 @@ def read_columns(signature: Signature, inputs: Any) -> Arrays:
     return {alias: array_of(alias, leaves(inputs[alias]), info.dtype) for alias, info in wanted.items()}
 
 
-def _rows(alias: str, rows: list[Any], data_type: int, key: str) -> NDArray[Any]:
+def _rows(alias: str, rows: list[Any] | Numbers, data_type: int, key: str) -> NDArray[Any]:
     """Returns the values of an input, one for each row, as one array."""
     try:
         return array_of(alias, leaves(rows), data_type)
     except StatusError as error:
         # Now the first row that is wrong is looked for, to say which one it is.
         first: Leaves | None = None
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows.array.tolist() if isinstance(rows, Numbers) else rows):
             try:
                 found = leaves(row)
                 array_of(alias, found, data_type)

@@ -2,7 +2,8 @@
 
 A text is refused before it is parsed if its Python objects would take too much memory. The type of an
 array comes from the signature, never from the values: NumPy would make an array of
-fixed-width text from one long string and a thousand empty ones.
+fixed-width text from one long string and a thousand empty ones. If the compiled module is
+built, it reads the arrays of numbers, without holding the interpreter.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import binascii
 import itertools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import secrets
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +41,32 @@ _WORDS = {
 }
 
 
+try:
+    from serving.server._front import cut_numbers
+except ImportError:  # the compiled module is not built
+    cut_numbers = None  # type: ignore[assignment]
+# Arrays of fewer numbers are read by Python.
+_MANY = 64
+# Begins the strings that stand for arrays of numbers. Nobody can guess it, so no client can send such a string.
+_TOKEN = secrets.token_hex(16) + ":"
+_MOST_DIMENSIONS = 32
+
+
+class Numbers(NamedTuple):
+    """An array that the compiled module has read: int64, or float64 if a number has a point or an exponent.
+
+    `largest` is the largest integer among its numbers, without the sign.
+    """
+
+    array: NDArray[Any]
+    largest: int
+
+
 class Leaves(NamedTuple):
     """The shape of nested lists, and the values that are in the innermost ones, in order."""
 
     shape: tuple[int, ...]
-    values: list[Any]
+    values: list[Any] | Numbers
 
 
 def refused(message: str) -> StatusError:
@@ -63,8 +85,12 @@ def memory_of(data: bytes) -> int:
     )
 
 
-def read_object(data: bytes) -> dict[str, Any]:
-    """Returns the object that a JSON text holds.
+def read_object(data: bytes, *, many: int | None = _MANY) -> dict[str, Any]:
+    """Returns the object that a JSON text holds; in it, large arrays of numbers are `Numbers`.
+
+    Args:
+        data: the text.
+        many: the smallest array that becomes `Numbers`; None leaves all as lists.
 
     Raises:
         StatusError: INVALID_ARGUMENT; the text is not JSON, or not an object.
@@ -72,12 +98,7 @@ def read_object(data: bytes) -> dict[str, Any]:
     if not data.strip():
         raise refused("JSON Parse error: The document is empty")
     try:
-        try:
-            value = json.loads(data)
-        except json.JSONDecodeError:
-            if b"Inf" not in data and b"-NaN" not in data:
-                raise
-            value = json.loads(_SPELLINGS.sub(_as_python_spells, data))
+        value = _read(data, many)
     except RecursionError:
         raise refused("JSON Parse error: nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -88,6 +109,50 @@ def read_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refused(f"JSON Value: {shown(value)} Is not object")
     return value
+
+
+def _read(data: bytes, many: int | None) -> Any:
+    if many is not None and cut_numbers is not None:
+        rest, cut = cut_numbers(data, _TOKEN, many)
+        if cut:
+            arrays = [
+                Numbers(np.frombuffer(numbers, np.int64 if whole else np.float64).reshape(shape), largest)
+                for shape, whole, numbers, largest in cut
+            ]
+            try:
+                return _put_back(_loads(rest), arrays)
+            except json.JSONDecodeError:  # the whole text gives the right place of the error
+                return _loads(data)
+    return _loads(data)
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError:
+        if b"Inf" not in data and b"-NaN" not in data:
+            raise
+        return json.loads(_SPELLINGS.sub(_as_python_spells, data))
+
+
+def _put_back(value: Any, arrays: list[Numbers]) -> Any:
+    """Returns a value with arrays in the places of the strings that stand for them."""
+    if isinstance(value, str) and value.startswith(_TOKEN):
+        return arrays[int(value.removeprefix(_TOKEN))]
+    if isinstance(value, dict):
+        return {name: _put_back(item, arrays) for name, item in value.items()}
+    return joined([_put_back(item, arrays) for item in value]) if isinstance(value, list) else value
+
+
+def joined(values: list[Any]) -> list[Any] | Numbers:
+    """Returns a list without `Numbers` in it: as one array if all are of the same shape, else as lists."""
+    kinds = set(map(type, values))
+    if Numbers not in kinds:
+        return values
+    shapes = {item.array.shape if isinstance(item, Numbers) else None for item in values}
+    if len(shapes) == 1 and len(values[0].array.shape) < _MOST_DIMENSIONS:
+        return Numbers(np.stack([item.array for item in values]), max(item.largest for item in values))
+    return [item.array.tolist() if isinstance(item, Numbers) else item for item in values]
 
 
 def _as_python_spells(match: re.Match[bytes]) -> bytes:
@@ -101,7 +166,7 @@ def shown(value: Any) -> str:
     """Returns a value as JSON for an error, cut if it is long."""
     while isinstance(value, list) and len(value) > _SHOWN:
         value = value[:_SHOWN]
-    text = json.dumps(value)
+    text = json.dumps(value, default=lambda numbers: numbers.array.ravel()[:_SHOWN].tolist())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
@@ -116,11 +181,15 @@ def leaves(value: Any) -> Leaves:
     Raises:
         StatusError: INVALID_ARGUMENT; the lists are not a rectangular array.
     """
+    if isinstance(value, Numbers):
+        return Leaves(value.array.shape, value)
     shape: list[int] = []
     first = value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
+    if len(shape) > _MOST_DIMENSIONS:
+        raise refused(f"a tensor of {len(shape)} dimensions is not supported")
     values = [value]
     for level, size in enumerate(shape):
         if set(map(type, values)) != {list} and values:
@@ -155,21 +224,25 @@ def array_of(alias: str, found: Leaves, data_type: int) -> NDArray[Any]:
         raise StatusError(Code.UNIMPLEMENTED, str(error)) from None
     if dtype.kind == "c":
         raise no_json(alias)
-    read = {"f": _floats, "V": _floats, "O": _strings, "b": _bools}.get(dtype.kind, _integers)
+    kind = dtype.kind
+    read = _floats if kind in "fV" else _strings if kind == "O" else _bools if kind == "b" else _integers
     return read(found.values, dtype, data_type).reshape(found.shape)
 
 
-def _floats(values: list[Any], dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
+def _floats(values: list[Any] | Numbers, dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
     kinds = _require_kinds(values, {int, float}, data_type)
     # Halves are read as floats.
     limits, word = (np.finfo(np.float64), "double") if dtype.itemsize == 8 else (np.finfo(np.float32), "float")
     whole = (1 << (limits.nmant + 1)) - 1
-    if int in kinds:
+    if isinstance(values, Numbers):
+        if values.largest > whole:
+            raise refused(f"Cannot convert JSON value: {values.largest} to {word} without loss of precision.")
+    elif int in kinds:
         for value in values:
             if type(value) is int and not -whole <= value <= whole and -_MOST_UINT64 // 2 <= value <= _MOST_UINT64:
                 raise refused(f"Cannot convert JSON value: {value} to {word} without loss of precision.")
     try:
-        array = np.array(values, np.float64)
+        array = values.array.astype(np.float64) if isinstance(values, Numbers) else np.array(values, np.float64)
     except OverflowError:
         raise refused("JSON Parse error: Number too big to be stored in double.") from None
     if word == "float":
@@ -181,24 +254,28 @@ def _floats(values: list[Any], dtype: np.dtype[Any], data_type: int) -> NDArray[
     return array
 
 
-def _integers(values: list[Any], dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
+def _integers(values: list[Any] | Numbers, dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
     _require_kinds(values, {int}, data_type)
     limits = np.iinfo(dtype)
-    for end in (min(values, default=0), max(values, default=0)):
+    if isinstance(values, Numbers):
+        ends = int(values.array.min()), int(values.array.max())
+    else:
+        ends = min(values, default=0), max(values, default=0)
+    for end in ends:
         if not limits.min <= end <= limits.max:
             raise _type_error(end, data_type)
-    return np.array(values, dtype)
+    return values.array.astype(dtype) if isinstance(values, Numbers) else np.array(values, dtype)
 
 
-def _bools(values: list[Any], dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
+def _bools(values: list[Any] | Numbers, dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
     _require_kinds(values, {bool}, data_type)
     return np.array(values, dtype)
 
 
-def _strings(values: list[Any], dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
+def _strings(values: list[Any] | Numbers, dtype: np.dtype[Any], data_type: int) -> NDArray[Any]:
     _require_kinds(values, {str, dict}, data_type)
     array = np.empty(len(values), dtype)
-    array[:] = [as_bytes(value) for value in values]
+    array[:] = [as_bytes(value) for value in cast(list[Any], values)]  # numbers are refused above
     return array
 
 
@@ -229,7 +306,12 @@ def is_object(value: Any) -> bool:
     return isinstance(value, dict) and not is_base64(value)
 
 
-def _require_kinds(values: Sequence[Any], allowed: set[type], data_type: int) -> set[type]:
+def _require_kinds(values: list[Any] | Numbers, allowed: set[type], data_type: int) -> set[type]:
+    if isinstance(values, Numbers):
+        kind = float if values.array.dtype.kind == "f" else int
+        if kind not in allowed:
+            raise _type_error(values.array.flat[0].item(), data_type)
+        return {kind}
     kinds = set(map(type, values))
     if not kinds <= allowed:
         raise _type_error(next(value for value in values if type(value) not in allowed), data_type)

@@ -6,9 +6,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from serving_tools import native, signature_of
 
+from serving.protocol import protos
 from serving.protocol.status import Code, StatusError
-from serving.server import json_values
+from serving.server import json_tensors, json_values
 
 FLOAT, DOUBLE, INT32, UINT8, STRING, COMPLEX, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 4, 7, 8, 9, 10, 19, 23
 
@@ -67,6 +71,56 @@ def test_a_type_that_json_cannot_give_is_not_implemented():
     with pytest.raises(StatusError) as info:
         read('{"x": 1.5}', COMPLEX)
     assert info.value.code == Code.UNIMPLEMENTED
+
+
+@native
+@settings(max_examples=80, deadline=None)
+@given(
+    value=st.recursive(
+        st.one_of(
+            st.integers(-(2**70), 2**70),
+            st.integers(-9, 9),
+            st.floats(),
+            st.sampled_from(["", "x", None, True, {"b64": "aGVsbG8"}, 2**24, -(2**53), 1e39, 1e-320]),
+        ),
+        lambda items: st.one_of(st.lists(items, max_size=3), items.map(lambda item: [item, item])),
+        max_leaves=12,
+    ),
+    data_type=st.sampled_from([FLOAT, DOUBLE, INT32, UINT8, STRING, INT64, BOOL, UINT64, HALF]),
+    rows=st.booleans(),
+)
+@example(value=[1.5, 2**24 + 1], data_type=FLOAT, rows=True)
+@example(value=[[1, 2], [3.5, 4]], data_type=INT32, rows=False)
+def test_the_compiled_module_reads_numbers_as_python_does(value, data_type, rows):
+    data = json.dumps({"signature_name": "", "x": value}, indent=1).encode()
+    definition = protos.SignatureDef()
+    definition.inputs["x"].dtype = data_type
+    signature = signature_of(definition, lambda inputs: inputs)
+    read = json_tensors.read_rows if rows else json_tensors.read_columns
+    found: list[object] = []
+    for many in (1, None):
+        try:
+            array = read(signature, json_values.read_object(data, many=many)["x"])["x"]
+            found.append((array.dtype, array.shape, array.tobytes() if data_type != STRING else array.tolist()))
+        except StatusError as error:
+            found.append(error.code)
+    assert found[0] == found[1]
+
+
+@native
+def test_an_error_in_the_json_has_the_place_that_it_has_in_the_text():
+    data = b'{"x": [' + b"1, " * 100 + b'1], "y": ]}'
+    with pytest.raises(StatusError, match=f"Invalid value at offset: {data.index(b']}')}"):
+        json_values.read_object(data)
+
+
+@native
+def test_no_client_can_name_an_array():
+    text = json.dumps({"x": [1] * 64, "y": "0:0", "z": [[1], "x"]})
+    value = json_values.read_object(text.encode())
+    assert isinstance(value["x"], json_values.Numbers)
+    assert value["y"] == "0:0"
+    assert value["z"] == [[1], "x"]
 
 
 @pytest.mark.parametrize("data_type", [FLOAT, STRING])
