@@ -261,7 +261,7 @@ mod tests {
             "[--1]",
             "[In]",
             "\"[1]\\\"[2]",
-            "[[[[[[[[[1]",
+            "[[[[[[[[[1",
         ] {
             assert_eq!(cut_all(text), (text.to_owned(), vec![]), "{text}");
         }
