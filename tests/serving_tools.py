@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from serving.protocol import protos, tensors
-from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, UNLIMITED
+from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, REGRESS, UNLIMITED, WARMUP_FILE
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
 from serving.server.grpc_native import NativeGrpcServer, is_built
@@ -185,6 +185,20 @@ def export_examples_model(folder: Path) -> Path:
         session.run(v1.global_variables_initializer())
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
         builder.save()
+    # A version is loaded only if each of its warm-up requests is answered.
+    log = protos.PredictionLog
+    classify, regress, infer = log(), log(), log()
+    for warmup, name in ((classify.classify_log, "classify"), (regress.regress_log, "regress")):
+        warmup.request.model_spec.signature_name = name
+        warmup.request.input.example_list.examples.add()
+    infer.multi_inference_log.request.CopyFrom(protos.MultiInferenceRequest(input=classify.classify_log.request.input))
+    task = infer.multi_inference_log.request.tasks.add(method_name=REGRESS)
+    task.model_spec.name, task.model_spec.signature_name = "vae", "regress"
+    path = folder / "1" / WARMUP_FILE
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in (classify, regress, infer):
+            writer.write(record.SerializeToString())
     return folder
 
 

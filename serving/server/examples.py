@@ -6,7 +6,7 @@ The checks, their order and their words are TensorFlow Serving's (`servables/ten
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from serving.protocol import protos
 from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
 from serving.server.admission import Call
-from serving.server.loaded_model import LoadedModel
 from serving.server.signature import Signature
+
+if TYPE_CHECKING:
+    from serving.server.loaded_model import LoadedModel
 
 # The alias of the only input, and the aliases of the outputs.
 _INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"

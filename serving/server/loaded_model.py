@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from serving.protocol import protos, tensors, wire
 from serving.protocol.names import DEFAULT_SIGNATURE, WARMUP_FILE
 from serving.protocol.status import Code, StatusError, reason_of
+from serving.server import examples
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits, ModelConfig
 from serving.server.config_files import Batching, batching_of
@@ -225,13 +226,28 @@ class LoadedModel:
             for number, record in enumerate(read_records(path, max_bytes=self._limits.message_bytes)):
                 if number >= _MAX_WARMUPS:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
-                request = wire.Predict(protos.PredictionLog.FromString(record).predict_log.request)
+                log = protos.PredictionLog.FromString(record)
                 for _ in range(times):
-                    self.predict(request, Call())
+                    self._repeat(log)
         except (TfpipeError, ValueError, OSError) as error:
             raise StatusError(Code.DATA_LOSS, f"{path}: damaged warm-up file ({error})") from error
         except StatusError as error:
             raise StatusError(error.code, f"{path}: a warm-up request failed ({error.message})") from error
+
+    def _repeat(self, log: Any) -> None:
+        """Answers the request that a PredictionLog holds."""
+        kind = log.WhichOneof("log_type")
+        if kind == "predict_log":
+            self.predict(wire.Predict(log.predict_log.request), Call())
+            return
+        answers = {
+            "classify_log": examples.classify,
+            "regress_log": examples.regress,
+            "multi_inference_log": examples.infer,
+        }
+        if kind not in answers:
+            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+        answers[kind](self, getattr(log, kind).request, Call())
 
 
 def _graph_definition(path: Folder, tags: Sequence[str]) -> Any:
