@@ -161,11 +161,6 @@ def _huge():
         (predict_request(z=Z.astype(np.float64)), "INVALID_ARGUMENT", "to be float but double is provided"),
         (predict_request(z=np.zeros((1, 9), np.float32)), "INVALID_ARGUMENT", "tensor with 9 values"),
         (predict_request(z=np.zeros((2000, 8), np.float32)), "INVALID_ARGUMENT", "2000 rows"),
-        (
-            predict_request("decode_audio", z=np.zeros((2, 8), np.float32), ref_db=np.zeros(1, np.float32)),
-            "INVALID_ARGUMENT",
-            "",
-        ),
         (b"\xff\xff\xff garbage", "INTERNAL", "not a message"),
     ],
 )
