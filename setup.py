@@ -86,7 +86,7 @@ setup(
         "tensorflow-io>=0.37.1",
         "tensorflow-serving-api>=2.17,<2.22",
         "tqdm>=4.66",
-        "waitress>=3",
+        "waitress>=3.0.1",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<2.22"],

@@ -39,6 +39,7 @@ _ROOTS = (
     "tensorflow.serving.PredictionLog",
     "tensorflow.serving.ReloadConfigRequest",
     "tensorflow.serving.ReloadConfigResponse",
+    "google.protobuf.BoolValue",
     "google.protobuf.Int64Value",
     "google.protobuf.StringValue",
 )
@@ -55,7 +56,7 @@ def main() -> None:
     kept = _reachable(messages)
     files = [_reduced(file, kept) for file in _files_of(messages, kept)]
     result = descriptor_pb2.FileDescriptorSet(file=[*files, _health(), _configuration()])
-    target = Path(__file__).resolve().parent.parent / "serving" / "descriptors.pb"
+    target = Path(__file__).resolve().parent.parent / "serving" / "protocol" / "descriptors.pb"
     target.write_bytes(result.SerializeToString(deterministic=True))
     print(f"{target.name}: {len(kept)} types, {target.stat().st_size} bytes")
 
@@ -176,6 +177,7 @@ def _configuration() -> descriptor_pb2.FileDescriptorProto:
     file.package, file.syntax = "tensorflow.serving", "proto3"
     file.dependency.append("google/protobuf/wrappers.proto")
     whole, text = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
+    truth = ".google.protobuf.BoolValue"
     _message(
         file,
         "BatchingParameters",
@@ -186,6 +188,8 @@ def _configuration() -> descriptor_pb2.FileDescriptorProto:
         f"thread_pool_name: {text} = 5",
         "allowed_batch_sizes: repeated int64 = 6",
         "pad_variable_length_inputs: bool = 7",
+        f"enable_large_batch_splitting: {truth} = 8",
+        f"max_execution_batch_size: {whole} = 9",
     )
     _message(
         file,

@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from once import make_once
-from serving_tools import Caller, export_toy, start_server
+from serving_tools import Caller, export_examples_model, export_toy, start_server
 
 from serving.client.client import Client
 from serving.server.grpc_native import is_built
@@ -120,6 +120,12 @@ def loaded(exported):
 def toy(tmp_path_factory):
     """The folder of a small model (`serving_tools.export_toy`) with version 1."""
     return make_once(tmp_path_factory, "toy", lambda folder: export_toy(folder, 1))
+
+
+@pytest.fixture(scope="session")
+def examples_model(tmp_path_factory):
+    """The folder of a model that parses `tf.Example` messages (`serving_tools.export_examples_model`)."""
+    return make_once(tmp_path_factory, "examples_model", export_examples_model)
 
 
 @pytest.fixture(scope="session")

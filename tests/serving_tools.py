@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from serving.protocol import protos, tensors
-from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, UNLIMITED
+from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, REGRESS, UNLIMITED, WARMUP_FILE
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
 from serving.server.grpc_native import NativeGrpcServer, is_built
@@ -151,6 +151,55 @@ def export_toy(folder: Path, version: int) -> Path:
     temporary = folder / f".tmp-{version}"
     tf.saved_model.save(module, str(temporary), signatures=signatures)
     return temporary.rename(folder / str(version))
+
+
+def export_examples_model(folder: Path) -> Path:
+    """Writes a model with signatures that parse `tf.Example` messages, as estimators export them.
+
+    `regress` answers x / 2 + 2 of the feature x, `classify` the same as the score of one class, `scores` without a
+    label, and `wrong` has an output of the wrong shape. `text` takes a string without dimensions and gives it back.
+    """
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    builder = v1.saved_model.Builder(str(folder / "1"))
+    with tf.Graph().as_default(), v1.Session() as session:
+        serialized = v1.placeholder(tf.string, [None], name="examples")
+        x = v1.parse_example(serialized, {"x": tf.io.FixedLenFeature([1], tf.float32, -4.0)})["x"]
+        scores = v1.get_variable("half", initializer=0.5) * x + 2.0
+        text = v1.placeholder(tf.string, [], name="text")
+        info = v1.saved_model.build_tensor_info
+        inputs, score = {"inputs": info(serialized)}, info(scores)
+        label = info(tf.fill(tf.shape(scores), "class"))
+        methods = {
+            "regress": (inputs, {"outputs": score}, "regress"),
+            "classify": (inputs, {"classes": label, "scores": score}, "classify"),
+            "scores": (inputs, {"scores": score}, "classify"),
+            "wrong": (inputs, {"outputs": info(tf.concat([scores, scores], 1))}, "regress"),
+            "text": ({"text": info(text)}, {"text": info(tf.identity(text))}, "predict"),
+        }
+        signatures = {
+            name: v1.saved_model.build_signature_def(given, outputs, f"tensorflow/serving/{method}")
+            for name, (given, outputs, method) in methods.items()
+        }
+        session.run(v1.global_variables_initializer())
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
+        builder.save()
+    # A version is loaded only if each of its warm-up requests is answered.
+    log = protos.PredictionLog
+    classify, regress, infer = log(), log(), log()
+    for warmup, name in ((classify.classify_log, "classify"), (regress.regress_log, "regress")):
+        warmup.request.model_spec.signature_name = name
+        warmup.request.input.example_list.examples.add()
+    infer.multi_inference_log.request.CopyFrom(protos.MultiInferenceRequest(input=classify.classify_log.request.input))
+    task = infer.multi_inference_log.request.tasks.add(method_name=REGRESS)
+    task.model_spec.name, task.model_spec.signature_name = "vae", "regress"
+    path = folder / "1" / WARMUP_FILE
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in (classify, regress, infer):
+            writer.write(record.SerializeToString())
+    return folder
 
 
 def random_rows(seed: int, count: int) -> np.ndarray:

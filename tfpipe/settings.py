@@ -43,6 +43,7 @@ def setting(
     below: float | None = None,
     parse: Callable[[str], Any] | None = None,
     hidden: bool = False,
+    flag: str | None = None,
     default_factory: Any = dataclasses.MISSING,
 ) -> Any:
     """Returns a dataclass field whose `metadata` holds the arguments below, by their names.
@@ -58,10 +59,12 @@ def setting(
         below: the value must be smaller than this.
         parse: turns the option's text into the value, if the field's type does not say how.
         hidden: whether the option is left out of the help.
+        flag: the option's name without dashes, if it is not the field's.
         default_factory: makes the default, as in `dataclasses.field`.
     """
     ends = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"help": help, "metavar": metavar, "choices": choices, "parse": parse, "hidden": hidden, **ends}
+    metadata["flag"] = flag
     arguments: dict[str, Any] = {"default": default, "default_factory": default_factory, "metadata": metadata}
     return dataclasses.field(**arguments)
 

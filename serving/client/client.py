@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from serving.client.answers import VersionState
 from serving.client.connection import ClientTls, Connection, ServerFailedError
 from serving.client.vae import Vae
-from serving.protocol import protos, tensors
+from serving.protocol import protos, tensors, wire
 from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, MODEL_SERVICE, PREDICT
 from tfpipe.spec import FeatureSpec
 
@@ -52,8 +52,10 @@ class Client(Vae):
         super().__init__(target, expected_spec=expected_spec)
         self.model, self.version = model, version
         self._connection = Connection(target, timeout_s=timeout_s, on_wait=on_wait, tls=tls)
-        self._predict = self._connection.method(PREDICT, protos.PredictResponse)
-        self._status = self._connection.method(f"/{MODEL_SERVICE}/GetModelStatus", protos.GetModelStatusResponse)
+        self._predict = self._connection.method(PREDICT, wire.read_response)
+        self._status = self._connection.method(
+            f"/{MODEL_SERVICE}/GetModelStatus", protos.GetModelStatusResponse.FromString
+        )
 
     def status(self) -> list[VersionState]:
         """Returns the state of each version that the server knows, newest first."""
@@ -77,8 +79,8 @@ class Client(Vae):
         response = self._predict(request)
         try:
             return {
-                alias: tensors.from_proto(proto, max_bytes=MAX_TENSOR_BYTES)
-                for alias, proto in response.outputs.items()
+                alias: tensors.from_proto(proto, max_bytes=MAX_TENSOR_BYTES, numbers=response.contents.get(alias))
+                for alias, proto in response.message.outputs.items()
             }
         except tensors.TensorError as error:
             raise ServerFailedError(f"{self.target}: the answer cannot be read ({error})") from error

@@ -97,12 +97,12 @@ class Connection:
             else grpc.secure_channel(target, _credentials(tls), options=UNLIMITED)
         )
 
-    def method(self, path: str, response_class: Any) -> Any:
-        """Returns a function that sends a request to `path` and returns the answer, a `response_class`."""
+    def method(self, path: str, read: Callable[[bytes], Any]) -> Any:
+        """Returns a function that sends a request to `path` and returns what `read` makes of the answer's bytes."""
         method = self._channel.unary_unary(
             path,
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response_class.FromString,
+            response_deserializer=read,
         )
         return lambda request: self._call(method, request)
 

@@ -81,14 +81,21 @@ def from_runtime(error: Exception) -> StatusError:
     number = getattr(error, "error_code", None)
     if not isinstance(number, int) or number not in Code.__members__.values():
         return StatusError(Code.INTERNAL, "the model failed; the server's log says why")
-    return StatusError(Code(number), _plain(str(getattr(error, "message", error))))
+    return StatusError(Code(number), _plain(str(getattr(error, "message", error))) or "the model refused the input")
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why loading a model failed, in one line without a stack trace."""
+    text = str(getattr(error, "message", error)).strip()
+    lines = [_plain(text)] if hasattr(error, "error_code") else text.splitlines()
+    return next(filter(None, lines), type(error).__name__)
 
 
 def _plain(message: str) -> str:
     """Returns a runtime message without the lines that say where the graph was built."""
+    message = message.split("\nOriginal stack trace", maxsplit=1)[0]
     noise = re.compile(
         r"\s*(Graph execution error:|Detected at node|File \"|<stack traces|\[\[|\(\d+\) |\d+ (root|derived))"
     )
     lines = [line.strip() for line in message.splitlines() if line.strip() and not noise.match(line)]
-    text = re.sub(r"\[\[.*?\]\]|\[Op:[^\]]*\]|\{\{.*?\}\}", "", " ".join(lines)).strip()
-    return text or "the model refused the input"
+    return re.sub(r"\[\[.*?\]\]|\[Op:[^\]]*\]|\{\{.*?\}\}", "", " ".join(lines)).strip()

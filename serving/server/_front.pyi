@@ -8,7 +8,7 @@ from typing import Self, final
 
 from _typeshed import ReadableBuffer
 
-__all__ = ["Batch", "Call", "Front", "Memory", "rows_of"]
+__all__ = ["Batch", "Call", "Front", "Memory", "cut_numbers", "rows_of"]
 
 @final
 class Memory:
@@ -48,8 +48,10 @@ class Call:
         All requests for one signature share its limits on waiting rows and on batches, also if their messages differ.
         """
 
-    def answer(self, parts: Sequence[ReadableBuffer]) -> bool:
+    def answer(self, parts: Sequence[ReadableBuffer], *, compressed: bool = False) -> bool:
         """Answers with the bytes of `parts`, which must not change afterwards.
+
+        `compressed` says that they are compressed with the call's own `encoding`.
 
         Returns False, and does not answer, if too many bytes of answers wait for clients to read them.
         """
@@ -166,4 +168,17 @@ def rows_of(message: bytes) -> tuple[bytes, int, list[tuple[bytes, bytes]]] | No
 
     Returns:
         The key (requests with the same key can be batched), the number of rows, and alias and content of each input.
+    """
+
+def cut_numbers(text: bytes, token: str, at_least: int) -> tuple[bytes, list[tuple[list[int], bool, bytes, int]]]:
+    """Cuts rectangular arrays of numbers out of JSON, without holding the interpreter.
+
+    Args:
+        text: the JSON, which need not be valid.
+        token: begins the strings that stand for arrays: `"TOKEN0"` for the first.
+        at_least: arrays of fewer numbers stay in the text.
+
+    Returns:
+        The text with those strings; and for each array its shape, whether all its numbers are integers, the numbers as
+        int64 or float64, and the largest integer without its sign.
     """

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 
 from serving.protocol.status import LATE, LEFT, QUEUE_FULL, UNREAD, Code, StatusError
 
+# A request that takes at most this many bytes is not counted: the number of requests in progress is bounded anyway.
+SMALL_REQUEST = 64 << 10
+
 
 class Call:
     """One request in progress: its deadline, whether its client is still there, and the model's time for it.
@@ -90,9 +93,11 @@ class AdmissionQueue:
     Args:
         capacity: units that may be in use at the same time.
         max_waiting: units that may wait in the queue.
+        why: what a client hears when its request is refused because the queue is full.
     """
 
-    def __init__(self, *, capacity: int, max_waiting: int) -> None:
+    def __init__(self, *, capacity: int, max_waiting: int, why: str = QUEUE_FULL) -> None:
+        self._why = why
         self._capacity, self._free, self._max_waiting = capacity, capacity, max_waiting
         self._queue: deque[_Slot] = deque()
         self._lock = threading.Lock()
@@ -120,7 +125,7 @@ class AdmissionQueue:
             if not self._queue and slot.units <= self._free:
                 self._grant(slot)
             elif sum(other.units for other in self._queue) + slot.units > self._max_waiting:
-                raise StatusError(Code.UNAVAILABLE, QUEUE_FULL)
+                raise StatusError(Code.UNAVAILABLE, self._why)
             else:
                 self._queue.append(slot)
 
@@ -139,11 +144,48 @@ class AdmissionQueue:
         slot.woken.set()
 
 
+def open_slots(most: int, *, computing: int = 0) -> AdmissionQueue:
+    """Returns a queue for `most` open requests, of which `computing` compute and the others wait; 0 means all."""
+    computing = min(computing or most, most)
+    return AdmissionQueue(capacity=computing, max_waiting=most - computing)
+
+
 class _Slot:
     """A request's share of the capacity; `woken` is set when it is granted or the client disconnects."""
 
     def __init__(self, units: int) -> None:
         self.units, self.granted, self.woken = units, False, threading.Event()
+
+
+class RequestMemory(AdmissionQueue):
+    """Bounds the memory that requests in progress take once they are read; what does not fit is refused at once.
+
+    Args:
+        max_bytes: for all requests together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(capacity=max_bytes, max_waiting=0, why="The memory for requests is used up; try again")
+        self._max_bytes = max_bytes
+
+    @contextlib.contextmanager
+    def slot(self, call: Call, units: int = 1) -> Iterator[None]:
+        """Holds `units` bytes for its block; a request that takes little is not counted.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED if the request alone is too large; else as in `AdmissionQueue`.
+        """
+        if units > self._max_bytes:
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                f"the request would take about {units >> 20} MiB of memory, this server's limit is "
+                f"{self._max_bytes >> 20}; split it",
+            )
+        if units <= SMALL_REQUEST:
+            yield
+            return
+        with super().slot(call, units):
+            yield
 
 
 class UnreadAnswers:

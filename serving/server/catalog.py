@@ -11,7 +11,8 @@ from pathlib import Path
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import ModelSettings, read_models
 from serving.server.loaded_model import LoadedModel
-from serving.server.versions import ModelFolder, VersionStatus, not_found
+from serving.server.model_files import Folder
+from serving.server.versions import LOADING_S, ModelFolder, Retries, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)
@@ -25,11 +26,19 @@ class Catalog:
     Args:
         load: loads a version from its folder and number, or raises StatusError.
         poll_s: time between two looks for new versions, in s; 0 looks once, a negative number never.
+        retries: how often a version that does not load is tried again.
         early_labels: a new label may name a version that is not available yet.
     """
 
-    def __init__(self, load: Callable[[Path, int], LoadedModel], *, poll_s: float, early_labels: bool = False) -> None:
-        self._load, self._poll_s, self._early_labels = load, poll_s, early_labels
+    def __init__(
+        self,
+        load: Callable[[Folder, int], LoadedModel],
+        *,
+        poll_s: float,
+        retries: Retries,
+        early_labels: bool = False,
+    ) -> None:
+        self._load, self._poll_s, self._retries, self._early_labels = load, poll_s, retries, early_labels
         self._changing = threading.Lock()
         self._models: dict[str, ModelFolder] = {}
         # Removed models: as in TensorFlow Serving, their versions are still listed, with the state END.
@@ -63,13 +72,15 @@ class Catalog:
             self._labels = {settings.name: self._checked_labels(settings) for settings in wanted}
 
     def follow(self, path: Path, *, poll_s: float) -> None:
-        """Reads a `models.config` again every `poll_s` seconds; a wrong file is logged and changes nothing."""
+        """Reads a `models.config` again every `poll_s` seconds; a wrong or empty file is logged and changes nothing."""
 
         def poll() -> None:
             known, logged = None, ""
             while not self._ended.wait(poll_s):
                 try:
                     wanted = read_models(path)
+                    if wanted is None:
+                        raise ServingError("the file is empty; for no models, write model_config_list {}")
                     if wanted != known:
                         self.replace(wanted)
                     known, logged = wanted, ""
@@ -85,10 +96,14 @@ class Catalog:
         """Removes every model; each is closed once its last request is answered."""
         self._ended.set()
         if self._follower is not None:
-            self._follower.join(timeout=60)
-        with self._changing:
+            self._follower.join(timeout=LOADING_S)
+        is_mine = self._changing.acquire(timeout=LOADING_S)  # not if a new configuration is still being loaded
+        try:
             for folder in self._models.values():
                 folder.stop()
+        finally:
+            if is_mine:
+                self._changing.release()
 
     def versions(self) -> dict[str, list[int]]:
         """Returns the versions that can answer now, newest first, by model."""
@@ -143,7 +158,13 @@ class Catalog:
                 folder.policy = settings.policy
                 folder.poll()
             return True
-        new = ModelFolder(name=settings.name, base_path=settings.base_path, policy=settings.policy, load=self._load)
+        new = ModelFolder(
+            name=settings.name,
+            base_path=settings.base_path,
+            policy=settings.policy,
+            load=self._load,
+            retries=self._retries,
+        )
         new.start(poll_s=self._poll_s)
         # If a model's folder has changed, the old folder is served until the new one has a version.
         if folder is None or new.versions:

@@ -12,13 +12,17 @@ from google.protobuf import text_format
 from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH
 from serving.protocol.status import Code, StatusError
+from serving.server.model_files import is_url
 from tfpipe.errors import ServingError, UsageError
 from tfpipe.settings import check, setting
 
 _PLATFORM = "tensorflow"
+# `ModelType.TENSORFLOW`
+_TENSORFLOW_TYPE = 1
 # Each model has a thread that watches its folder.
 _MAX_MODELS = 1000
 _MAX_PATH = 4096
+_MAX_FILE = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +83,13 @@ class ModelSettings:
 
     Attributes:
         name: its name in requests.
-        base_path: folder with one numeric sub-folder for each version.
+        base_path: folder with one numeric sub-folder for each version, or its URL.
         policy: selects the versions.
         labels: version by label.
     """
 
     name: str
-    base_path: Path
+    base_path: Path | str
     policy: Policy = Policy()
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -107,14 +111,15 @@ class Tls:
     client_verify: bool = False
 
 
-def read_models(path: Path) -> tuple[ModelSettings, ...]:
-    """Reads a `models.config` (a ModelServerConfig).
+def read_models(path: Path) -> tuple[ModelSettings, ...] | None:
+    """Reads a `models.config` (a ModelServerConfig); returns None if it is empty, as while it is being written.
 
     Raises:
         ServingError: the file cannot be read, or is not valid.
     """
     try:
-        return models_of(_read(path, protos.ModelServerConfig))
+        config = _read(path, protos.ModelServerConfig)
+        return models_of(config) if config.WhichOneof("config") else None
     except StatusError as error:
         raise ServingError(f"{path}: {error.message}") from error
 
@@ -146,14 +151,27 @@ def models_of(config: Any) -> tuple[ModelSettings, ...]:
 def read_batching(path: Path) -> Batching:
     """Reads a batching parameters file; a value that it leaves out keeps the default of `Batching`.
 
-    `pad_variable_length_inputs` is ignored, because signatures whose rows differ in length are not batched.
+    `pad_variable_length_inputs` is ignored, because signatures whose rows differ in length are not batched. Large
+    requests are always split, so with `enable_large_batch_splitting` the size of a batch is `max_execution_batch_size`.
 
     Raises:
         ServingError: the file cannot be read, or is not valid.
     """
-    given = _read(path, protos.BatchingParameters)
+    return batching_of(_read(path, protos.BatchingParameters), path)
+
+
+def batching_of(given: Any, path: object) -> Batching:
+    """Returns the settings in a BatchingParameters message that was read from `path`.
+
+    Raises:
+        ServingError: a value is not allowed; the message names `path`.
+    """
     names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
     values = {name: getattr(given, name).value for name in names if given.HasField(name)}
+    if given.enable_large_batch_splitting.value and given.HasField("max_execution_batch_size"):
+        values["max_batch_size"] = min(
+            given.max_execution_batch_size.value, values.get("max_batch_size", given.max_execution_batch_size.value)
+        )
     try:
         return Batching(**values, allowed_batch_sizes=tuple(given.allowed_batch_sizes))
     except UsageError as error:
@@ -194,29 +212,39 @@ def read_metrics_path(path: Path) -> str | None:
 def _model(entry: Any) -> ModelSettings:
     if not entry.name:
         raise StatusError(Code.INVALID_ARGUMENT, "a model in the config list has no name")
-    if not entry.base_path.startswith("/"):
+    if not entry.base_path.startswith("/") and not is_url(entry.base_path):
         raise StatusError(
             Code.INVALID_ARGUMENT,
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
         )
     if "\0" in entry.base_path or len(entry.base_path.encode()) > _MAX_PATH:
         raise StatusError(Code.INVALID_ARGUMENT, f"Model {entry.name}: its base_path is not a valid path")
-    if not entry.model_platform:
+    _check_platform(entry)
+    return ModelSettings(
+        name=entry.name,
+        base_path=entry.base_path if is_url(entry.base_path) else Path(entry.base_path),
+        policy=_policy(entry.name, entry.model_version_policy),
+        labels=dict(entry.version_labels),
+    )
+
+
+def _check_platform(entry: Any) -> None:
+    """Refuses a model that is not a SavedModel. `model_type` is the older field for the same."""
+    if entry.model_type and entry.model_platform:
+        raise StatusError(
+            Code.INVALID_ARGUMENT,
+            "Illegal setting both ModelServerConfig::model_type and ModelServerConfig::model_platform.",
+        )
+    if not entry.model_type and not entry.model_platform:
         raise StatusError(
             Code.INVALID_ARGUMENT,
             "Illegal setting neither ModelServerConfig::model_type nor ModelServerConfig::model_platform.",
         )
-    if entry.model_platform != _PLATFORM:
+    if entry.model_type not in (0, _TENSORFLOW_TYPE) or entry.model_platform not in ("", _PLATFORM):
+        platform = entry.model_platform or f"of the model_type {entry.model_type}"
         raise StatusError(
-            Code.INVALID_ARGUMENT,
-            f"Model {entry.name} has the platform {entry.model_platform}; only {_PLATFORM} is served",
+            Code.INVALID_ARGUMENT, f"Model {entry.name} has the platform {platform}; only {_PLATFORM} is served"
         )
-    return ModelSettings(
-        name=entry.name,
-        base_path=Path(entry.base_path),
-        policy=_policy(entry.name, entry.model_version_policy),
-        labels=dict(entry.version_labels),
-    )
 
 
 def _policy(name: str, given: Any) -> Policy:
@@ -232,9 +260,13 @@ def _policy(name: str, given: Any) -> Policy:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), kind())
+        with open(path, "rb") as file:  # its size is unknown if it is a pipe
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise ServingError(f"{path}: is larger than {_MAX_FILE >> 20} MiB, so it is no configuration file")
+        return text_format.Parse(data.decode(), kind())
     except OSError as error:
         raise ServingError(f"{path}: cannot be read ({error.strerror})") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         message = " ".join(str(error).split())
         raise ServingError(f"{path}: Error parsing text-format {kind.DESCRIPTOR.full_name}: {message}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -11,26 +10,23 @@ from typing import Any
 
 from serving.protocol import protos
 from serving.protocol.names import HEALTH_SERVICE, MODEL_SERVICE, PREDICT, PREDICTION_SERVICE, RELOAD
+from serving.protocol.sizes import parsed_bytes
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, read_predict
-from serving.server.admission import AdmissionQueue, Call
-from serving.server.config import SPARE_THREADS
+from serving.server.admission import SMALL_REQUEST, Call, open_slots
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
 _LOG = logging.getLogger(__name__)
 # The health check answers for these; the empty name means the whole server.
 _SERVICES = ("", PREDICTION_SERVICE, MODEL_SERVICE)
-# A message of more bytes than this is parsed only while the memory for it is free, because parsing a hostile one
-# takes twenty times its size. It is refused rather than queued: a queue would occupy the spare threads.
-_LARGE = 1 << 20
 
 
 @dataclass(frozen=True)
 class _Method:
-    """How a message is read and answered. A method that computes has a name in `counted`, for the metrics."""
+    """A method that computes has a name in `counted`, for the metrics."""
 
-    read: Callable[[Any], Any]
+    kind: Any  # the class of the request
     answer: Callable[[Any, Call], Any]
     counted: str = ""
 
@@ -42,27 +38,23 @@ class Methods:
         api: answers the requests.
         monitor: counts, times and logs them.
         is_serving: tells the health check whether requests are answered.
-        threads: requests handled at the same time, including `SPARE_THREADS`.
+        computing: requests that compute at the same time; the other open requests wait. 0 lets all of them compute.
     """
 
-    def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], threads: int) -> None:
+    def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], computing: int = 0) -> None:
         self._monitor = monitor
-        self._parsing = AdmissionQueue(capacity=4 * api.limits.message_bytes, max_waiting=0)
-        self._slots = AdmissionQueue(capacity=max(1, threads - SPARE_THREADS), max_waiting=0)
+        self._memory = api.memory
+        self._slots = open_slots(api.limits.open_requests, computing=computing)
         prediction = f"/{PREDICTION_SERVICE}/"
         self._by_path: Mapping[str, _Method] = {
-            PREDICT: _Method(read_predict, api.predict, "Predict"),
-            prediction + "GetModelMetadata": _Method(_reads(protos.GetModelMetadataRequest), api.metadata),
-            prediction + "Classify": _Method(_reads(protos.ClassificationRequest), api.classify, "Classify"),
-            prediction + "Regress": _Method(_reads(protos.RegressionRequest), api.regress, "Regress"),
-            prediction + "MultiInference": _Method(
-                _reads(protos.MultiInferenceRequest), api.multi_inference, "MultiInference"
-            ),
-            f"/{MODEL_SERVICE}/GetModelStatus": _Method(_reads(protos.GetModelStatusRequest), api.status),
-            RELOAD: _Method(_reads(protos.ReloadConfigRequest), api.reload),
-            f"/{HEALTH_SERVICE}/Check": _Method(
-                _reads(protos.HealthCheckRequest), functools.partial(_check, is_serving)
-            ),
+            PREDICT: _Method(protos.PredictRequest, api.predict, "Predict"),
+            prediction + "GetModelMetadata": _Method(protos.GetModelMetadataRequest, api.metadata),
+            prediction + "Classify": _Method(protos.ClassificationRequest, api.classify, "Classify"),
+            prediction + "Regress": _Method(protos.RegressionRequest, api.regress, "Regress"),
+            prediction + "MultiInference": _Method(protos.MultiInferenceRequest, api.multi_inference, "MultiInference"),
+            f"/{MODEL_SERVICE}/GetModelStatus": _Method(protos.GetModelStatusRequest, api.status),
+            RELOAD: _Method(protos.ReloadConfigRequest, api.reload),
+            f"/{HEALTH_SERVICE}/Check": _Method(protos.HealthCheckRequest, functools.partial(_check, is_serving)),
         }
 
     @property
@@ -85,8 +77,8 @@ class Methods:
         if method is None:
             raise StatusError(Code.UNIMPLEMENTED, "Method not found!")
         try:
-            with self._parsing.slot(call, len(data)) if len(data) > _LARGE else contextlib.nullcontext():
-                answer = self._counted(method, _parsed(method.read, data), call)
+            with self._memory.slot(call, parsed_bytes(method.kind, data) if len(data) > SMALL_REQUEST else 0):
+                answer = self._counted(method, _parsed(method.kind, data), call)
         except StatusError:
             raise
         except Exception as error:  # a bug must neither end the server nor show its stack trace
@@ -103,13 +95,9 @@ class Methods:
             return method.answer(request, call)
 
 
-def _reads(kind: Any) -> Callable[[Buffer], Any]:
-    return lambda data: kind.FromString(bytes(data))
-
-
-def _parsed(read: Callable[[Any], Any], data: Buffer) -> Any:
+def _parsed(kind: Any, data: Buffer) -> Any:
     try:
-        return read(data)
+        return read_predict(data) if kind is protos.PredictRequest else kind.FromString(bytes(data))
     except Exception:  # the base class of DecodeError differs between protobuf versions
         raise StatusError(Code.INTERNAL, "The request is not a message of this method.") from None
 

@@ -9,19 +9,18 @@ request means.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent import futures
 from typing import TYPE_CHECKING
 
 from serving.protocol.names import DEFAULT_SIGNATURE
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
-from serving.protocol.wire import Buffer, read_predict
-from serving.server.admission import AdmissionQueue, Call
+from serving.protocol.wire import read_predict
+from serving.server.admission import Call
+from serving.server.compression import Unpacker, is_known, packed
 from serving.server.config import Limits
 from serving.server.config_files import Batching
 from serving.server.grpc_methods import Methods
@@ -37,11 +36,10 @@ _LOG = logging.getLogger(__name__)
 _BATCHED_SIGNATURES, _MAX_BATCH_THREADS = 8, 64
 # A server that stops waits this long for its threads, in s. One may still compute an answer that no client wants.
 _JOIN_S = 2.0
+# Time before a thread that failed goes on, in s.
+_AFTER_FAILURE_S = 0.1
 # Requests that may wait for a thread; more are refused at once.
 _WAITING_CALLS = 1024
-_ZLIB_BITS = {"gzip": 31, "deflate": 15}
-# A compressed message that unpacks to more bytes than this is unpacked only while the memory for it is free.
-_SMALL_MESSAGE = 64 << 10
 
 
 def is_built() -> bool:
@@ -105,11 +103,14 @@ class NativeGrpcServer:
         self.port = self.native.port
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._free = threading.Semaphore(threads)
-        self._unpacker = _Unpacker(max_bytes=limits.message_bytes)
+        self._unpacker = Unpacker(max_bytes=limits.message_bytes)
         self._calls: dict[int, Call] = {}
         batch_threads = min(_BATCHED_SIGNATURES * self._batching.num_batch_threads, _MAX_BATCH_THREADS)
         loops = [self._take_calls, self._take_events, *[self._take_batches] * batch_threads]
-        self._threads = [threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True) for loop in loops]
+        self._threads = [
+            threading.Thread(target=_keep_running, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
+            for loop in loops
+        ]
 
     def start(self) -> None:
         """Begins to answer."""
@@ -138,7 +139,15 @@ class NativeGrpcServer:
 
     def _take_calls(self) -> None:
         """Gives each single request to a thread of the pool; waits while all threads are busy."""
-        while self._free.acquire() and (asked := self.native.next_call()) is not None:
+        while self._free.acquire():
+            asked = None
+            try:
+                asked = self.native.next_call()
+            finally:
+                if asked is None:
+                    self._free.release()
+            if asked is None:
+                return
             self._submit(asked).add_done_callback(lambda _: self._free.release())
             del asked  # frees its message while this thread waits for the next request
 
@@ -167,9 +176,12 @@ class NativeGrpcServer:
         call = Call(asked.timeout_s, is_cancelled=asked.has_left, alone=alone, waited_s=asked.waited_s)
         self._calls[asked.id] = call
         try:
-            with self._unpacker.message(asked, call) as message:
+            with self._unpacker.message(memoryview(asked.body), asked.encoding, call) as message:
                 answer = self._methods.answer(asked.path, message, call)
-            if not asked.answer(answer):
+            # A client that compresses its request gets its answer compressed too.
+            compressed = asked.encoding if is_known(asked.encoding) else None
+            parts = [packed(answer, compressed)] if compressed else answer
+            if not asked.answer(parts, compressed=compressed is not None):
                 self._monitor.add_refused(entrypoint="GRPC", model="", code=Code.UNAVAILABLE, why=UNREAD, count=1)
                 raise StatusError(Code.UNAVAILABLE, UNREAD)
             if call.fits_others and asked.has_rows:
@@ -177,7 +189,7 @@ class NativeGrpcServer:
                 asked.put_together(spec.name, spec.signature_name or DEFAULT_SIGNATURE)
         except StatusError as error:
             asked.refuse(error.code, error.message)
-        except Exception:  # a bug must not end the thread
+        except BaseException:  # neither a bug nor a panic of the compiled module may end the thread
             _LOG.exception("a gRPC request failed")
             asked.refuse(Code.INTERNAL, FAILED)
         finally:
@@ -187,7 +199,7 @@ class NativeGrpcServer:
         while (batch := self.native.next_batch()) is not None:
             try:
                 self._answer_batch(batch)
-            except Exception:  # a bug must not end the thread
+            except BaseException:  # neither a bug nor a panic of the compiled module may end the thread
                 _LOG.exception("a batch failed")
                 batch.refuse(Code.INTERNAL, FAILED)
                 self._monitor.add_refused(
@@ -227,38 +239,14 @@ class NativeGrpcServer:
         )
 
 
-class _Unpacker:
-    """Unpacks compressed messages; all large ones together take at most four times the largest one's memory."""
+def _keep_running(loop: Callable[[], None]) -> None:
+    """Runs a thread's loop until the server is closed, and again if it fails.
 
-    def __init__(self, *, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._queue = AdmissionQueue(capacity=4 * max_bytes, max_waiting=0)
-
-    @contextlib.contextmanager
-    def message(self, asked: _front.Call, call: Call) -> Iterator[Buffer]:
-        """Yields a request's message, unpacked if it is compressed.
-
-        Raises:
-            StatusError: it cannot be unpacked or is larger than allowed, or the memory for it is not free.
-        """
-        if asked.encoding is None:
-            yield memoryview(asked.body)
-            return
-        bits = _ZLIB_BITS.get(asked.encoding)
-        if bits is None:
-            raise StatusError(Code.UNIMPLEMENTED, f"Compression {asked.encoding[:40]!r} is not supported; use gzip")
-        unpacking = zlib.decompressobj(bits)
+    A panic of the compiled module is no `Exception`, so that it is easily overlooked.
+    """
+    while True:
         try:
-            first = unpacking.decompress(memoryview(asked.body), _SMALL_MESSAGE)
-            if unpacking.eof:
-                yield first
-                return
-            with self._queue.slot(call, self._max_bytes):
-                message = first + unpacking.decompress(unpacking.unconsumed_tail, self._max_bytes)
-                if len(message) > self._max_bytes or unpacking.unconsumed_tail:
-                    raise StatusError(Code.RESOURCE_EXHAUSTED, f"The message is larger than {self._max_bytes} bytes")
-                if not unpacking.eof:
-                    raise StatusError(Code.INTERNAL, f"The message, compressed with {asked.encoding}, is incomplete")
-                yield message
-        except zlib.error:
-            raise StatusError(Code.INTERNAL, f"The message cannot be unpacked as {asked.encoding}") from None
+            return loop()
+        except BaseException:
+            _LOG.exception("a thread of the gRPC server failed; it goes on")
+            time.sleep(_AFTER_FAILURE_S)

@@ -1,14 +1,13 @@
-"""JSON of the REST API to arrays, and arrays to JSON.
+"""Bodies of the REST API: JSON to the inputs of a request, and outputs to JSON.
 
-A request has the row format (`{"instances": [...]}`, one value for each row) or the
-column format (`{"inputs": ...}`, one batch for each input); TensorFlow Serving's
-`g3doc/api_rest.md` defines both, and the texts of the errors.
+A predict request has the row format (`{"instances": [...]}`, one value for each row) or
+the column format (`{"inputs": ...}`, one batch for each input); TensorFlow Serving's
+`g3doc/api_rest.md` defines both, and its `util/json_tensor.cc` the texts of the errors.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -16,14 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.protocol import protos, tensors
 from serving.protocol.names import DEFAULT_SIGNATURE
-from serving.protocol.status import Code, StatusError
+from serving.protocol.status import StatusError
+from serving.server.json_values import (
+    Leaves,
+    Numbers,
+    array_of,
+    is_object,
+    joined,
+    leaves,
+    no_json,
+    read_object,
+    refused,
+    shown,
+)
 from serving.server.row_batches import Arrays
 from serving.server.signature import Signature
-
-# Kinds of NumPy types that JSON values may have, by the kind of the signature's type. Bytes are objects.
-_ALLOWED_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}
 
 
 class PredictBody(NamedTuple):
@@ -50,16 +57,29 @@ def read_predict_body(signatures: Mapping[str, Signature], data: bytes) -> Predi
     Raises:
         StatusError: INVALID_ARGUMENT; the body is not JSON, or does not fit the signature.
     """
-    body = _parse(data)
-    if not isinstance(body, dict):
-        raise StatusError(Code.INVALID_ARGUMENT, "The request must be a JSON object")
-    name = body.get("signature_name") or DEFAULT_SIGNATURE
-    signature = signatures.get(name) if isinstance(name, str) else None
+    body = read_object(data)
+    name = signature_name(body) or DEFAULT_SIGNATURE
+    signature = signatures.get(name)
     if signature is None:
-        raise StatusError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+        raise refused(f'Serving signature name: "{name}" not found in signature def')
+    signature.require_servable()
     by_row = _is_by_row(body)
     read = read_rows(signature, body["instances"]) if by_row else read_columns(signature, body["inputs"])
     return PredictBody(signature, by_row, read)
+
+
+def signature_name(body: Mapping[str, Any]) -> str:
+    """Returns the signature that a body names, or an empty text.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT; it is not a string.
+    """
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise refused(
+            f"JSON Value: {shown(body)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
 
 
 def read_rows(signature: Signature, instances: Any) -> Arrays:
@@ -68,23 +88,31 @@ def read_rows(signature: Signature, instances: Any) -> Arrays:
     Raises:
         StatusError: INVALID_ARGUMENT.
     """
-    if not isinstance(instances, list):
-        raise StatusError(Code.INVALID_ARGUMENT, "Expecting 'instances' value to be a list/array")
+    if not isinstance(instances, list | Numbers):
+        raise refused("Expecting 'instances' value to be a list/array")
     if not instances:
-        raise StatusError(Code.INVALID_ARGUMENT, "No values in 'instances' array")
+        raise refused("No values in 'instances' array")
     wanted = signature.definition.inputs
-    if not _is_object(instances[0]):
-        return read_columns(signature, instances)
-    columns: dict[str, list[Any]] = {alias: [] for alias in wanted}
-    for row in instances:
-        if not _is_object(row) or set(row) != set(wanted):
-            raise StatusError(
-                Code.INVALID_ARGUMENT,
-                f"Every instance must be an object with the keys {sorted(wanted)}, which are the signature's inputs",
+    by_name = isinstance(instances, list) and is_object(instances[0])
+    if not by_name and len(wanted) > 1:
+        raise refused(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
+    listed: list[Any] = instances if isinstance(instances, list) else []
+    for number, row in enumerate(listed):
+        if is_object(row) is not by_name:
+            what = "Expecting object but got list" if by_name else "Expecting value/list but got object"
+            raise refused(f"{what} at item {number} of input list")
+        if by_name and set(row) != set(wanted):
+            raise refused(
+                f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} "
+                f"keys must be equal to: {','.join(sorted(wanted))}"
             )
-        for alias, value in row.items():
-            columns[alias].append(value)
-    return read_columns(signature, columns)
+    if not by_name:
+        return {alias: _rows(alias, instances, info.dtype, "") for alias, info in wanted.items()}
+    columns = {alias: joined([row[alias] for row in listed]) for alias in wanted}
+    return {alias: _rows(alias, columns[alias], info.dtype, f" key: {alias}") for alias, info in wanted.items()}
 
 
 def read_columns(signature: Signature, inputs: Any) -> Arrays:
@@ -94,15 +122,47 @@ def read_columns(signature: Signature, inputs: Any) -> Arrays:
         StatusError: INVALID_ARGUMENT.
     """
     wanted = signature.definition.inputs
-    if not _is_object(inputs):
+    if not is_object(inputs):
         if len(wanted) != 1:
-            raise StatusError(Code.INVALID_ARGUMENT, f"The signature has the inputs {sorted(wanted)}: name each")
+            raise refused(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+                "tensorinfo_map"
+            )
         inputs = dict.fromkeys(wanted, inputs)
-    if set(inputs) != set(wanted):
-        raise StatusError(
-            Code.INVALID_ARGUMENT, f"The inputs {sorted(inputs)} are not the signature's, which are {sorted(wanted)}"
-        )
-    return {alias: _array(alias, value, wanted[alias].dtype) for alias, value in inputs.items()}
+    for alias in wanted:
+        if alias not in inputs:
+            raise refused(f"Missing named input: {alias} in 'inputs' object.")
+    return {alias: array_of(alias, leaves(inputs[alias]), info.dtype) for alias, info in wanted.items()}
+
+
+def _rows(alias: str, rows: list[Any] | Numbers, data_type: int, key: str) -> NDArray[Any]:
+    """Returns the values of an input, one for each row, as one array."""
+    try:
+        return array_of(alias, leaves(rows), data_type)
+    except StatusError as error:
+        # Now the first row that is wrong is looked for, to say which one it is.
+        first: Leaves | None = None
+        for number, row in enumerate(rows.array.tolist() if isinstance(rows, Numbers) else rows):
+            try:
+                found = leaves(row)
+                array_of(alias, found, data_type)
+                first = first or found
+                _require_same_shape(first, found)
+            except StatusError as wrong:
+                raise StatusError(
+                    wrong.code,
+                    f"Failed to process element: {number}{key} of 'instances' list. "
+                    f"Error: {wrong.code.name}: {wrong.message}",
+                ) from None
+        raise error
+
+
+def _require_same_shape(first: Leaves, found: Leaves) -> None:
+    if len(found.values) != len(first.values):
+        raise refused(f"Expecting tensor size: {len(first.values)} but got: {len(found.values)}")
+    if found.shape != first.shape:
+        one, other = (f"[{','.join(map(str, shape))}]" for shape in (first.shape, found.shape))
+        raise refused(f"Expecting shape {one} but got: {other}")
 
 
 def predictions(outputs: Arrays, *, by_row: bool) -> bytes:
@@ -126,120 +186,81 @@ def write_rows(outputs: Arrays) -> bytes:
     Raises:
         StatusError: INVALID_ARGUMENT; the outputs have no common batch dimension.
     """
+    sizes = {len(array) for array in outputs.values() if array.ndim}
+    for alias, array in outputs.items():
+        if not array.ndim:
+            raise refused(f"Tensor name: {alias} has no shape information ")
+        if len(sizes) > 1:
+            raise refused(
+                f"Tensor name: {alias} has inconsistent batch size: {len(array)} expecting: {min(sizes - {len(array)})}"
+            )
     if len(outputs) == 1:
         [(alias, array)] = outputs.items()
-        return _written(alias, array)
-    if any(array.ndim == 0 for array in outputs.values()) or len({len(array) for array in outputs.values()}) != 1:
-        raise StatusError(
-            Code.INVALID_ARGUMENT, "The outputs have no common batch dimension: use the column format ('inputs')"
-        )
+        return written(alias, array)
+    names = [json.dumps(alias).encode() for alias in outputs]
     rows = zip(*outputs.values(), strict=True)
-    return _list({alias: _values(alias, value) for alias, value in zip(outputs, row, strict=True)} for row in rows)
+    return _joined(
+        b"{%b}"
+        % b", ".join(
+            b"%b: %b" % (name, written(alias, value)) for name, alias, value in zip(names, outputs, row, strict=True)
+        )
+        for row in rows
+    )
 
 
 def write_columns(outputs: Arrays) -> bytes:
     """Returns outputs in the column format: the bare batch for one output, an object of batches for several."""
     if len(outputs) == 1:
         [(alias, array)] = outputs.items()
-        return _written(alias, array)
+        return written(alias, array)
     return b"{%b}" % b", ".join(
-        b"%b: %b" % (json.dumps(alias).encode(), _written(alias, outputs[alias])) for alias in outputs
+        b"%b: %b" % (json.dumps(alias).encode(), written(alias, outputs[alias])) for alias in outputs
     )
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise StatusError(Code.INVALID_ARGUMENT, "JSON Parse error: nested too deeply") from None
-    except ValueError as error:
-        raise StatusError(Code.INVALID_ARGUMENT, f"JSON Parse error: {error}") from None
 
 
 def _is_by_row(body: Mapping[str, Any]) -> bool:
     by_row, by_column = "instances" in body, "inputs" in body
     if by_row and by_column:
-        raise StatusError(
-            Code.INVALID_ARGUMENT,
-            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist",
-        )
+        raise refused("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
     if not by_row and not by_column:
-        raise StatusError(Code.INVALID_ARGUMENT, "Missing 'inputs' or 'instances' key")
+        raise refused("Missing 'inputs' or 'instances' key")
     return by_row
 
 
-def _array(alias: str, value: Any, data_type: int) -> NDArray[Any]:
-    """Returns JSON numbers, booleans or strings as an array of the signature's type."""
-    dtype = tensors.dtype_of(data_type)
-    if dtype.kind == "O":
-        value = _as_bytes(value)
-    try:
-        array = np.array(value, dtype=object if dtype.kind == "O" else None)
-        if array.size:
-            _require_type(array, dtype)
-        with np.errstate(over="raise"):
-            return array.astype(dtype)
-    except (ValueError, TypeError, ArithmeticError):
-        raise StatusError(
-            Code.INVALID_ARGUMENT,
-            f"'{alias}' is not a rectangular array of {protos.data_type_name(data_type)}: "
-            "ragged, of another type, or out of range",
-        ) from None
-
-
-def _require_type(array: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Raises ValueError if an array read from JSON cannot be converted to `dtype` without changing its values."""
-    if array.dtype.kind not in _ALLOWED_KINDS[dtype.kind]:
-        raise ValueError("wrong type")
-    if dtype.kind == "O" and not all(isinstance(item, bytes) for item in array.flat):
-        raise ValueError("wrong type")
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise ValueError("out of range")
-
-
-def _as_bytes(value: Any) -> Any:
-    """Returns a value with its strings and `{"b64": ...}` objects replaced by bytes."""
-    if isinstance(value, list):
-        return [_as_bytes(item) for item in value]
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, dict) and set(value) == {"b64"}:
-        try:
-            return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, TypeError, ValueError):
-            raise StatusError(Code.INVALID_ARGUMENT, "Unable to base64 decode") from None
-    return value
-
-
-def _is_object(value: Any) -> bool:
-    """Tells whether a value is an object; `{"b64": ...}` counts as a string."""
-    return isinstance(value, dict) and set(value) != {"b64"}
-
-
-def _written(alias: str, array: NDArray[Any]) -> bytes:
-    """Returns an array as JSON, written row by row.
+def written(alias: str, value: Any) -> bytes:
+    """Returns an array or one element of it as JSON, written row by row.
 
     Converting a large array to Python numbers at once would take much memory and block all other threads.
     """
-    return _list(_values(alias, row) for row in array) if array.ndim else json.dumps(_values(alias, array)).encode()
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return _joined(written(alias, row) for row in value)
+    if isinstance(value, bytes):
+        return _text(alias, value)
+    array = np.asarray(value)
+    if array.dtype.kind == "O":
+        return _joined(_text(alias, item) for item in array) if array.ndim else _text(alias, array.item())
+    if array.dtype.kind == "c":
+        raise no_json(alias)
+    if array.dtype.kind == "V":  # bfloat16
+        array = array.astype(np.float32)
+    if array.dtype == np.float32 or array.dtype == np.float16:
+        # The shortest digits that give the same number again, as TensorFlow Serving writes them: 0.1, and not
+        # 0.10000000149011612.
+        numbers = [_SPELLED.get(text, text) for text in np.atleast_1d(array).astype("U").tolist()]
+        text = ", ".join(numbers)
+        return (f"[{text}]" if array.ndim else text).encode()
+    return json.dumps(array.tolist()).encode()
 
 
-def _list(values: Iterable[Any]) -> bytes:
-    return b"[%b]" % b", ".join(json.dumps(value).encode() for value in values)
+_SPELLED = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
-def _values(alias: str, array: Any) -> Any:
-    """Returns an array or one element as JSON values; bytes become text, or base64 if the alias ends in `_bytes`."""
-    if isinstance(array, np.ndarray | np.generic) and array.dtype.kind != "O":
-        return array.tolist()
-    as_base64 = alias.endswith("_bytes")
+def _text(alias: str, value: bytes) -> bytes:
+    """Returns a string of a tensor as JSON; as base64 if the alias ends in `_bytes`."""
+    if alias.endswith("_bytes"):
+        return b'{"b64": "%b"}' % base64.b64encode(value)
+    return json.dumps(value.decode("utf-8", "replace")).encode()
 
-    def text(value: bytes) -> Any:
-        return {"b64": base64.b64encode(value).decode()} if as_base64 else value.decode("utf-8", "replace")
 
-    def convert(value: Any) -> Any:
-        return [convert(item) for item in value] if isinstance(value, list) else text(value)
-
-    return convert(array.tolist() if isinstance(array, np.ndarray) else array)
+def _joined(values: Iterable[bytes]) -> bytes:
+    return b"[%b]" % b", ".join(values)

@@ -20,20 +20,26 @@ from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors, wire
 from serving.protocol.names import DEFAULT_SIGNATURE, WARMUP_FILE
-from serving.protocol.status import Code, StatusError
+from serving.protocol.status import Code, StatusError, reason_of
+from serving.server import examples
 from serving.server.admission import AdmissionQueue, Call
-from serving.server.config import Limits
-from serving.server.config_files import Batching
+from serving.server.config import Limits, ModelConfig
+from serving.server.config_files import Batching, batching_of
+from serving.server.model_files import Folder, is_file, local_copy, read
 from serving.server.row_batches import Arrays
 from serving.server.signature import Signature, check_aliases, make_signature, select_outputs
 from tfpipe.data.records import read_records
-from tfpipe.errors import TfpipeError
+from tfpipe.errors import ServingError, TfpipeError
 
 _MAX_WARMUPS = 1000
 # Types of the graph operations that call a function.
 _CALL_OPS = ("StatefulPartitionedCall", "PartitionedCall")
 # Types of the graph operations that compute nothing.
 _INERT_OPS = ("Placeholder", "Const", "Identity", "NoOp", "VarHandleOp", "ReadVariableOp")
+_VARIABLE_OPS = ("VarHandleOp", "VariableV2", "Variable")
+_GRAPH_FILE, _VARIABLES_FILE = "saved_model.pb", "variables/variables.index"
+# In a version's folder: its own sizes and times of batches.
+_BATCHING_FILE = "batching_params.pbtxt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +83,15 @@ class LoadedModel:
     @classmethod
     def load(
         cls,
-        path: Path,
+        path: Folder,
         *,
         version: int,
         limits: Limits,
         queue: AdmissionQueue,
         batching: Batching | None,
-        warmup: bool = True,
+        how: ModelConfig,
     ) -> LoadedModel:
-        """Loads a SavedModel with the tag `serve` and runs its warm-up requests.
+        """Loads a SavedModel and runs its warm-up requests.
 
         Args:
             path: the version's folder.
@@ -93,45 +99,55 @@ class LoadedModel:
             limits: how large requests may be.
             queue: admits requests that are not batched.
             batching: sizes and times of batches; None turns batching off.
-            warmup: run the warm-up requests.
+            how: which graph to load, its threads, and which warm-up requests to run.
 
         Raises:
             StatusError: the model cannot be loaded, or a warm-up request fails.
         """
         import tensorflow as tf
 
-        _require_complete(path)
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(path))
+        own_batches = how.enable_per_model_batching_parameters and batching is not None
+        batching = _own_batching(path) if own_batches else batching
+        definition = _graph_definition(path, how.saved_model_tags)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(definition, how))
         try:
             with session.graph.as_default():
                 with _tensorflow_errors_only():
-                    graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+                    graph = tf.compat.v1.saved_model.load(session, list(how.saved_model_tags), str(path))
                 signatures = {
                     name: make_signature(
+                        name,
                         session,
                         definition,
                         limits=limits,
                         queue=queue,
                         batching=batching,
+                        own_batches=own_batches,
                     )
                     for name, definition in graph.signature_def.items()
                     if not name.startswith("__")
                 }
             model = cls(version=version, signatures=signatures, limits=limits, close=session.close)
-            if warmup:
-                model._warm_up(path / WARMUP_FILE)
+            if how.enable_model_warmup:
+                with local_copy(path, WARMUP_FILE) as file:
+                    model._warm_up(file, times=max(1, how.num_request_iterations_for_warmup))
         except StatusError:
             session.close()
             raise
         except Exception as error:  # TensorFlow raises many types for a damaged model
             session.close()
-            raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({_first_line(error)})") from error
+            raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({reason_of(error)})") from error
         return model
 
-    def predict(self, request: wire.Predict, call: Call) -> list[wire.Buffer]:
+    def predict(self, request: wire.Predict, call: Call, *, typed: bool = True) -> list[wire.Buffer]:
         """Returns the bytes of the PredictResponse, as parts to be sent one after another.
 
         The checks come in TensorFlow Serving's order (servables/tensorflow/predict_util.cc).
+
+        Args:
+            request: the request.
+            call: the request in progress.
+            typed: answer in typed fields instead of `tensor_content`.
 
         Raises:
             StatusError: the request does not fit the model, or the model failed.
@@ -140,10 +156,11 @@ class LoadedModel:
         inputs = self._inputs(signature, request)
         selected = select_outputs(signature.definition.outputs, request.message.output_filter)
         outputs = signature.run(inputs, call)
-        return tensors.response_parts(self._empty_response(request), {alias: outputs[alias] for alias in selected})
+        chosen = {alias: outputs[alias] for alias in selected}
+        return tensors.response_parts(self._empty_response(request), chosen, typed=typed)
 
     def predict_batch(
-        self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
+        self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call, typed: bool
     ) -> BatchAnswer:
         """Answers several requests that differ only in their rows, with one run of the model.
 
@@ -152,6 +169,7 @@ class LoadedModel:
             contents: by alias, the bytes of the rows of all requests one after another.
             rows: the number of rows of each request.
             call: `runtime_s` of it is increased by the model's time.
+            typed: answer in typed fields instead of `tensor_content`.
 
         Raises:
             StatusError: the requests do not fit the model, or the model failed on one of the rows.
@@ -167,7 +185,9 @@ class LoadedModel:
         outputs = signature.run_rows(inputs, call)
         return BatchAnswer(
             rest=self._empty_response(request).SerializeToString(),
-            heads={n: [tensors.head(alias, outputs[alias], rows=n) for alias in selected] for n in set(rows)},
+            heads={
+                n: [tensors.head(alias, outputs[alias], rows=n, typed=typed) for alias in selected] for n in set(rows)
+            },
             arrays=[tensors.content(outputs[alias]) for alias in selected],
         )
 
@@ -176,6 +196,7 @@ class LoadedModel:
         signature = self.signatures.get(name)
         if signature is None:
             raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        signature.require_servable()
         return signature
 
     def _empty_response(self, request: wire.Predict) -> Any:
@@ -193,63 +214,117 @@ class LoadedModel:
 
     def _tensor(self, alias: str, proto: Any, request: wire.Predict) -> NDArray[Any]:
         try:
-            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, content=request.contents.get(alias))
+            return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, numbers=request.contents.get(alias))
         except tensors.TensorError as error:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 
-    def _warm_up(self, path: Path) -> None:
-        """Runs the warm-up requests of a file."""
+    def _warm_up(self, path: Path, *, times: int) -> None:
+        """Runs each of the warm-up requests of a file so many times."""
         if not path.exists():
             return
         try:
-            for number, record in enumerate(read_records(path)):
+            for number, record in enumerate(read_records(path, max_bytes=self._limits.message_bytes)):
                 if number >= _MAX_WARMUPS:
                     raise StatusError(Code.INVALID_ARGUMENT, f"{path}: more than {_MAX_WARMUPS} warm-up requests")
-                request = wire.Predict(protos.PredictionLog.FromString(record).predict_log.request)
-                self.predict(request, Call())
+                log = protos.PredictionLog.FromString(record)
+                for _ in range(times):
+                    self._repeat(log)
         except (TfpipeError, ValueError, OSError) as error:
             raise StatusError(Code.DATA_LOSS, f"{path}: damaged warm-up file ({error})") from error
         except StatusError as error:
             raise StatusError(error.code, f"{path}: a warm-up request failed ({error.message})") from error
 
+    def _repeat(self, log: Any) -> None:
+        """Answers the request that a PredictionLog holds."""
+        kind = log.WhichOneof("log_type")
+        if kind == "predict_log":
+            self.predict(wire.Predict(log.predict_log.request), Call())
+            return
+        answers = {
+            "classify_log": examples.classify,
+            "regress_log": examples.regress,
+            "multi_inference_log": examples.infer,
+        }
+        if kind not in answers:
+            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+        answers[kind](self, getattr(log, kind).request, Call())
 
-def _require_complete(path: Path) -> None:
-    """Refuses a folder that is still being copied, because TensorFlow would load it without its variables.
+
+def _graph_definition(path: Folder, tags: Sequence[str]) -> Any:
+    """Returns the MetaGraphDef with these tags, or None if TensorFlow's loader must say what is wrong.
+
+    A folder that is still being copied is refused, because TensorFlow would load it without its variables.
 
     Raises:
-        StatusError: NOT_FOUND.
+        StatusError: NOT_FOUND, because a file is missing.
     """
-    for name in ("saved_model.pb", "variables/variables.index"):
-        if not (path / name).is_file():
-            raise StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        data, as_text = read(path, _GRAPH_FILE), read(path, f"{_GRAPH_FILE}txt")
+        if data is None and as_text is None:
+            raise _incomplete(path, _GRAPH_FILE)
+        model = saved_model_pb2.SavedModel()
+        model = model.FromString(data) if data is not None else text_format.Parse(as_text or b"", model)
+        graph = next((one for one in model.meta_graphs if set(one.meta_info_def.tags) == set(tags)), None)
+        if graph is not None and _has_variables(graph) and not is_file(path, _VARIABLES_FILE):
+            raise _incomplete(path, _VARIABLES_FILE)
+    except (DecodeError, text_format.ParseError, OSError):
+        return None
+    return graph
 
 
-def _session_config(path: Path) -> Any:
+def _incomplete(path: Folder, name: str) -> StatusError:
+    return StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
+
+
+def _has_variables(graph: Any) -> bool:
+    """Tells whether a graph restores variables from files; one that was frozen does not."""
+    return bool(graph.saver_def.restore_op_name) or any(node.op in _VARIABLE_OPS for node in graph.graph_def.node)
+
+
+def _own_batching(path: Folder) -> Batching | None:
+    """Returns the batching of a version that has a file for it; the others are not batched, as in TensorFlow Serving.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT; the file is wrong.
+    """
+    from google.protobuf import text_format
+
+    try:
+        text = read(path, _BATCHING_FILE)
+        if text is None:
+            return None
+        return batching_of(text_format.Parse(text, protos.BatchingParameters()), f"{path}/{_BATCHING_FILE}")
+    except (ServingError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        message = " ".join(str(error).split())
+        raise StatusError(Code.INVALID_ARGUMENT, f"{path}/{_BATCHING_FILE}: {message}") from error
+
+
+def _session_config(graph: Any, how: ModelConfig) -> Any:
     """Returns the ConfigProto of a model's session.
 
     A session optimises the whole graph again for each signature, including functions that the signature does not
     call; that was most of the time for loading a model. A graph that only calls functions does not need it,
     because functions are optimised on their first call, so the optimiser is turned off for such a graph.
+
+    Args:
+        graph: the MetaGraphDef, or None if it could not be read.
+        how: says how many threads the session has.
     """
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-    config.graph_options.rewrite_options.disable_meta_optimizer = _only_calls_functions(path / "saved_model.pb")
+    config.graph_options.rewrite_options.disable_meta_optimizer = graph is not None and _only_calls_functions(graph)
+    config.intra_op_parallelism_threads, config.inter_op_parallelism_threads = how.threads
     return config
 
 
-def _only_calls_functions(path: Path) -> bool:
-    """Tells whether a SavedModel's graph computes everything in functions that have their own optimiser settings."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    try:
-        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except (DecodeError, OSError):
-        return False  # loading the model will report the error
-    nodes = [
-        node for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags for node in graph.graph_def.node
-    ]
+def _only_calls_functions(graph: Any) -> bool:
+    """Tells whether a MetaGraphDef computes everything in functions that have their own optimiser settings."""
+    nodes = graph.graph_def.node
     return all(node.op in _INERT_OPS or (node.op in _CALL_OPS and node.attr["config_proto"].s) for node in nodes)
 
 
@@ -263,7 +338,3 @@ def _tensorflow_errors_only() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -150,8 +150,16 @@ def configure_logging(form: str) -> None:
             and `stack` if there is a stack trace.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if form == "json" else logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(_JsonLines() if form == "json" else _TextLines("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _TextLines(logging.Formatter):
+    """One line for each message: a name from a client or a file cannot add lines that look like the server's own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is of the standard library
+        line = super().formatMessage(record)
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 class _JsonLines(logging.Formatter):

@@ -1,4 +1,4 @@
-"""The REST API of TensorFlow Serving, version 1: predict, status and metadata, and the Prometheus page.
+"""The REST API of TensorFlow Serving, version 1: predict, classify, regress, status and metadata; the Prometheus page.
 
 Paths, bodies and texts follow TensorFlow Serving's `g3doc/api_rest.md`. The HTTP
 server is waitress, so a slow or silent connection does not occupy a thread.
@@ -7,22 +7,26 @@ server is waitress, so a slow or silent connection does not occupy a thread.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
 import waitress.server  # type: ignore[import-untyped]
+from google.protobuf import json_format
 
 from serving.protocol import protos
-from serving.protocol.status import FAILED, Code, StatusError
-from serving.server import json_tensors
-from serving.server.admission import AdmissionQueue, Call
+from serving.protocol.status import FAILED, UNREAD, Code, StatusError
+from serving.server import json_examples, json_tensors, json_values
+from serving.server.admission import AdmissionQueue, Call, open_slots
+from serving.server.compression import Unpacker, packed
 from serving.server.config import SPARE_THREADS
+from serving.server.http_server import HttpServer
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -31,11 +35,21 @@ _LOG = logging.getLogger(__name__)
 _JSON_PER_BYTE = 5
 # The longest answer is this many times the longest body that a request may have.
 _ANSWER_BODIES = 4
+# All bodies together may take this many times the longest body's length once they are Python objects.
+_MEMORY_BODIES = 16
 # An answer that is longer than this, in bytes, needs a slot while it is made; shorter ones do not.
 _LONG_ANSWER = 1 << 20
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
+# What web pages of other sites may do, as TensorFlow Serving says it.
+_CORS = [
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+]
+# A shorter answer is not compressed, because it fits into one packet.
+_SHORT_ANSWER = 1024
 
 
 class RestServer:
@@ -46,9 +60,11 @@ class RestServer:
         monitor: counts, times and logs them.
         host: address to listen on.
         port: 0 picks a free one.
-        threads: requests handled at the same time.
+        threads: requests handled at the same time, including `SPARE_THREADS`.
+        computing: requests that compute at the same time, the others wait; 0 lets all of them compute.
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
+        cors: let web pages of other sites use the API.
 
     Raises:
         OSError: the port cannot be bound.
@@ -62,25 +78,22 @@ class RestServer:
         host: str,
         port: int,
         threads: int,
+        computing: int = 0,
         timeout_s: float = 30.0,
         metrics_path: str | None = None,
+        cors: bool = False,
     ) -> None:
-        logging.getLogger("waitress").setLevel(logging.ERROR)
-        slots = AdmissionQueue(capacity=max(1, threads - SPARE_THREADS), max_waiting=0)
-        self._server = waitress.server.create_server(
-            Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path),
+        slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
+        application = Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors)
+        self._server = HttpServer(
+            application,
             host=host,
             port=port,
             threads=threads,
-            ident=None,
-            max_request_body_size=api.limits.json_bytes,
-            inbuf_overflow=1 << 20,  # a body of more bytes is kept in a file
-            channel_timeout=30,
-            connection_limit=1000,
-            channel_request_lookahead=1,  # needed to notice that a client has disconnected
-            asyncore_use_poll=True,
-            clear_untrusted_proxy_headers=True,
+            body_bytes=api.limits.json_bytes,
+            unread_bytes=2 * _ANSWER_BODIES * api.limits.json_bytes,
         )
+        application.has_room = self._server.has_room
         self.port = int(self._server.effective_port)
         self._thread = threading.Thread(target=self._server.run, name="rest", daemon=True)
 
@@ -124,29 +137,51 @@ class Application:
         slots: admits requests that compute.
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
+        cors: let web pages of other sites use the API.
+
+    Attributes:
+        has_room: tells whether an answer of so many bytes may be kept until its client has read it.
     """
 
     def __init__(
-        self, api: Api, monitor: Monitor, slots: AdmissionQueue, *, timeout_s: float, metrics_path: str | None
+        self,
+        api: Api,
+        monitor: Monitor,
+        slots: AdmissionQueue,
+        *,
+        timeout_s: float,
+        metrics_path: str | None,
+        cors: bool = False,
     ) -> None:
         self._api, self._monitor, self._slots = api, monitor, slots
-        self._timeout_s, self._metrics_path = timeout_s, metrics_path
-        # JSON takes up to thirty times its size once it is Python objects. These queues bound the bytes of bodies
-        # that are parsed, and of long answers that are made, at the same time.
-        size = api.limits.json_bytes
-        self._parsing = AdmissionQueue(capacity=size, max_waiting=api.limits.open_requests * size)
-        self._writing = AdmissionQueue(capacity=size, max_waiting=api.limits.open_requests * size)
+        self._timeout_s, self._metrics_path, self._cors = timeout_s, metrics_path, cors
+        # These queues bound, for all requests together, the bytes of bodies that are read, the memory of what bodies
+        # become, and the bytes of long answers that are made.
+        size, waiting = api.limits.json_bytes, api.limits.open_requests * api.limits.json_bytes
+        self._memory_bytes = _MEMORY_BODIES * size
+        self._reading = AdmissionQueue(capacity=size, max_waiting=waiting)
+        self._memory = AdmissionQueue(capacity=self._memory_bytes, max_waiting=_MEMORY_BODIES * waiting)
+        self._writing = AdmissionQueue(capacity=size, max_waiting=waiting)
+        self._unpacker = Unpacker(max_bytes=size, refusal=Code.INVALID_ARGUMENT)
+        self.has_room: Callable[[int], bool] = lambda _: True
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answers one HTTP request."""
         verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        kind = "application/json"
         if verb == "GET" and path == self._metrics_path:
             code, kind, body = Code.OK, "text/plain", self._monitor.page().encode()
+        elif verb == "OPTIONS" and self._cors:
+            code, body = Code.OK, b""
         else:
             code, value = self._answer(verb, path, environ)
-            kind, body = "application/json", value if isinstance(value, bytes) else json.dumps(value).encode()
+            body = value if isinstance(value, bytes) else _json(value)
+        headers = [("Content-Type", kind), *(_CORS if self._cors else ())]
+        if len(body) > _SHORT_ANSWER and _takes_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
+            body = packed([body], "gzip")
+            headers += [("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")]
         phrase = HTTPStatus(code.http).phrase if code != Code.CANCELLED else "Client Closed Request"
-        start_response(f"{code.http} {phrase}", [("Content-Type", kind), ("Content-Length", str(len(body)))])
+        start_response(f"{code.http} {phrase}", [*headers, ("Content-Length", str(len(body)))])
         return [body]
 
     def _answer(self, verb: str, path: str, environ: Mapping[str, Any]) -> tuple[Code, Any]:
@@ -163,6 +198,8 @@ class Application:
             return self._post(match, environ)
         if verb == "GET" and (match := _GET.fullmatch(path)):
             return _metadata(self._api, match) if match["method"] else _status(self._api, match)
+        if verb == "GET" and path.lower() == "/v1/models":
+            raise StatusError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         raise StatusError(Code.INVALID_ARGUMENT, f"Malformed request: {verb} {path}")
 
     def _post(self, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
@@ -172,12 +209,53 @@ class Application:
             self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
             self._slots.slot(call),
         ):
-            return self._predict(match, environ, call) if method == "Predict" else _refuse(self._api, match, call)
+            version = _version(self._api, match)  # before the body is read
+            if method == "Predict":
+                answer = self._predict(match["name"], version, environ, call)
+            else:
+                answer = self._examples(method, match["name"], version, environ, call)
+            if len(answer) > _LONG_ANSWER and not self.has_room(len(answer)):
+                raise StatusError(Code.UNAVAILABLE, UNREAD)
+            return answer
 
-    def _predict(self, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> bytes:
-        with self._api.catalog.use(match["name"], _version(self._api, match)) as model:
-            with self._parsing.slot(call, int(environ.get("CONTENT_LENGTH") or 0)):
-                body = json_tensors.read_predict_body(model.signatures, environ["wsgi.input"].read())
+    def _examples(self, method: str, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
+        """Answers `:classify` and `:regress`."""
+        request = (protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest)()
+        request.model_spec.name = name
+        if version is not None:
+            request.model_spec.version.value = version
+        with self._body(environ, call) as data:
+            json_examples.read_examples(data, request)
+            if method == "Classify":
+                return json_examples.write_classes(self._api.classify(request, call).result)
+            return json_examples.write_values(self._api.regress(request, call).result)
+
+    @contextlib.contextmanager
+    def _body(self, environ: Mapping[str, Any], call: Call) -> Iterator[bytes]:
+        """Yields the body of a request, unpacked, and holds the memory of what it becomes for the block.
+
+        Raises:
+            StatusError: it cannot be unpacked, or would take more memory than all requests may.
+        """
+        encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+        with contextlib.ExitStack() as stack:
+            with self._reading.slot(call, int(environ.get("CONTENT_LENGTH") or 0)):
+                packed_body = environ["wsgi.input"].read()
+                body = self._unpacker.message(packed_body, None if encoding == "identity" else encoding, call)
+                data = bytes(stack.enter_context(body))
+                memory = json_values.memory_of(data)
+                if memory > self._memory_bytes:
+                    raise StatusError(
+                        Code.INVALID_ARGUMENT,
+                        f"the body would take about {memory >> 20} MiB of memory once it is read, this server's limit "
+                        f"is {self._memory_bytes >> 20}; send fewer values, or use gRPC",
+                    )
+                stack.enter_context(self._memory.slot(call, memory))
+            yield data
+
+    def _predict(self, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
+        with self._api.catalog.use(name, version) as model, self._body(environ, call) as data:
+            body = json_tensors.read_predict_body(model.signatures, data)
             length = self._answer_bytes(body)
             with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
                 outputs = body.signature.run(body.inputs, call)
@@ -213,60 +291,50 @@ class Application:
 
 def _status(api: Api, match: re.Match[str]) -> Any:
     # As in TensorFlow Serving, a label in the path is ignored: the answer lists all versions.
-    version = int(match["version"]) if match["version"] else None
-    return {
-        "model_version_status": [
-            {
-                "version": str(known.version),
-                "state": known.state,
-                "status": {
-                    "error_code": known.error.code.name if known.error else "OK",
-                    "error_message": known.error.message if known.error else "",
-                },
-            }
-            for known in api.catalog.statuses(match["name"], version)
-        ]
-    }
+    request = protos.GetModelStatusRequest()
+    request.model_spec.name = match["name"]
+    if match["version"]:
+        request.model_spec.version.value = _number(match["version"])
+    return _as_dict(api.status(request, Call()))
 
 
 def _metadata(api: Api, match: re.Match[str]) -> Any:
     with api.catalog.use(match["name"], _version(api, match)) as model:
-        signatures = {
-            name: {
-                "inputs": {alias: _info(info) for alias, info in signature.definition.inputs.items()},
-                "outputs": {alias: _info(info) for alias, info in signature.definition.outputs.items()},
-                "method_name": signature.definition.method_name,
-            }
-            for name, signature in model.signatures.items()
-        }
         return {
             "model_spec": {"name": match["name"], "signature_name": "", "version": str(model.version)},
-            "metadata": {"signature_def": {"signature_def": signatures}},
+            "metadata": {"signature_def": _as_dict(api.signature_defs(model))},
         }
 
 
-def _info(info: Any) -> dict[str, Any]:
-    dims = [{"size": str(dim.size), "name": dim.name} for dim in info.tensor_shape.dim]
-    return {
-        "dtype": protos.data_type_name(info.dtype),
-        "tensor_shape": {"dim": dims, "unknown_rank": info.tensor_shape.unknown_rank},
-        "name": info.name,
-    }
-
-
-def _refuse(api: Api, match: re.Match[str], call: Call) -> Any:
-    """Refuses classify and regress as the gRPC methods do."""
-    classify = match["method"].lower() == "classify"
-    request = (protos.ClassificationRequest if classify else protos.RegressionRequest)()
-    request.model_spec.name = match["name"]
-    version = _version(api, match)
-    if version is not None:
-        request.model_spec.version.value = version
-    return (api.classify if classify else api.regress)(request, call)
+def _as_dict(message: Any) -> Any:
+    """Returns a message as TensorFlow Serving prints it in JSON: with its fields that have no value."""
+    # The option has another name since protobuf 5.
+    now, before = "always_print_fields_with_no_presence", "including_default_value_fields"
+    option = now if now in inspect.signature(json_format.MessageToDict).parameters else before
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, **{option: True})
 
 
 def _version(api: Api, match: re.Match[str]) -> int | None:
     """Returns the version that a path names, by number or label; None means the newest."""
     if match["label"]:
         return api.catalog.label(match["name"], match["label"])
-    return int(match["version"]) if match["version"] else None
+    return _number(match["version"]) if match["version"] else None
+
+
+def _number(text: str) -> int:
+    if len(text) > 19 or int(text) >= 1 << 63:  # messages hold 64 bits
+        raise StatusError(Code.INVALID_ARGUMENT, f"Failed to convert version: {text[:100]} to numeric.")
+    return int(text)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Tells whether the header Accept-Encoding allows gzip."""
+    weights = {}
+    for part in accepted.lower().split(","):
+        name, _, weight = part.partition(";")
+        weights[name.strip()] = weight.replace(" ", "")
+    return not re.fullmatch(r"q=0(\.0*)?", weights.get("gzip", weights.get("*", "q=0")))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

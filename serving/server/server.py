@@ -21,13 +21,19 @@ from serving.server.config_files import ModelSettings, read_models
 from serving.server.grpc_methods import Methods
 from serving.server.grpc_native import NativeGrpcServer, is_built
 from serving.server.grpc_python import PythonGrpcServer
+from serving.server.http_server import allow_more_files
 from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
+from serving.server.model_files import is_url, require_readable
 from serving.server.rest import RestServer
 from serving.server.service import Api
+from serving.server.versions import LOADING_S, Retries
 from tfpipe.errors import ServingError
+from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)
+# Time between two looks whether a server that starts must end, in s.
+_LOOK_S = 0.1
 
 
 class Server:
@@ -55,17 +61,23 @@ class Server:
                 limits=limits,
                 queue=queue,
                 batching=config.batching,
-                warmup=config.enable_model_warmup,
+                how=config,
             ),
             poll_s=config.file_system_poll_wait_seconds,
+            retries=Retries(most=config.max_num_load_retries, wait_s=config.load_retry_interval_micros / 1e6),
             early_labels=config.allow_version_labels_for_unavailable_models,
         )
-        api, monitor = Api(self.catalog, limits), Monitor(self.catalog.knows)
+        api = Api(self.catalog, limits, tensor_content=config.tensor_content, allow_reload=config.reload_is_allowed)
+        monitor = Monitor(self.catalog.knows)
         self._draining = threading.Event()
-        self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, threads=config.threads)
+        self._loaded = threading.Event()
+        self.methods = Methods(api, monitor=monitor, is_serving=self._is_serving, computing=config.grpc_max_threads)
         self._grpc = _bind_grpc(api, self.methods, monitor, config)
+        self._socket = _bind_socket(self.methods, config) if isinstance(self._grpc, NativeGrpcServer) else None
         self.port = self._grpc.port
-        self._rest = None if config.rest_api_port < 0 else _bind_rest(api, monitor, config)
+        self._rest = _bind_rest(api, monitor, config) if config.rest_api_port >= 0 and config.tls is None else None
+        if config.rest_api_port >= 0 and config.tls is not None:
+            _LOG.warning("REST is off, because it has no TLS: anyone could use it to go round --ssl_config_file")
         self.rest_port = self._rest.port if self._rest else None
 
     def __enter__(self) -> Self:
@@ -82,7 +94,7 @@ class Server:
     @property
     def versions(self) -> list[int]:
         """Versions of the first model that can answer now, newest first."""
-        return self.catalog.versions().get(self._models[0].name, [])
+        return next(iter(self.catalog.versions().values()), [])
 
     def start(self) -> None:
         """Loads the models, then begins to answer.
@@ -101,22 +113,26 @@ class Server:
                 raise ServingError(f"{path}: {error.message}") from error
         if path and self.config.model_config_file_poll_wait_seconds > 0:
             self.catalog.follow(Path(path), poll_s=self.config.model_config_file_poll_wait_seconds)
+        self._loaded.set()
         self._grpc.start()
+        if self._socket:
+            self._socket.start()
         if self._rest:
             self._rest.start()
 
     def stop(self, *, grace_s: float = 30.0) -> None:
         """Takes no new requests and finishes those in progress, for up to `grace_s` seconds."""
         self._draining.set()
-        stopped = self._grpc.stop(grace_s)
+        stopped = [server.stop(grace_s) for server in (self._grpc, self._socket) if server]
         if self._rest:
             self._rest.stop(grace_s=grace_s)
-        stopped.wait()
+        for event in stopped:
+            event.wait()
         self.catalog.stop()
 
     def _is_serving(self) -> bool:
-        versions = self.catalog.versions()
-        return bool(versions) and all(versions.values()) and not self._draining.is_set()
+        """Tells whether every model can answer. A server that is to have no models yet can answer too."""
+        return self._loaded.is_set() and not self._draining.is_set() and all(self.catalog.versions().values())
 
 
 def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
@@ -129,11 +145,14 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     Raises:
         ServingError: see `Server`.
     """
+    allow_more_files()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     server = Server(config)
-    server.start()
+    if not _start(server, ended):
+        skip_cleanup()
+        return
     if not ended.is_set():
         on_ready(server)
     ended.wait()
@@ -141,17 +160,43 @@ def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> None:
     server.stop()
 
 
+def _start(server: Server, ended: threading.Event) -> bool:
+    """Starts a server in a thread, so that a model that never loads cannot keep the process from ending.
+
+    Returns:
+        False if `ended` was set and the start did not end soon after.
+    """
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            server.start()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start, name="start", daemon=True)
+    thread.start()
+    while thread.is_alive() and not ended.is_set():
+        thread.join(timeout=_LOOK_S)
+    thread.join(timeout=LOADING_S)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
+
+
 def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
     """Returns the models to serve, from the flags or from the configuration file."""
-    if config.model_config_file is not None:
-        models = read_models(Path(config.model_config_file))
-        if not models:
-            raise ServingError(f"{config.model_config_file}: lists no model")
-        return models
-    path = Path(config.model_base_path or "")
-    if not path.is_dir():
+    if config.model_config_file:
+        if config.model_base_path:
+            _LOG.warning("--model_base_path and --model_name are ignored, because there is a --model_config_file")
+        return read_models(Path(config.model_config_file)) or ()
+    path = config.model_base_path or ""
+    if is_url(path):
+        require_readable(str(path))
+        return (ModelSettings(name=config.model_name, base_path=str(path)),)
+    if not Path(path).is_dir():
         raise ServingError(f"{path}: no such folder; give --model_base_path the --output of `tfpipe export`")
-    return (ModelSettings(name=config.model_name, base_path=path),)
+    return (ModelSettings(name=config.model_name, base_path=Path(path)),)
 
 
 def _bind_grpc(
@@ -162,7 +207,10 @@ def _bind_grpc(
     Raises:
         ServingError: the port cannot be bound, or the native front end is not built.
     """
-    native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and config.tls is None)
+    plain = config.tls is None and not config.grpc_channel_arguments
+    native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and plain)
+    if config.grpc_channel_arguments:
+        _LOG.info("gRPC is answered in Python, because --grpc_channel_arguments are options of grpcio")
     if native and is_built():
         return NativeGrpcServer(
             methods,
@@ -172,7 +220,7 @@ def _bind_grpc(
             batching=config.batching,
             host=config.host,
             port=config.port,
-            threads=config.threads,
+            threads=_threads(config),
         )
     if config.grpc_front_end == "native":
         raise ServingError(
@@ -187,11 +235,30 @@ def _bind_grpc(
     return PythonGrpcServer(
         methods,
         message_bytes=config.limits.message_bytes,
+        threads=_threads(config),
         host=config.host,
         port=config.port,
-        threads=config.threads,
+        socket_path=config.grpc_socket_path,
+        channel_arguments=config.channel_arguments,
         tls=config.tls,
     )
+
+
+def _bind_socket(methods: Methods, config: ServerConfig) -> PythonGrpcServer | None:
+    """Returns the server of the Unix socket, on which the native front end does not listen; None without a path."""
+    if not config.grpc_socket_path:
+        return None
+    return PythonGrpcServer(
+        methods,
+        message_bytes=config.limits.message_bytes,
+        threads=_threads(config),
+        socket_path=config.grpc_socket_path,
+    )
+
+
+def _threads(config: ServerConfig) -> int:
+    """Returns the number of threads of a gRPC server: one for each open request, and the spare ones."""
+    return config.limits.open_requests + SPARE_THREADS
 
 
 def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
@@ -201,9 +268,11 @@ def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
             monitor=monitor,
             host=config.host,
             port=config.rest_api_port,
-            threads=config.limits.open_requests + SPARE_THREADS,
+            threads=_threads(config),
+            computing=config.rest_api_num_threads,
             timeout_s=config.rest_api_timeout_in_ms / 1000,
             metrics_path=config.metrics_path,
+            cors=config.rest_cors,
         )
     except (OSError, ValueError) as error:
         raise ServingError(

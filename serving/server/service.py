@@ -1,22 +1,27 @@
-"""The service behind gRPC and REST: predict, metadata, status and reload; classify and regress are refused.
+"""The service behind gRPC and REST: predict, classify, regress, metadata, status and reload.
 
 Semantics and texts are TensorFlow Serving's. Every refusal is a `StatusError`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.protocol import protos
-from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
+from serving.protocol.sizes import array_bytes
 from serving.protocol.status import Code, StatusError
 from serving.protocol.wire import Buffer, Predict
-from serving.server.admission import Call
+from serving.server import examples
+from serving.server.admission import AdmissionQueue, Call, RequestMemory
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
 from serving.server.loaded_model import BatchAnswer, LoadedModel
+
+# Reloads that may wait while another one is being done.
+_WAITING_RELOADS = 2
 
 
 class Api:
@@ -25,25 +30,34 @@ class Api:
     Args:
         catalog: the models being served.
         limits: how large and how many requests may be.
+        tensor_content: answer Predict with `tensor_content` instead of typed fields.
+        allow_reload: clients may replace the models.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+    def __init__(
+        self, catalog: Catalog, limits: Limits, *, tensor_content: bool = False, allow_reload: bool = False
+    ) -> None:
         self.catalog = catalog
         self.limits = limits
+        self._typed = not tensor_content
+        self._allow_reload = allow_reload
+        # What requests take once they are read, on every way in.
+        self.memory = RequestMemory(limits.request_memory)
+        # A reload waits for models to load. Only a few may wait, because each occupies a thread.
+        self._reloads = AdmissionQueue(capacity=1, max_waiting=_WAITING_RELOADS)
 
     def predict(self, request: Predict, call: Call) -> list[Buffer]:
         """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
-        name, version = self._resolve(request.message)
-        with self.catalog.use(name, version) as model:
-            return model.predict(request, call)
+        size = array_bytes(request, largest=self.limits.message_bytes)
+        with self.memory.slot(call, size), self._model(request.message) as model:
+            return model.predict(request, call, typed=self._typed)
 
     def predict_batch(
         self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
     ) -> BatchAnswer:
         """Answers several Predict requests that differ only in their rows; see `LoadedModel.predict_batch`."""
-        name, version = self._resolve(request.message)
-        with self.catalog.use(name, version) as model:
-            return model.predict_batch(request, contents, rows=rows, call=call)
+        with self._model(request.message) as model:
+            return model.predict_batch(request, contents, rows=rows, call=call, typed=self._typed)
 
     def metadata(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.GetModelMetadata`."""
@@ -54,10 +68,9 @@ class Api:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
-        name, version = self._resolve(request)
         response = protos.GetModelMetadataResponse()
-        with self.catalog.use(name, version) as model:
-            response.model_spec.name = name
+        with self._model(request) as model:
+            response.model_spec.name = request.model_spec.name
             response.model_spec.version.value = model.version
             response.metadata["signature_def"].Pack(self.signature_defs(model))
         return response
@@ -78,31 +91,36 @@ class Api:
 
     def reload(self, request: Any, call: Call) -> Any:
         """Answers `ModelService.HandleReloadConfigRequest`: the listed models replace all that are served."""
+        if not self._allow_reload:
+            raise StatusError(
+                Code.PERMISSION_DENIED,
+                "This server does not let clients replace its models; start it with --allow_reload, or change the "
+                "file of --model_config_file",
+            )
         kind = request.config.WhichOneof("config")
         if kind is not None:  # as in TensorFlow Serving, an empty configuration changes nothing
-            self.catalog.replace(models_of(request.config))
+            with self._reloads.slot(call):
+                self.catalog.replace(models_of(request.config))
         response = protos.ReloadConfigResponse()
         response.status.error_code = Code.OK
         return response
 
     def classify(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.Classify`: the model has no such signature."""
-        raise self._no_example_signature(request, "classification", CLASSIFY)
+        """Answers `PredictionService.Classify`."""
+        with self._model(request) as model:
+            return examples.classify(model, request, call)
 
     def regress(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.Regress`: the model has no such signature."""
-        raise self._no_example_signature(request, "regression", REGRESS)
+        """Answers `PredictionService.Regress`."""
+        with self._model(request) as model:
+            return examples.regress(model, request, call)
 
     def multi_inference(self, request: Any, call: Call) -> Any:
-        """Refuses `PredictionService.MultiInference`: the model has no signature for it."""
+        """Answers `PredictionService.MultiInference`; as in TensorFlow Serving, the first task chooses the version."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
-        task = request.tasks[0]
-        if task.method_name == CLASSIFY:
-            raise self._no_example_signature(task, "classification", task.method_name)
-        if task.method_name == REGRESS:
-            raise self._no_example_signature(task, "regression", task.method_name)
-        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+        with self._model(request.tasks[0]) as model:
+            return examples.infer(model, request, call)
 
     @staticmethod
     def signature_defs(model: LoadedModel) -> Any:
@@ -112,18 +130,9 @@ class Api:
             result.signature_def[name].CopyFrom(signature.definition)
         return result
 
-    def _no_example_signature(self, request: Any, kind: str, method: str) -> StatusError:
-        """Returns the error for a call that needs a signature over tf.Example."""
-        name, version = self._resolve(request)
-        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        with self.catalog.use(name, version) as model:
-            signature = model.signatures.get(signature_name)
-        if signature is None:
-            return StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {signature_name}")
-        return StatusError(
-            Code.INVALID_ARGUMENT,
-            f"Expected {kind} signature method_name to be {method}. Was: {signature.definition.method_name}",
-        )
+    def _model(self, request: Any) -> contextlib.AbstractContextManager[LoadedModel]:
+        """Holds the model that a request asks for."""
+        return self.catalog.use(*self._resolve(request))
 
     def _resolve(self, request: Any) -> tuple[str, int | None]:
         """Returns the model name and version that a request asks for; None means the newest version."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors
 from serving.protocol.status import Code, StatusError, from_runtime
@@ -28,6 +29,8 @@ class Signature:
         limits: how large requests may be.
         queue: admits requests that are not batched; all signatures of a server share it.
         batching: sizes of batches, and how many rows may wait; None turns batching off.
+        own_batches: `batching` is this version's own, so the server must not form its batches.
+        refusal: why the signature cannot be served; empty if it can.
 
     Attributes:
         definition: the SignatureDef.
@@ -45,14 +48,17 @@ class Signature:
         limits: Limits,
         queue: AdmissionQueue,
         batching: Batching | None = None,
+        own_batches: bool = False,
+        refusal: str = "",
     ) -> None:
         self.definition = definition
+        self._refusal = refusal
         self._run, self._limits, self._queue = run, limits, queue
         self.has_rows = _has_rows(definition)
         self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
-        numeric = all(info.dtype != tensors.STRING for info in definition.outputs.values())
-        self.is_batched = batching is not None and _is_batchable(definition)
-        self.rows_fit = self.is_batched and numeric
+        fixed = all(tensors.has_fixed_size(info.dtype) for info in definition.outputs.values())
+        self.is_batched = batching is not None and not refusal and _is_batchable(definition)
+        self.rows_fit = self.is_batched and fixed and not own_batches
         batching = batching or Batching()
         self._batch_rows, self._batch_sizes = batching.max_batch_size, batching.allowed_batch_sizes
         self._batches = RowBatches(self._run_batch, batching)
@@ -73,23 +79,18 @@ class Signature:
         Raises:
             StatusError: the inputs do not fit, a queue is full, the client has disconnected, or the model failed.
         """
+        self.require_servable()
         self._check_types(inputs)
+        sizes = {len(array) if array.ndim else 1 for array in inputs.values()}
+        rows = max(sizes, default=0)
         if self.has_rows:
-            self.check_rows(max((len(array) for array in inputs.values()), default=0))
-        sizes = {len(array) for array in inputs.values()} if self.has_rows else {1}
-        if len(sizes) != 1:
-            raise StatusError(Code.INVALID_ARGUMENT, f"the inputs differ in batch size: {sorted(sizes)}")
-        [rows] = sizes
+            self.check_rows(rows)
+        # As in TensorFlow Serving, inputs of other shapes than the signature says go to the model as they are.
+        if not self.has_rows or len(sizes) != 1 or not self._fits(inputs):
+            return self._run_alone(inputs, call)
         if self.is_batched and 0 < rows < self._batch_rows and not call.alone:
             return self._run_in_batch(inputs, rows=rows, call=call)
-        step = self._limits.step_rows
-        if rows <= step:
-            return self._run_alone(inputs, call)
-        parts = [
-            self._run_alone({alias: array[start : start + step] for alias, array in inputs.items()}, call)
-            for start in range(0, rows, step)
-        ]
-        return {alias: np.concatenate([part[alias] for part in parts]) for alias in parts[0]}
+        return self._run_in_steps(inputs, rows=rows, call=call)
 
     def run_rows(self, inputs: Arrays, call: Call) -> Arrays:
         """Runs the model on the rows of several requests at once, at most `max_batch_size` rows.
@@ -105,8 +106,19 @@ class Signature:
         if not self.rows_fit:
             raise StatusError(Code.FAILED_PRECONDITION, "requests for this signature cannot share a batch")
         self._check_types(inputs)
+        if not self._fits(inputs):
+            raise StatusError(Code.FAILED_PRECONDITION, "the rows do not have the shape that the signature says")
         with call.timed():
             return self._run_batch(inputs)
+
+    def require_servable(self) -> None:
+        """Refuses a request for a signature that cannot be served.
+
+        Raises:
+            StatusError: UNIMPLEMENTED with the reason.
+        """
+        if self._refusal:
+            raise StatusError(Code.UNIMPLEMENTED, self._refusal)
 
     def _run_batch(self, inputs: Arrays) -> Arrays:
         """Runs the model on the rows of a batch, which it pads to an allowed size."""
@@ -136,6 +148,20 @@ class Signature:
         with self._queue.slot(call), call.timed():
             return _run_model(self._run, inputs)
 
+    def _run_in_steps(self, inputs: Arrays, *, rows: int, call: Call) -> Arrays:
+        """Runs the model on a few rows at a time; on all at once if it does not return one row for each row."""
+        step = self._limits.step_rows
+        parts: list[Arrays] = []
+        for start in range(0, rows, step) if rows > step else ():
+            part = {alias: array[start : start + step] for alias, array in inputs.items()}
+            parts.append(self._run_alone(part, call))
+            if any(array.shape[:1] != (min(step, rows - start),) for array in parts[-1].values()):
+                parts = []
+                break
+        if not parts:
+            return self._run_alone(inputs, call)
+        return {alias: np.concatenate([part[alias] for part in parts]) for alias in parts[0]}
+
     def _run_in_batch(self, inputs: Arrays, *, rows: int, call: Call) -> Arrays:
         try:
             with self._batch_queue.slot(call, rows), call.timed():
@@ -157,36 +183,74 @@ class Signature:
                     Code.INVALID_ARGUMENT,
                     f"Expects {alias} to be {_type_word(wanted)} but {_type_word(array.dtype)} is provided",
                 )
-            sizes = None if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
-            if sizes is not None and not _fits(array.shape, sizes):
-                raise StatusError(
-                    Code.INVALID_ARGUMENT,
-                    f"Expects {alias} of shape {sizes} (-1 is any) but {list(array.shape)} is provided",
-                )
+
+    def _fits(self, inputs: Arrays) -> bool:
+        """Tells whether all inputs have the shapes that the signature says."""
+        infos = self.definition.inputs
+        return all(_has_shape(array, infos[alias].tensor_shape) for alias, array in inputs.items())
 
 
 def make_signature(
-    session: Any, definition: Any, *, limits: Limits, queue: AdmissionQueue, batching: Batching | None
+    name: str,
+    session: Any,
+    definition: Any,
+    *,
+    limits: Limits,
+    queue: AdmissionQueue,
+    batching: Batching | None,
+    own_batches: bool = False,
 ) -> Signature:
     """Returns a signature of a TensorFlow session.
 
+    A signature that cannot be served, for example because an input is a sparse tensor, refuses all requests. The
+    other signatures of the model are not affected.
+
     Args:
+        name: the signature's name.
         session: holds the model's graph.
         definition: the SignatureDef (a message of TensorFlow's own).
         limits: how large requests may be.
         queue: admits requests that are not batched.
         batching: sizes and times of batches; None turns batching off.
+        own_batches: `batching` is this version's own.
     """
-    graph = session.graph
-    feeds = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.inputs.items()}
-    fetches = {alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()}
     ours = protos.SignatureDef.FromString(definition.SerializeToString())
-    return Signature(ours, _runner(session, feeds, fetches), limits=limits, queue=queue, batching=batching)
+    refusal = ""
+    run: Run = _nothing
+    try:
+        run = _runner(session, definition)
+    except Exception as error:  # TensorFlow raises many types for a tensor that is not there
+        refusal = f'Serving signature "{name}" cannot be served: {" ".join(str(error).split())}'
+        _LOG.warning("%s", refusal)
+    return Signature(ours, run, limits=limits, queue=queue, batching=batching, own_batches=own_batches, refusal=refusal)
 
 
-def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Run:
+def _nothing(inputs: Arrays) -> Arrays:
+    """Stands for the model of a signature that cannot be served."""
+    return {}
+
+
+def _tensor(session: Any, alias: str, info: Any) -> Any:
+    """Returns the tensor that an input or output stands for.
+
+    Raises:
+        Exception: it is sparse or ragged, of a type that this server does not know, or not in the graph.
+    """
+    encoding = info.WhichOneof("encoding")
+    if encoding not in ("name", None):
+        raise tensors.TensorError(f"{alias} is a {encoding.replace('_', ' ')}, not a plain tensor")
+    try:
+        tensors.dtype_of(info.dtype)
+    except tensors.TensorError as error:
+        raise tensors.TensorError(f"{alias}: {error}") from error
+    return session.graph.get_tensor_by_name(info.name)
+
+
+def _runner(session: Any, definition: Any) -> Run:
     from tensorflow.core.protobuf import config_pb2
 
+    feeds = {alias: _tensor(session, alias, info) for alias, info in definition.inputs.items()}
+    fetches = {alias: _tensor(session, alias, info) for alias, info in definition.outputs.items()}
     aliases, names = list(feeds), list(fetches)
     options = config_pb2.CallableOptions(
         feed=[tensor.name for tensor in feeds.values()], fetch=[tensor.name for tensor in fetches.values()]
@@ -194,7 +258,14 @@ def _runner(session: Any, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) 
     # The public `make_callable` looks up feeds and fetches in the graph at every call, under a lock. That took a
     # third of all the time for which a busy server held the interpreter.
     run = session._make_callable_from_options(options)
-    return lambda inputs: dict(zip(names, run(*(inputs[alias] for alias in aliases)), strict=True))
+    return lambda inputs: dict(zip(names, map(_as_array, run(*(inputs[alias] for alias in aliases))), strict=True))
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    """Returns what TensorFlow answers as an array; a string without dimensions comes as bytes."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, object if isinstance(value, bytes) else None)
 
 
 def _run_model(run: Run, inputs: Arrays) -> Arrays:
@@ -251,7 +322,10 @@ def _has_rows(definition: Any) -> bool:
 
 def _row_bytes(info: Any) -> int:
     sizes: list[int] = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
-    return math.prod(sizes) * int(tensors.dtype_of(info.dtype).itemsize)
+    try:
+        return math.prod(sizes) * int(tensors.dtype_of(info.dtype).itemsize)
+    except tensors.TensorError:  # the signature is refused, so no row has this type
+        return 0
 
 
 def _is_batchable(definition: Any) -> bool:
@@ -260,10 +334,14 @@ def _is_batchable(definition: Any) -> bool:
     return bool(definition.inputs) and _has_rows(definition) and all(dim.size >= 0 for dim in dims)
 
 
-def _fits(shape: tuple[int, ...], sizes: list[int]) -> bool:
-    return len(shape) == len(sizes) and all(b in (-1, a) for a, b in zip(shape, sizes, strict=True))
+def _has_shape(array: NDArray[Any], shape: Any) -> bool:
+    if shape.unknown_rank:
+        return True
+    return array.ndim == len(shape.dim) and all(
+        dim.size in (-1, n) for n, dim in zip(array.shape, shape.dim, strict=True)
+    )
 
 
 def _type_word(dtype: np.dtype[Any]) -> str:
-    words = {"float32": "float", "float64": "double", "object": "string"}
+    words = {"float16": "half", "float32": "float", "float64": "double", "object": "string"}
     return words.get(dtype.name, dtype.name)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.protocol.names import is_version
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Policy
 from serving.server.loaded_model import LoadedModel
+from serving.server.model_files import Folder, fingerprint, versions_in
+from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)
+# A server that stops waits this long for a version that is being loaded, in s.
+LOADING_S = 5.0
+# Protobuf reads no message of more bytes, and saved_model.pb is one message.
+_MAX_SAVED_MODEL = 2**31 - 1
 
 
 class VersionStatus(NamedTuple):
@@ -32,30 +38,60 @@ class VersionStatus(NamedTuple):
     error: StatusError | None = None
 
 
+class Retries(NamedTuple):
+    """How often a version that does not load is tried again while its files stay as they are.
+
+    Attributes:
+        most: number of tries after the first.
+        wait_s: time between two tries, in s; a negative number does not wait.
+    """
+
+    most: int = 0
+    wait_s: float = 60.0
+
+
+class _Failure(NamedTuple):
+    """A version that did not load: what its files were, how often it was tried, and when it may be tried again."""
+
+    files: object
+    tries: int
+    again_at: float
+
+
 class ModelFolder:
     """Serves the versions in a folder that a policy selects, and watches the folder for new ones.
 
     A new version is loaded and warmed up before an old one is dropped. Requests in
     progress finish on the version they began with. A version that does not load is
-    reported (state END), tried again when its files change, and never replaces one
-    that works.
+    reported (state END), tried again when its files change or `retries` says so, and
+    never replaces one that works. A version whose folder is removed is dropped; if
+    the model's whole folder cannot be read, its versions stay.
 
     Args:
         name: the model's name in requests.
         base_path: folder with numeric sub-folders.
         policy: selects the versions.
         load: loads a version from its folder and number, or raises StatusError.
+        retries: how often a version that does not load is tried again.
     """
 
-    def __init__(self, *, name: str, base_path: Path, policy: Policy, load: Callable[[Path, int], LoadedModel]) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_path: Folder,
+        policy: Policy,
+        load: Callable[[Folder, int], LoadedModel],
+        retries: Retries,
+    ) -> None:
         self.name, self.base_path = name, base_path
         self.policy = policy
-        self._load = load
+        self._load, self._retries = load, retries
         self._polling = threading.Lock()
         self._lock = threading.Lock()
         self._loaded: dict[int, _LoadedVersion] = {}
         self._statuses: dict[int, VersionStatus] = {}
-        self._failed: dict[int, object] = {}
+        self._failed: dict[int, _Failure] = {}
         self._logged = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -64,7 +100,7 @@ class ModelFolder:
         """Looks once, then every `poll_s` seconds (0: once only; negative: never)."""
         if poll_s >= 0:
             self.poll()
-        if poll_s > 0:
+        if poll_s > 0 or self._next_try_s() is not None:
             self._thread = threading.Thread(target=self._watch, args=(poll_s,), name="versions", daemon=True)
             self._thread.start()
 
@@ -72,9 +108,13 @@ class ModelFolder:
         """Stops watching the folder and drops every version; each is closed once its last request is answered."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=60)
-        with self._polling:
-            self._drop(set(self._loaded))
+            self._thread.join(timeout=LOADING_S)
+        if self._polling.acquire(timeout=LOADING_S):
+            self._polling.release()
+        else:  # the thread that loads it closes it, if it ever ends
+            _LOG.warning("model %s: a version is still being loaded; the server does not wait for it", self.name)
+            skip_cleanup()
+        self._drop(set(self._loaded))
 
     @contextlib.contextmanager
     def use(self, version: int | None = None) -> Iterator[LoadedModel]:
@@ -126,41 +166,64 @@ class ModelFolder:
             if self._stop.is_set():
                 return
             found, policy = self._versions(), self.policy
+            if found is None:
+                return
             wanted = set(found) & policy.specific if policy.specific else set(found)
+            self._failed = {version: failure for version, failure in self._failed.items() if version in wanted}
             serves: set[int] = set()
             for version in sorted(wanted, reverse=True):
                 if policy.latest and not policy.specific and len(serves) == policy.latest:
                     break
                 if version in self._loaded or self._load_version(found[version], version):
                     serves.add(version)
-            if serves:
+            if serves or not wanted:
                 self._drop(set(self._loaded) - serves)
 
-    def _load_version(self, path: Path, version: int) -> bool:
+    def _load_version(self, path: Folder, version: int) -> bool:
         """Loads and warms up a version; tells whether that worked."""
-        files = _fingerprint(path)
-        if files is not None and self._failed.get(version) == files:
+        files, before = fingerprint(path), self._failed.get(version)
+        if before is not None and before.files != files:
+            before = None
+        if before is not None and files is not None and not self._is_due(before):
             return False
         self._set_status(version, "LOADING")
         started = time.monotonic()
         try:
+            _check_files(path)
             model = self._load(path, version)
-        except StatusError as error:
+        except Exception as reason:  # whatever is wrong with one version, the others are served
+            error = reason if isinstance(reason, StatusError) else _unexpected(path, reason)
             _LOG.error("version %d of model %s does not load: %s", version, self.name, error.message)
-            self._failed[version] = files
+            again_at = time.monotonic() + max(0.0, self._retries.wait_s)
+            self._failed[version] = _Failure(files, before.tries + 1 if before else 1, again_at)
             self._set_status(version, "END", error)
             return False
         self._failed.pop(version, None)
         with self._lock:
-            self._loaded[version] = _LoadedVersion(model)
-            self._statuses[version] = VersionStatus(version, "AVAILABLE")
+            is_late = self._stop.is_set()
+            if not is_late:
+                self._loaded[version] = _LoadedVersion(model)
+            self._statuses[version] = VersionStatus(version, "END" if is_late else "AVAILABLE")
+        if is_late:
+            model.close()
+            return False
         _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
         return True
+
+    def _is_due(self, failure: _Failure) -> bool:
+        """Tells whether a version that did not load is to be tried again now."""
+        return failure.tries <= self._retries.most and time.monotonic() >= failure.again_at
+
+    def _next_try_s(self) -> float | None:
+        """Returns the time until a version that did not load is tried again, in s; None if none is."""
+        failures = tuple(self._failed.values())  # another thread may look at the folder meanwhile
+        due = [failure.again_at for failure in failures if failure.tries <= self._retries.most]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _drop(self, versions: set[int]) -> None:
         """Stops using versions; each is closed once its last request is answered."""
         with self._lock:
-            dropped = [self._loaded.pop(version) for version in versions]
+            dropped = [self._loaded.pop(version) for version in versions if version in self._loaded]
             for held in dropped:
                 held.dropped = True
                 self._statuses[held.model.version] = VersionStatus(held.model.version, "UNLOADING")
@@ -180,20 +243,24 @@ class ModelFolder:
         with self._lock:
             self._statuses[version] = VersionStatus(version, state, error)
 
-    def _versions(self) -> dict[int, Path]:
-        """Returns the numeric sub-folders; a problem is logged once, not at every look."""
+    def _versions(self) -> dict[int, Folder] | None:
+        """Returns the numeric sub-folders, None if they cannot be read; a problem is logged once, not at every look."""
+        found: dict[int, Folder] | None = None
         try:
-            found = {int(p.name): p for p in self.base_path.iterdir() if is_version(p.name) and p.is_dir()}
-            problem = "" if found else "no versions yet; waiting for a sub-folder whose name is a number"
+            found = versions_in(self.base_path)
+            problem = "" if found else "no versions; waiting for a sub-folder whose name is a number"
         except OSError as error:
-            found, problem = {}, f"cannot be read ({error.strerror}); the loaded versions stay"
+            problem = f"cannot be read ({error.strerror}); the loaded versions stay"
         if problem and problem != self._logged:
             _LOG.warning("%s: %s", self.base_path, problem)
         self._logged = problem
         return found
 
     def _watch(self, poll_s: float) -> None:
-        while not self._stop.wait(poll_s):
+        """Looks every `poll_s` seconds, and when a version is to be tried again; with 0, only for the latter."""
+        while waits := [wait for wait in (poll_s or None, self._next_try_s()) if wait is not None]:
+            if self._stop.wait(min(*waits, threading.TIMEOUT_MAX)):
+                return
             try:
                 self.poll()
             except Exception:  # no folder may end the watching thread
@@ -213,10 +280,30 @@ def not_found(name: str, version: int | None) -> StatusError:
     return StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
 
 
-def _fingerprint(path: Path) -> object:
-    """Returns a value that changes when a file in a version's folder is added or written."""
-    try:
-        files = [path, *path.iterdir(), *(path / "variables").glob("*")]
-        return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-    except OSError:
-        return None
+def _unexpected(path: Folder, error: Exception) -> StatusError:
+    """Returns the error for a version that the server cannot load for a reason that it does not know."""
+    why = str(error) or "no reason is known"
+    return StatusError(Code.INTERNAL, f"{path}: cannot be loaded ({type(error).__name__}: {why})")
+
+
+def _check_files(path: Folder) -> None:
+    """Refuses what would make loading hang or fill the memory: a pipe in the folder, or a huge saved_model.pb.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION.
+    """
+    if not isinstance(path, Path):  # a bucket has files only
+        return
+    for folder in (path, path / "variables", path / "assets", path / "assets.extra"):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError):  # loading reports what cannot be read
+                found = file.stat()
+                if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION, f"{file}: is a pipe, socket or device; a model has files only"
+                    )
+                if file.name == "saved_model.pb" and found.st_size > _MAX_SAVED_MODEL:
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION,
+                        f"{file}: has {found.st_size} bytes; a SavedModel's graph has less than 2 GiB",
+                    )

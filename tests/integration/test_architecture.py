@@ -44,7 +44,7 @@ ROOMS = {
         "tfpipe.settings",
         "tfpipe.spec",
     },
-    "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.settings"},
+    "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.process", "tfpipe.settings"},
     "serving.export": {*_TRAINING, "serving.protocol"},
     "serving.checks": {*_SOUND, "serving.client", "serving.protocol"},
 }

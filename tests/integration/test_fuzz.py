@@ -71,7 +71,7 @@ def test_hostile_configurations(toy, count):
     """A hostile reload may remove every model, but the server lives on and takes the next good reload."""
     rng, before = random.Random(0), followers()
     codes: Counter[tuple[str, bool]] = Counter()
-    server = start_server(toy)
+    server = start_server(toy, allow_reload=True)
     x = np.ones((1, 3), np.float32)
     good = protos.ReloadConfigRequest()
     good.config.model_config_list.config.add(name="vae", base_path=str(toy), model_platform="tensorflow")

@@ -100,6 +100,8 @@ def test_command_line_of_the_client(toy, certificates, tmp_path, capsys):
     server = start_server(toy, tls=read_tls(ssl_config(certificates, tmp_path, verify=True)))
     where = ["--server", f"127.0.0.1:{server.port}", "--timeout-s", "60", "--json"]
     own = ["--tls-cert", certificates / "client.pem", "--tls-key", certificates / "client.key"]
+    assert server.rest_port is None, "REST would answer those whom gRPC refuses"
+    assert server.config.reload_is_allowed
     try:
         run_command("client", "status", *where, "--tls-ca", certificates / "authority.pem", *own)
         assert '"AVAILABLE"' in capsys.readouterr().out

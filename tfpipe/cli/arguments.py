@@ -4,6 +4,7 @@
   underscores go on working in this way.
 - A value that begins with a minus sign is taken as a value: `--semitones -12,0`.
 - `~` at the start of an argument or of an option's value is the home folder.
+- If the parser has the option `IGNORED` (as `tfpipe serve` does), options that it does not know become values of it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+# Collects options that a command does not know and ignores, as `tensorflow_model_server` does.
+IGNORED = "--ignored_flag"
 _NEGATIVE = re.compile(r"-[\d.]")
 
 
@@ -30,12 +33,22 @@ def normalised(arguments: Sequence[str], parser: argparse.ArgumentParser) -> lis
         name, equals, value = argument.partition("=")
         if argument.startswith("--"):
             known = name if name in takes_value else by_dashed_name.get(_dashed(name), name)
+            if IGNORED in takes_value and not _is_known(known, takes_value):
+                result.append(f"{IGNORED}={argument}")
+                continue
             result.append(f"{known}{equals}{os.path.expanduser(value)}")
+        elif result and result[-1].startswith(f"{IGNORED}=") and "=" not in result[-1].removeprefix(f"{IGNORED}="):
+            result[-1] += f"={argument}"  # the value of an option that is ignored
         elif result and takes_value.get(result[-1]) and _NEGATIVE.match(argument):
             result[-1] = f"{result[-1]}={argument}"
         else:
             result.append(os.path.expanduser(argument))
     return result
+
+
+def _is_known(name: str, options: Mapping[str, bool]) -> bool:
+    """Tells whether an option, or exactly one that begins with the same letters, is in `options`."""
+    return name in options or sum(option.startswith(name) for option in options) == 1
 
 
 def _dashed(name: str) -> str:

@@ -57,7 +57,8 @@ def add_settings(
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if "help" in field.metadata and field.name not in leave_out and (only is None or field.name in only):
-            name = f"--{field.name if server_style else field.name.replace('_', '-')}"
+            words = field.metadata["flag"] or field.name
+            name = f"--{words if server_style else words.replace('_', '-')}"
             default = _shown(field) if show_defaults else None
             arguments = _arguments(field, hints[field.name], default=default, server_style=server_style)
             arguments["required"] &= required

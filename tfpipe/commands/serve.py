@@ -3,88 +3,98 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfpipe import __version__
+from tfpipe.cli.arguments import IGNORED
 from tfpipe.cli.options import add_settings, given, truth
-from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from serving.server.server import Server
+
+_LOG = logging.getLogger(__name__)
+_EPILOG = (
+    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its "
+    "log and goes on, as it does for flags that it does not know."
+)
 
 HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of tensorflow_model_server that this server knows, and a few of its own."""
-    from serving.server.config import ServerConfig
+    """Adds the flags of tensorflow_model_server, and a few of this server's own."""
+    from serving.server.config import IGNORED_FLAGS, ConfigFiles, ModelConfig, ServerConfig
 
-    add_settings(parser, ServerConfig, server_style=True)
+    of_models = {field.name for field in dataclasses.fields(ModelConfig)}
+    add_settings(parser, ServerConfig, leave_out=of_models, server_style=True)
+    add_settings(parser, ConfigFiles, server_style=True)
+    add_settings(parser, ModelConfig, server_style=True)
     add = parser.add_argument
-    add(
-        "--enable_batching",
-        type=truth,
-        nargs="?",
-        const=True,
-        metavar="true|false",
-        help="compute requests of several clients in one batch (default: yes, with sizes that suit this machine)",
-    )
-    add(
-        "--batching_parameters_file",
-        type=Path,
-        metavar="FILE",
-        help="sizes and times of batches (text proto); needs --enable_batching",
-    )
-    add("--ssl_config_file", type=Path, metavar="FILE", help="keys and certificates of the gRPC port (text proto)")
-    add("--monitoring_config_file", type=Path, metavar="FILE", help="Prometheus page on the REST port (text proto)")
+    on: dict[str, Any] = {"nargs": "?", "const": True, "type": truth}
+    for name, kind in IGNORED_FLAGS.items():
+        how = on if kind is bool else {"type": kind}
+        add(f"--{name}", dest=f"ignored.{name}", help=argparse.SUPPRESS, **how)
+    add(IGNORED, dest="unknown_flags", action="append", default=[], help=argparse.SUPPRESS)
+    parser.epilog = _EPILOG.format(", ".join(f"--{name}" for name in IGNORED_FLAGS))
+    add("--version", metavar="true|false", help="print the versions of server and TensorFlow, and end", **on)
     add("--log_format", choices=("text", "json"), default="text", help="format of the log lines (default text)")
     add("--json", action="store_true", help="print one JSON object with the ports when ready")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT; with `--version`, prints the versions only.
 
     Raises:
         UsageError: flags that do not go together.
         ServingError: a configuration file is wrong, or a port or folder cannot be used.
     """
-    from serving.server.config import ServerConfig
-    from serving.server.config_files import read_metrics_path, read_tls
+    from serving.server.config import ConfigFiles, ServerConfig
     from serving.server.metrics import configure_logging
+
+    if args.version:
+        print(f"TensorFlow ModelServer: tfpipe {__version__}\nTensorFlow Library: {_tensorflow_version()}")
+        return 0
     from serving.server.server import serve
 
     configure_logging(args.log_format)
-    config = ServerConfig(
-        **given(args, ServerConfig),
-        batching=_batching(args),
-        tls=read_tls(args.ssl_config_file) if args.ssl_config_file else None,
-        metrics_path=read_metrics_path(args.monitoring_config_file) if args.monitoring_config_file else None,
-    )
+    if ignored := _ignored(args):
+        _LOG.warning("these flags change nothing here and are ignored: %s", ", ".join(ignored))
+    config = ServerConfig(**given(args, ServerConfig), **ConfigFiles(**given(args, ConfigFiles)).read())
     serve(config, on_ready=lambda server: _say_ready(server, as_json=args.json))
     return 0
 
 
-def _batching(args: argparse.Namespace) -> Any:
-    from serving.server.config_files import Batching, read_batching
+def _ignored(args: argparse.Namespace) -> list[str]:
+    """Returns the flags that were typed and change nothing; of those that are unknown, the log says so."""
+    from serving.server.config import IGNORED_FLAGS
 
-    if args.batching_parameters_file is None:
-        return None if args.enable_batching is False else Batching()
-    if not args.enable_batching:
-        raise UsageError("--batching_parameters_file is set without setting --enable_batching to true")
-    return read_batching(args.batching_parameters_file)
+    stock = [f"--{name}" for name in IGNORED_FLAGS if getattr(args, f"ignored.{name}") is not None]
+    unknown = dict.fromkeys(ascii(flag.partition("=")[0])[1:-1] for flag in args.unknown_flags)
+    return stock + [f"{name} (unknown)" for name in unknown]
+
+
+def _tensorflow_version() -> str:
+    """Returns the version of TensorFlow, without its import, which takes seconds."""
+    from tfpipe.lanes import installed_version
+
+    names = ("tensorflow", "tensorflow-cpu", "tf-nightly")
+    return next(filter(None, map(installed_version, names)), "not installed")
 
 
 def _say_ready(server: Server, *, as_json: bool) -> None:
     config, models = server.config, server.catalog.versions()
     rest = f", REST {config.host}:{server.rest_port}" if server.rest_port else ""
+    rest += f", gRPC unix:{config.grpc_socket_path}" if config.grpc_socket_path else ""
     which = "; ".join(
         f"model {name}, {'version ' + ', '.join(map(str, versions)) if versions else 'no version yet'}"
         for name, versions in models.items()
     )
-    print(f"ready: {which}, gRPC {config.host}:{server.port}{rest}", file=sys.stderr, flush=True)
+    print(f"ready: {which or 'no model'}, gRPC {config.host}:{server.port}{rest}", file=sys.stderr, flush=True)
     if as_json:
         ports = {"port": server.port, "rest_api_port": server.rest_port}
-        first = next(iter(models))
+        first = next(iter(models), None)
         print(json.dumps({"model": first, "versions": server.versions, **ports, "models": models}), flush=True)

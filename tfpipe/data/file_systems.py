@@ -31,19 +31,17 @@ def use_file_system(folder: Folder, *, shard: str) -> None:
     """
     if not is_remote(folder):
         return
-    use_tensorflow_io()
-    import tensorflow as tf
-
     url = str(folder)
     scheme = url.partition("://")[0]
+    use_tensorflow_io(scheme)
+    import tensorflow as tf
+
     if scheme not in tf.io.gfile.get_registered_schemes():
         raise TfpipeError(
             f"{url}: TensorFlow {tf.__version__} as installed here does not read {scheme}://; use --cache DIR, or the "
             f"default lane (TensorFlow {lanes.LANES['default']['tensorflow']} with "
             f"tensorflow-io {lanes.LANES['default']['tensorflow-io']})"
         )
-    if scheme == "s3":
-        exit_status.skip_cleanup()
     first = join(url, shard)
     with translate_os_errors(first):
         if http.is_web(url) and not http.gives_ranges(first):
@@ -53,8 +51,14 @@ def use_file_system(folder: Folder, *, shard: str) -> None:
             )
 
 
-def use_tensorflow_io() -> None:
-    """Adds s3:// and http:// to TensorFlow's file systems, if tensorflow-io has them for this TensorFlow."""
+def use_tensorflow_io(scheme: str = "") -> None:
+    """Adds s3:// and http:// to TensorFlow's file systems, if tensorflow-io has them for this TensorFlow.
+
+    Args:
+        scheme: what will be read; after `s3`, the process ends without TensorFlow's clean-up, which would crash.
+    """
+    if scheme == "s3":
+        exit_status.skip_cleanup()
     for name, boto3_name in _VARIABLES:
         if value := os.environ.get(boto3_name):
             os.environ.setdefault(name, value)

@@ -109,12 +109,15 @@ def write_record(file: Writable, data: bytes) -> int:
     return len(data) + 16
 
 
-def read_records(path: Path | str, *, on_bytes: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
+def read_records(
+    path: Path | str, *, on_bytes: Callable[[bytes], object] = lambda _: None, max_bytes: int | None = None
+) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, and checks both CRCs of each.
 
     Args:
         path: the file, local or a URL.
         on_bytes: called with all bytes that are read, in order, for a checksum of the file.
+        max_bytes: largest record that is read into memory, in bytes; None takes any.
 
     Raises:
         DatasetError: at the first damage; the message names the file and the byte offset.
@@ -129,6 +132,8 @@ def read_records(path: Path | str, *, on_bytes: Callable[[bytes], object] = lamb
             (length,) = struct.unpack("<Q", header[:8])
             if length > size - offset - 16:
                 raise DatasetError(f"{path}: breaks off inside the record at byte {offset}")
+            if max_bytes is not None and length > max_bytes:
+                raise DatasetError(f"{path}: the record at byte {offset} has {length} bytes, more than {max_bytes}")
             data, crc = file.read(length), file.read(4)
             if _masked_crc(data) != crc:
                 raise DatasetError(f"{path}: damaged record at byte {offset} (checksum differs)")

@@ -28,6 +28,7 @@ pub enum Stage {
     Closed,
 }
 
+const SLOW: &str = "The request came too slowly";
 const PREDICT: &str = "/tensorflow.serving.PredictionService/Predict";
 /// How long a client has for HTTP/2's handshake.
 const GREETING: Duration = Duration::from_secs(20);
@@ -39,6 +40,11 @@ const FRAME: u32 = 64 << 10;
 const HEADERS: u32 = 16 << 10;
 /// Calls of one connection at the same time; a client must wait with further ones until others are answered.
 const CALLS: u32 = 1000;
+/// Calls that each connection may have even if all clients together have too many, so that a check of health always
+/// finds room.
+const RESERVED: usize = 8;
+/// How long a client may send nothing of a message that it has begun, or has not begun.
+const SILENCE: Duration = Duration::from_secs(20);
 /// After this time without traffic, TCP checks whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 /// How long a cancelled answer may keep its memory if the client reads nothing; then the connection is closed.
@@ -114,7 +120,10 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
 }
 
 fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>, stuck: &Arc<Notify>) {
-    let Some(room) = shared.in_hand.take(1) else {
+    // Every other call of the connection holds a clone of `stuck`.
+    let others = Arc::strong_count(stuck) - 1;
+    let room = if others < RESERVED { Some(shared.in_hand.take_anyway(1)) } else { shared.in_hand.take(1) };
+    let Some(room) = room else {
         const WHY: &str = "Too many requests are in hand";
         // Sending fails only if the client has disconnected; here and below, there is nobody to tell then.
         shared.count_refused(String::new(), code::UNAVAILABLE, WHY);
@@ -226,7 +235,9 @@ async fn read_in_time(
     tokio::select! {
         read = read_message(shared, stream) => read,
         () = passes(deadline) => Ok(Err(Refusal(code::DEADLINE_EXCEEDED, LATE))),
-        () = runs_out(shared, &shared.bodies) => Ok(Err(Refusal(code::UNAVAILABLE, "The request came too slowly"))),
+        () = runs_out(shared, &shared.bodies) => Ok(Err(Refusal(code::UNAVAILABLE, SLOW))),
+        // A call that does not arrive must not keep its connection either.
+        () = shared.connections.runs_out(Instant::now()) => Ok(Err(Refusal(code::UNAVAILABLE, SLOW))),
     }
 }
 
@@ -235,7 +246,11 @@ async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result
     const PREFIX: usize = 5;
     let (mut prefix, mut whole) = (Vec::with_capacity(PREFIX), 0);
     let mut body = Body::default();
-    while let Some(data) = stream.data().await {
+    loop {
+        let Ok(data) = timeout(SILENCE, stream.data()).await else {
+            return Ok(Err(Refusal(code::UNAVAILABLE, SLOW)));
+        };
+        let Some(data) = data else { break };
         let mut data = data?;
         stream.flow_control().release_capacity(data.len())?;
         if prefix.len() < PREFIX {
@@ -273,7 +288,11 @@ async fn send(
     stuck: &Notify,
 ) -> Result<(), h2::Error> {
     let mut sent = message.sent;
-    let mut stream = respond.send_response(response(), false)?;
+    let mut response = response();
+    if let Some(encoding) = message.encoding.and_then(|name| HeaderValue::try_from(name).ok()) {
+        response.headers_mut().insert("grpc-encoding", encoding);
+    }
+    let mut stream = respond.send_response(response, false)?;
     for part in message.parts {
         stream.send_data(part, false)?;
     }

@@ -87,7 +87,8 @@ impl Call {
         }
     }
 
-    fn answer(&self, parts: Vec<Bound<'_, PyAny>>) -> PyResult<bool> {
+    #[pyo3(signature = (parts, *, compressed = false))]
+    fn answer(&self, parts: Vec<Bound<'_, PyAny>>, compressed: bool) -> PyResult<bool> {
         if parts.is_empty() {
             return Err(PyValueError::new_err("an answer needs at least one part"));
         }
@@ -97,9 +98,12 @@ impl Call {
             return Ok(false);
         }
         let mut own = prefix(length)?;
+        own[0] = compressed.into();
         let piece = |array| (std::mem::take(&mut own), Place { array, start: 0, length: buffers.len(array) });
         let pieces = (0..parts.len()).map(piece).collect();
-        self.reply(Answer::Message(Message::new(pieces, length, &buffers)));
+        let mut message = Message::new(pieces, length, &buffers);
+        message.encoding = self.encoding.clone().filter(|_| compressed);
+        self.reply(Answer::Message(message));
         Ok(true)
     }
 

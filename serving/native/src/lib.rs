@@ -10,12 +10,14 @@
 mod connection;
 mod front;
 mod handles;
+mod json_numbers;
 mod memory;
 mod predict;
 mod queue;
 mod waiting;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 /// Key, number of rows, and alias and content of each input.
 type Found = (Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>);
@@ -31,10 +33,34 @@ fn rows_of(message: &[u8]) -> Option<Found> {
     Some((found.key, found.rows, inputs.collect()))
 }
 
+/// Shape, whether the numbers are integers, the numbers as bytes, and the largest integer without its sign.
+type Cut<'py> = (Vec<usize>, bool, Bound<'py, PyBytes>, u64);
+
+/// Cuts arrays of numbers out of JSON; see `_front.pyi`.
+#[pyfunction]
+fn cut_numbers<'py>(
+    py: Python<'py>,
+    text: &[u8],
+    token: &str,
+    at_least: usize,
+) -> (Bound<'py, PyBytes>, Vec<Cut<'py>>) {
+    let (rest, arrays) = py.detach(|| {
+        let (rest, arrays) = json_numbers::cut(text, token, at_least);
+        let arrays: Vec<_> = arrays.into_iter().map(|array| (array.values.bytes(), array)).collect();
+        (rest, arrays)
+    });
+    let arrays = arrays.into_iter().map(|(bytes, array)| {
+        let is_integers = matches!(array.values, json_numbers::Values::Integers(_));
+        (array.shape, is_integers, PyBytes::new(py, &bytes), array.largest)
+    });
+    (PyBytes::new(py, &rest), arrays.collect())
+}
+
 #[pymodule]
 mod _front {
     #[pymodule_export]
     use super::{
+        cut_numbers,
         front::Front,
         handles::{Batch, Call},
         memory::Memory,

@@ -43,6 +43,14 @@ impl Budget {
         room.grow(count).then_some(room)
     }
 
+    /// Takes room even beyond the limit, for the few that every client may have.
+    pub fn take_anyway(self: &Arc<Self>, count: usize) -> Room {
+        if self.used.fetch_add(count, Ordering::SeqCst) >= self.limit {
+            self.needs_room();
+        }
+        Room { budget: self.clone(), count }
+    }
+
     /// Waits until a holder that began at `began` must give its room up.
     pub async fn runs_out(&self, began: Instant) {
         let told = self.late.subscribe().wait_for(|late| late.is_some_and(|late| began < late)).await.is_ok();
@@ -248,6 +256,8 @@ pub struct Message {
     pub parts: Vec<Bytes>,
     /// Resolves when HTTP/2 no longer needs the message: its last byte was written, or the call is over.
     pub sent: oneshot::Receiver<()>,
+    /// How the message is compressed, or None if it is not.
+    pub encoding: Option<String>,
 }
 
 /// Tells whether a message of this length is copied instead of sent from Python's memory.
@@ -262,7 +272,8 @@ impl Message {
         if is_small(length) {
             let data = pieces.iter().flat_map(|(own, place)| [own.as_slice(), buffers.bytes(*place)]);
             let data = data.collect::<Vec<_>>().concat();
-            return Message { parts: vec![Bytes::from_owner(Part { data: Data::Own(data), _done: Some(done) })], sent };
+            let part = Bytes::from_owner(Part { data: Data::Own(data), _done: Some(done) });
+            return Message { parts: vec![part], sent, encoding: None };
         }
         let mut parts = Vec::with_capacity(2 * pieces.len());
         let (mut done, count) = (Some(done), pieces.len());
@@ -273,7 +284,7 @@ impl Message {
             let done = if number + 1 == count { done.take() } else { None };
             parts.push(Bytes::from_owner(Part { data: Data::Held(buffers.clone(), place), _done: done }));
         }
-        Message { parts, sent }
+        Message { parts, sent, encoding: None }
     }
 }
 
@@ -323,6 +334,16 @@ mod tests {
         assert!(room.grow(50));
         assert!(budget.take(1).is_none());
         assert_eq!(budget.used(), 100);
+    }
+
+    #[test]
+    fn room_can_be_taken_beyond_the_limit_and_counts() {
+        let budget = Budget::new(1, PATIENCE);
+        let rooms = [budget.take_anyway(1), budget.take_anyway(1)];
+        assert_eq!(budget.used(), 2);
+        assert!(budget.take(1).is_none());
+        drop(rooms);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

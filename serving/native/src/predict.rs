@@ -8,8 +8,15 @@ const MOST_FIELDS: usize = 256;
 const MOST_INPUTS: usize = 16;
 /// Keys are kept in memory, so a client must not be able to make them large.
 const LONGEST_KEY: usize = 4096;
+/// The fields of a TensorProto that hold numbers as bytes: `tensor_content`, `float_val` and `double_val`.
+const CONTENT: u64 = 4;
+const FLOATS: u64 = 5;
+const DOUBLES: u64 = 6;
+/// The types whose numbers the last two hold.
+const DT_FLOAT: u64 = 1;
+const DT_DOUBLE: u64 = 2;
 
-/// A Predict request whose inputs are rows of numbers in `tensor_content`.
+/// A Predict request whose inputs are rows of numbers, in `tensor_content` or in a packed field with the same bytes.
 #[derive(Debug)]
 pub struct Rows {
     /// Everything in the request except the number and the content of its rows. Requests with the same key can be
@@ -100,7 +107,7 @@ struct Tensor {
 }
 
 fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
-    let (mut dtype, mut shape, mut content) = (None, None, None);
+    let (mut dtype, mut shape, mut content, mut kind) = (None, None, None, 0);
     let mut at = place.start;
     while at < place.end {
         let field = fields.read(at, place.end)?;
@@ -108,14 +115,17 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
         let place = match (field.number, field.kind) {
             (1, Wire::Varint) => &mut dtype,
             (2, Wire::Bytes) => &mut shape,
-            (4, Wire::Bytes) => &mut content,
+            (CONTENT | FLOATS | DOUBLES, Wire::Bytes) => {
+                kind = field.number;
+                &mut content
+            }
             _ => return None,
         };
         if place.replace(field.value).is_some() {
             return None;
         }
     }
-    let (shape, content) = (shape?, content?);
+    let (dtype, shape, content) = (dtype?, shape?, content?);
     let mut sizes = Vec::new();
     let mut at = shape.start;
     while at < shape.end {
@@ -131,13 +141,22 @@ fn read_tensor(fields: &mut Fields, place: Range<usize>) -> Option<Tensor> {
         }
         sizes.push(fields.varint(size.value.start, size.value.end)?.0);
     }
+    if kind != CONTENT {
+        // A packed field may hold fewer numbers than the shape has; then the last number stands for the rest.
+        let number = if kind == FLOATS { 4 } else { 8 };
+        let whole = sizes.iter().try_fold(number, |size: u64, &dim| size.checked_mul(dim))?;
+        let fits = fields.varint(dtype.start, dtype.end)?.0 == if kind == FLOATS { DT_FLOAT } else { DT_DOUBLE };
+        if !fits || whole != content.len() as u64 {
+            return None;
+        }
+    }
     let rows = usize::try_from(*sizes.first()?).ok().filter(|&rows| rows > 0)?;
     if content.is_empty() || content.len() % rows != 0 {
         return None;
     }
     sizes[0] = (content.len() / rows) as u64;
     let row = sizes.iter().flat_map(|size| size.to_le_bytes()).collect();
-    Some(Tensor { dtype: dtype?, rows, row, content })
+    Some(Tensor { dtype, rows, row, content })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,8 +223,12 @@ pub mod tests {
     }
 
     fn input(alias: &str, dtype: u8, sizes: &[u8], content: &[u8]) -> Vec<u8> {
+        input_in(CONTENT as u8, alias, dtype, sizes, content)
+    }
+
+    fn input_in(field: u8, alias: &str, dtype: u8, sizes: &[u8], content: &[u8]) -> Vec<u8> {
         let shape = sizes.iter().flat_map(|&size| dim(size)).collect::<Vec<_>>();
-        let tensor = [vec![8, dtype], bytes(2, &shape), bytes(4, content)].concat();
+        let tensor = [vec![8, dtype], bytes(2, &shape), bytes(field, content)].concat();
         bytes(2, &[bytes(1, alias.as_bytes()), bytes(2, &tensor)].concat())
     }
 
@@ -233,6 +256,17 @@ pub mod tests {
         assert_ne!(one, key(&request("x", &[2, 3, 1], b"abcdef")), "another rank");
         assert_ne!(one, key(&input("x", 6, &[2, 3], b"abcdef")), "another model");
         assert_ne!(one, key(&[bytes(1, b"model"), input("x", 9, &[2, 3], b"abcdef")].concat()), "another type");
+    }
+
+    #[test]
+    fn packed_floats_are_rows_like_content() {
+        let key = |message: &[u8]| rows_of(message).map(|found| found.key);
+        let content = key(&input("x", 1, &[2, 1], b"abcdefgh"));
+        assert!(content.is_some());
+        assert_eq!(key(&input_in(5, "x", 1, &[2, 1], b"abcdefgh")), content);
+        assert_eq!(key(&input_in(5, "x", 1, &[4, 1], b"abcdefgh")), None, "the last number is to be repeated");
+        assert_eq!(key(&input_in(5, "x", 3, &[2, 1], b"abcdefgh")), None, "the field of another type");
+        assert!(key(&input_in(6, "x", 2, &[1, 1], b"abcdefgh")).is_some());
     }
 
     #[test]

@@ -27,6 +27,10 @@ const MOST_KINDS: usize = 256;
 /// Calls of all clients that are read, wait, are computed or are being answered.
 const MOST_CALLS: usize = 8192;
 const MOST_CONNECTIONS: usize = 1000;
+/// Connections use at most one in so many of the files that this process may open. Models need files too.
+const SHARE_OF_FILES: usize = 4;
+/// When others need room, calls that wait for their client, and connections without calls, give it up after this time.
+const PATIENCE_FOR_CALLS: Duration = Duration::from_secs(5);
 const ENDING: &str = "The server is shutting down";
 
 /// The answer to a call.
@@ -117,9 +121,10 @@ impl Shared {
                     shared.has_news.notify_one();
                 }
             });
+            let brief = patience.min(PATIENCE_FOR_CALLS);
             Shared {
-                in_hand: Budget::new(MOST_CALLS, patience),
-                connections: Budget::new(MOST_CONNECTIONS, patience),
+                in_hand: Budget::new(MOST_CALLS, brief),
+                connections: Budget::new(most_connections(), brief),
                 bodies: Budget::new(4 * limits.message_bytes, patience),
                 outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, patience), on_sent)),
                 limits,
@@ -241,7 +246,8 @@ impl Shared {
     pub fn forget(&self, key: &[u8]) {
         let mut state = self.state();
         if let Some(kind) = state.kinds.remove(key) {
-            state.load(&kind.group).waiting -= kind.rows;
+            let load = state.load(&kind.group);
+            load.waiting = load.waiting.saturating_sub(kind.rows);
             state.calls.extend(kind.waiting);
         }
         drop(state);
@@ -283,6 +289,16 @@ impl Shared {
         self.has_rows.notify_all();
         self.has_calls.notify_all();
         self.has_news.notify_all();
+    }
+}
+
+/// Returns how many connections are accepted, by the number of files that this process may open.
+fn most_connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    match files.and_then(|files| files.parse::<usize>().ok()) {
+        Some(files) => MOST_CONNECTIONS.min(files / SHARE_OF_FILES).max(1),
+        None => MOST_CONNECTIONS, // there is no limit, or this system does not say
     }
 }
 

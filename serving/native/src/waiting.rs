@@ -125,8 +125,9 @@ impl State {
                 calls.push(call);
             }
         }
-        kind.rows -= taken;
-        self.load(&group).waiting -= taken;
+        kind.rows = kind.rows.saturating_sub(taken);
+        let load = self.load(&group);
+        load.waiting = load.waiting.saturating_sub(taken);
         Batch { key, group, calls }
     }
 

@@ -20,7 +20,7 @@ METHOD = f"/{MODEL_SERVICE}/GetModelStatus"
 def ask(target, **options):
     opened = Connection(target, **{"timeout_s": 30.0, "on_wait": None, "tls": None, **options})
     try:
-        return opened.method(METHOD, protos.GetModelStatusResponse)(protos.GetModelStatusRequest())
+        return opened.method(METHOD, protos.GetModelStatusResponse.FromString)(protos.GetModelStatusRequest())
     finally:
         opened.close()
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from serving.protocol import protos, tensors, wire
 
 
-def request(**inputs):
+def request(*, typed=False, **inputs):
     message = protos.PredictRequest()
     message.model_spec.name, message.model_spec.signature_name = "vae", "encode"
     message.output_filter.append("mean")
     for alias, array in inputs.items():
-        tensors.write(message.inputs[alias], array)
+        tensors.write(message.inputs[alias], array, typed=typed)
     return message
 
 
@@ -24,8 +24,8 @@ def put_together(read):
     """Returns the whole message, with the contents that were cut out put back."""
     message = protos.PredictRequest()
     message.CopyFrom(read.message)
-    for alias, content in read.contents.items():
-        message.inputs[alias].tensor_content = bytes(content)
+    for alias, (tag, numbers) in read.contents.items():
+        message.inputs[alias].MergeFromString(wire.header(tag, len(numbers)) + bytes(numbers))
     return message
 
 
@@ -44,7 +44,7 @@ def assert_as_protobuf(data):
 
 
 messages = st.builds(
-    lambda inputs, tail: request(**inputs).SerializeToString() + tail,
+    lambda inputs, typed, tail: request(typed=typed, **inputs).SerializeToString() + tail,
     st.dictionaries(
         st.text(max_size=3),
         st.one_of(
@@ -53,6 +53,7 @@ messages = st.builds(
         ),
         max_size=4,
     ),
+    st.booleans(),
     # Nothing, an unknown field, an input given twice, an incomplete value.
     st.sampled_from([b"", b"\x80\x7d\x05", b"\x12\x00", b"\x12\x05\x0a\x01x\x12\x00", b"\x12\x04\x0a\x01x\x12"]),
 )
@@ -92,7 +93,7 @@ def test_contents_of_a_large_request_are_not_copied():
     data = request(mel=array).SerializeToString()
     tracemalloc.start()
     read = wire.read_predict(data)
-    back = tensors.from_proto(read.message.inputs["mel"], max_bytes=1 << 30, content=read.contents["mel"])
+    back = tensors.from_proto(read.message.inputs["mel"], max_bytes=1 << 30, numbers=read.contents["mel"])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20

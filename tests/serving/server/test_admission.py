@@ -7,7 +7,7 @@ import pytest
 from serving_tools import eventually
 
 from serving.protocol.status import LATE, LEFT, QUEUE_FULL, UNREAD, Code, StatusError
-from serving.server.admission import AdmissionQueue, Call, UnreadAnswers
+from serving.server.admission import AdmissionQueue, Call, RequestMemory, UnreadAnswers
 
 
 class Holder:
@@ -128,3 +128,16 @@ def test_a_fresh_unread_answer_is_not_dropped():
     with pytest.raises(StatusError, match=UNREAD):
         unread.add(1, lambda: None)
     assert not dropped
+
+
+def test_memory_for_requests_is_bounded_and_refuses_at_once():
+    memory = RequestMemory(1 << 20)
+    with memory.slot(Call(), 1 << 19), memory.slot(Call(), 1000):
+        with pytest.raises(StatusError) as info, memory.slot(Call(), (1 << 19) + 1):
+            pass
+        assert (info.value.code, "memory" in info.value.message) == (Code.UNAVAILABLE, True)
+        with pytest.raises(StatusError) as info, memory.slot(Call(), (1 << 20) + 1):
+            pass
+        assert info.value.code == Code.RESOURCE_EXHAUSTED
+    with memory.slot(Call(), 1 << 20):
+        pass

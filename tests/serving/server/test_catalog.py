@@ -34,7 +34,9 @@ def config_file(tmp_path, *entries):
 
 @contextlib.contextmanager
 def serving(path, **settings):
-    config = ServerConfig(model_config_file=path, port=0, rest_api_port=0, **settings)
+    config = ServerConfig(
+        **{"model_config_file": path, "port": 0, "rest_api_port": 0, "allow_reload": True, **settings}
+    )
     server = Server(config)
     try:
         server.start()
@@ -176,14 +178,26 @@ def test_the_configuration_file_is_read_again(tmp_path, toy, versions, caplog):
     with serving(path, model_config_file_poll_wait_seconds=0.05) as server:
         path.write_text("model_config_list { config { nonsense")
         eventually(lambda: "stays as it was" in caplog.text)
+        path.write_text("")
+        eventually(lambda: "the file is empty" in caplog.text)
         assert server.catalog.versions() == {"a": [3]}
         config_file(tmp_path, entry("a", versions, policy="specific { versions: 1 }"), entry("b", toy))
         eventually(lambda: server.catalog.versions() == {"a": [1], "b": [1]})
+        config_file(tmp_path)
+        eventually(lambda: server.catalog.versions() == {})
+
+
+def test_a_server_may_start_without_models_and_get_them_later(tmp_path, toy):
+    with serving(config_file(tmp_path)) as server, Caller(server.port, model="a") as caller:
+        assert (server.versions, server.catalog.versions()) == ([], {})
+        assert server._is_serving()
+        assert caller.refusal("double", x=np.ones((1, 3), np.float32))[0] == "NOT_FOUND"
+        assert reload(caller, entry("a", toy)) == ("OK", "")
+        assert server.versions == [1]
+        caller.predict("double", x=np.ones((1, 3), np.float32))
 
 
 def test_wrong_configurations_are_refused(tmp_path):
-    with pytest.raises(ServingError, match="lists no model"):
-        Server(ServerConfig(model_config_file=config_file(tmp_path), port=0, rest_api_port=0))
     path = config_file(tmp_path, entry("a", tmp_path / "nowhere"))
     with pytest.raises(ServingError, match=r"1 servable\(s\) did not become available: \{a\}"), serving(path):
         pass

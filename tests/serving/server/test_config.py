@@ -28,10 +28,24 @@ def test_a_path_may_be_text():
         ({"port": -1}, "port=-1 is out of range"),
         ({"rest_api_port": 70_000}, "rest_api_port=70000 is out of range"),
         ({"rest_api_port": -2}, "rest_api_port=-2 is out of range"),
-        ({"model_base_path": None}, "one of the two"),
-        ({"model_config_file": "x"}, "one of the two"),
+        ({"model_base_path": None}, "give --model_base_path or --model_config_file"),
+        ({"model_base_path": ""}, "give --model_base_path or --model_config_file"),
         ({"model_base_path": 5}, "model_base_path=5 has the wrong type"),
-        ({"grpc_max_threads": 8}, "use 9 or more"),
+        ({"port": 5000, "rest_api_port": 5000}, "--port and --rest_api_port are both 5000"),
+        ({"grpc_max_threads": -1}, "grpc_max_threads=-1 is out of range"),
+        ({"grpc_channel_arguments": ("grpc.x",)}, "'grpc.x' is not KEY=VALUE; write KEY=VALUE"),
+        ({"grpc_channel_arguments": ("a=1", "=5")}, "'=5' is not KEY=VALUE; write KEY=VALUE"),
+        ({"rest_api_timeout_in_ms": 2**31}, "is out of range"),
+        ({"file_system_poll_wait_seconds": float("inf")}, "is out of range"),
+        ({"grpc_front_end": "native", "grpc_channel_arguments": ("a=1",)}, "takes no --grpc_channel_arguments"),
+        (
+            {
+                "tensorflow_session_parallelism": 1,
+                "tensorflow_intra_op_parallelism": 1,
+                "tensorflow_inter_op_parallelism": 1,
+            },
+            "not all three",
+        ),
         ({"grpc_front_end": "c++"}, "auto, native, python"),
         ({"grpc_front_end": "native", "tls": Tls(key=b"", certificate=b"")}, "has no TLS"),
     ],
@@ -40,6 +54,28 @@ def test_wrong_settings_are_refused_in_one_line(settings, says):
     with pytest.raises(UsageError, match=re.escape(says)) as info:
         ServerConfig(**{"model_base_path": "m", **settings})
     assert "\n" not in str(info.value)
+
+
+def test_channel_arguments_are_numbers_where_they_can_be():
+    given = ("grpc.max_connection_age_ms=2000", "grpc.primary_user_agent=a=b", "grpc.big=4294967296")
+    assert ServerConfig(model_base_path="m", grpc_channel_arguments=given).channel_arguments == [
+        ("grpc.max_connection_age_ms", 2000),
+        ("grpc.primary_user_agent", "a=b"),
+        ("grpc.big", "4294967296"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [
+        ({}, (0, 0)),
+        ({"tensorflow_session_parallelism": 3}, (3, 3)),
+        ({"tensorflow_intra_op_parallelism": 2}, (2, 0)),
+        ({"tensorflow_session_parallelism": 3, "tensorflow_inter_op_parallelism": 1}, (0, 1)),
+    ],
+)
+def test_threads_of_tensorflow_are_chosen_as_in_tensorflow_serving(settings, threads):
+    assert ServerConfig(model_base_path="m", **settings).threads == threads
 
 
 def test_wrong_limits_are_refused():

@@ -1,5 +1,7 @@
 """Configuration files: what is read from them, and tensorflow_model_server's refusals."""
 
+from pathlib import Path
+
 import pytest
 
 from serving.server.config_files import (
@@ -34,6 +36,22 @@ def test_batching_parameters(tmp_path):
         max_batch_size=64, batch_timeout_micros=500, num_batch_threads=2, allowed_batch_sizes=(16, 64)
     )
     assert read_batching(written(tmp_path, "")) == Batching()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("max_batch_size { value: 64 } max_execution_batch_size { value: 8 }", 64),
+        (
+            "max_batch_size { value: 64 } max_execution_batch_size { value: 8 } "
+            "enable_large_batch_splitting { value: true } allowed_batch_sizes: 8",
+            8,
+        ),
+        ("max_execution_batch_size { value: 8 } enable_large_batch_splitting { value: true }", 8),
+    ],
+)
+def test_split_batches_have_the_size_of_an_execution(tmp_path, text, size):
+    assert read_batching(written(tmp_path, text)).max_batch_size == size
 
 
 @pytest.mark.parametrize(
@@ -77,7 +95,14 @@ def test_models(tmp_path):
     assert (a.name, str(a.base_path), a.policy, a.labels) == ("a", "/models/a", Policy(), {})
     assert (b.policy, c.policy) == (Policy(latest=3), Policy(latest=0))
     assert (d.policy, d.labels) == (Policy(specific=frozenset({1, 2})), {"stable": 1, "canary": 2})
-    assert read_models(written(tmp_path, "")) == ()
+    assert read_models(written(tmp_path, "model_config_list {}")) == ()
+    assert read_models(written(tmp_path, "# nothing")) is None
+
+
+def test_a_model_may_have_the_older_field_for_its_platform_and_a_url(tmp_path):
+    text = f"model_config_list {{ {model(base_path='gs://bucket/a', more='model_type: TENSORFLOW')} }}"
+    [found] = read_models(written(tmp_path, text))
+    assert found.base_path == "gs://bucket/a"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +111,9 @@ def test_models(tmp_path):
         ([model(base_path="models/a")], "absolute path"),
         ([model(more="")], "model_platform"),
         ([model(more='model_platform: "caffe"')], "platform caffe"),
+        ([model(more="model_type: OTHER")], "of the model_type 2"),
+        ([model(more='model_type: TENSORFLOW model_platform: "tensorflow"')], "setting both"),
+        ([model(base_path="bucket:a")], "absolute path"),
         ([model(""), model()], "has no name"),
         ([model(), model()], "model a multiple times"),
         ([model(base_path="/" + "a" * 5000)], "not a valid path"),
@@ -128,3 +156,25 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ServingError, match="Error parsing"):
         read_models(tmp_path / "binary")
+    with pytest.raises(ServingError, match="cannot be read"):
+        read_models(tmp_path)
+    with pytest.raises(ServingError, match="larger than 16 MiB"):
+        read_models(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_config_list { config { " * 5000,
+        "custom_model_config { [type.googleapis.com/google.protobuf.Any] { " * 5000,
+        "model_config_list { config { model_version_policy { specific { versions: 99999999999999999999 } } } }",
+        'model_config_list { config { name: "\\xff" } }',
+        "model_config_list { config { version_labels { key: 5 } } }",
+        "\0" * 100,
+    ],
+)
+def test_hostile_models_are_one_line(tmp_path, text):
+    with pytest.raises(ServingError) as info:
+        read_models(written(tmp_path, text))
+    assert "\n" not in str(info.value)
+    assert len(str(info.value)) < 2000

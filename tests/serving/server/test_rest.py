@@ -1,5 +1,7 @@
 """The REST API: bodies and texts are TensorFlow Serving's."""
 
+import contextlib
+import gzip
 import http.client
 import json
 import math
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from serving.server import rest
+from serving.server.admission import AdmissionQueue
 from serving.server.metrics import Monitor
 from serving.server.service import Api
 
@@ -89,7 +92,7 @@ def test_default_signature_and_nan_literals(connection, spec):
             400,
             'Serving signature name: "X" not found in signature def',
         ),
-        ("POST", PREDICT, {"signature_name": ["X"], "instances": [1]}, 400, "not found in signature def"),
+        ("POST", PREDICT, {"signature_name": ["X"], "instances": [1]}, 400, "'signature_name' key must be a string"),
         ("POST", PREDICT, {}, 400, "Missing 'inputs' or 'instances' key"),
         (
             "POST",
@@ -100,28 +103,79 @@ def test_default_signature_and_nan_literals(connection, spec):
         ),
         ("POST", PREDICT, {"instances": []}, 400, "No values in 'instances' array"),
         ("POST", PREDICT, {"instances": 5}, 400, "to be a list/array"),
-        ("POST", PREDICT, [1], 400, "must be a JSON object"),
+        ("POST", PREDICT, [1], 400, "Is not object"),
         ("POST", PREDICT, "{", 400, "JSON Parse error"),
+        ("POST", PREDICT, "instances = [1, 2]", 400, "JSON Parse error: Invalid value"),
         ("POST", PREDICT, b"\xff\xfe\x00", 400, "JSON Parse error"),
-        ("POST", PREDICT, "", 400, "JSON Parse error"),
+        ("POST", PREDICT, "", 400, "JSON Parse error: The document is empty"),
         ("POST", PREDICT, "[" * 100_000, 400, "nested too deeply"),
-        ("POST", PREDICT, {"signature_name": "decode", "instances": [[1], [1, 2]]}, 400, "ragged"),
-        ("POST", PREDICT, {"signature_name": "decode", "instances": [["a"] * 8]}, 400, "DT_FLOAT"),
-        ("POST", PREDICT, {"signature_name": "decode", "instances": [[True] * 8]}, 400, "DT_FLOAT"),
-        ("POST", PREDICT, {"signature_name": "decode", "instances": [[None] * 8]}, 400, "DT_FLOAT"),
-        ("POST", PREDICT, {"signature_name": "decode", "instances": [[1, 2]]}, 400, "[1, 2]"),
-        ("POST", PREDICT, {"signature_name": "decode", "inputs": {"y": [[1]]}}, 400, "['z']"),
-        ("POST", PREDICT, {"signature_name": "spec", "inputs": [2**40]}, 400, "out of range"),
-        ("POST", PREDICT, {"signature_name": "spec", "inputs": [1.5]}, 400, "DT_INT32"),
-        ("POST", PREDICT, {"signature_name": "spec", "inputs": [10**400]}, 400, "DT_INT32"),
-        ("POST", PREDICT, {"signature_name": "generate", "inputs": [1]}, 400, "name each"),
-        ("POST", PREDICT, {"signature_name": "generate", "instances": [{"seed": 1}]}, 400, "temperature"),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "decode", "instances": [[1], [1, 2]]},
+            400,
+            "Expecting tensor size: 1 but got: 2",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "decode", "instances": [["a"] * 8]},
+            400,
+            "Type: String is not of expected type: float",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "decode", "instances": [[True] * 8]},
+            400,
+            "Type: True is not of expected type: float",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "decode", "instances": [[None] * 8]},
+            400,
+            "Type: Null is not of expected type: float",
+        ),
+        ("POST", PREDICT, {"signature_name": "decode", "instances": [[1, 2]]}, 400, "tensor with 2 values"),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "decode", "inputs": {"y": [[1]]}},
+            400,
+            "Missing named input: z in 'inputs' object.",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "spec", "inputs": [2**40]},
+            400,
+            "Type: Number is not of expected type: int32",
+        ),
+        ("POST", PREDICT, {"signature_name": "spec", "inputs": [1.5]}, 400, "of expected type: int32"),
+        ("POST", PREDICT, {"signature_name": "spec", "inputs": [10**400]}, 400, "of expected type: int32"),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "generate", "inputs": [1]},
+            400,
+            "inputs is a plain value/list, but expecting an object",
+        ),
+        (
+            "POST",
+            PREDICT,
+            {"signature_name": "generate", "instances": [{"seed": 1}]},
+            400,
+            "keys must be equal to: seed,temperature",
+        ),
         ("POST", "/v1/models/vae:classify", {"examples": [{}]}, 400, "signature method_name to be"),
         ("POST", "/v1/models/vae:regress", {"examples": [{}]}, 400, "signature method_name to be"),
         ("POST", "/v1/models/vae:explain", {}, 400, "Malformed request: POST /v1/models/vae:explain"),
         ("GET", "/", None, 400, "Malformed request: GET /"),
         ("GET", PREDICT, None, 400, f"Malformed request: GET {PREDICT}"),
         ("DELETE", "/v1/models/vae", None, 400, "Malformed request: DELETE /v1/models/vae"),
+        ("GET", "/v1/models", None, 400, "Missing model name in request."),
+        ("GET", f"/v1/models/vae/versions/{2**64}", None, 400, "Failed to convert version"),
         ("GET", "/v1/models/x", None, 404, "Could not find any versions of model x"),
         ("GET", "/v1/models/vae/versions/9", None, 404, "Could not find version 9 of model vae"),
         ("GET", "/v1/models/x/metadata", None, 404, "Servable not found for request: Latest(x)"),
@@ -150,7 +204,69 @@ def test_metadata_body(connection):
     assert body["model_spec"] == {"name": "vae", "signature_name": "", "version": "1"}
     decode = body["metadata"]["signature_def"]["signature_def"]["decode"]
     assert decode["inputs"]["z"]["dtype"] == "DT_FLOAT"
+    assert decode["inputs"]["z"]["tensor_shape"]["unknown_rank"] is False
+    assert decode["defaults"] == {}
     assert [dim["size"] for dim in decode["inputs"]["z"]["tensor_shape"]["dim"]] == ["-1", "8"]
+
+
+def test_bodies_and_answers_may_be_compressed(connection, client):
+    z = np.zeros((2, 8), np.float32)
+    body = gzip.compress(json.dumps({"signature_name": "decode", "instances": z.tolist()}).encode())
+    connection.request("POST", PREDICT, body, {"Content-Encoding": "gzip", "Accept-Encoding": "deflate, gzip;q=0.5"})
+    response = connection.getresponse()
+    packed = response.read()
+    assert (response.status, response.getheader("Content-Encoding")) == (200, "gzip")
+    np.testing.assert_allclose(json.loads(gzip.decompress(packed))["predictions"], client.decode(z), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status", "says"),
+    [
+        (gzip.compress(bytes(200 << 20), 1), "gzip", 400, "larger than"),
+        (b"no gzip", "gzip", 400, "cannot be unpacked"),
+        (b"{}", "br", 400, "is not supported"),
+        (b'{"instances": [' + b"[],[]," * 4_000_000 + b"[]]}", "identity", 400, "of memory"),
+    ],
+)
+def test_bodies_that_unpack_or_become_too_much_are_refused(connection, body, encoding, status, says):
+    connection.request("POST", PREDICT, body, {"Content-Encoding": encoding})
+    response = connection.getresponse()
+    assert response.status == status
+    assert says in json.loads(response.read())["error"]
+
+
+def test_every_refusal_of_the_http_library_is_json(server):
+    for request, status in (
+        (f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 40}\r\n\r\n", 413),
+        (f"GET / HTTP/1.1\r\nHost: x\r\nX: {'x' * 300_000}\r\n\r\n", 431),
+        ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    ):
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as raw:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(request.encode())
+            response = http.client.HTTPResponse(raw)
+            response.begin()
+            assert (response.status, response.getheader("Content-Type")) == (status, "application/json")
+            assert set(json.loads(response.read())) == {"error"}
+
+
+def test_web_pages_of_other_sites_are_let_in_only_if_that_is_asked_for(server, connection):
+    connection.request("OPTIONS", PREDICT)
+    response = connection.getresponse()
+    assert (response.status, response.getheader("Access-Control-Allow-Origin")) == (400, None)
+    response.read()
+    api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
+    slots = AdmissionQueue(capacity=1, max_waiting=0)
+    application = rest.Application(api, monitor, slots, timeout_s=60, metrics_path=None, cors=True)
+    for verb, path, status in (("OPTIONS", PREDICT, "200 OK"), ("GET", "/v1/models/x", "404 Not Found")):
+        found = []
+        application({"REQUEST_METHOD": verb, "PATH_INFO": path}, lambda *answer, found=found: found.extend(answer))
+        assert found[0] == status
+        assert {
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Allow-Methods": "POST, GET",
+            "Access-Control-Allow-Headers": "Content-Type",
+        }.items() <= dict(found[1]).items()
 
 
 def test_oversize_and_hostile_connections_leave_the_server_standing(server, connection):

@@ -5,10 +5,14 @@ import json
 import os
 import signal
 import threading
+from urllib.parse import quote
 
+import grpc
+import numpy as np
 import pytest
-from serving_tools import Caller, run_command, steps
+from serving_tools import ROWS, Caller, run_command, serving, steps
 
+from serving.protocol.names import PREDICT
 from serving.server.config import ServerConfig
 from serving.server.server import Server, serve
 from tfpipe.errors import ServingError, UsageError
@@ -79,3 +83,47 @@ def test_a_batching_file_needs_its_flag(tmp_path, flags):
     path.write_text("max_batch_size: 5")
     with pytest.raises(ServingError, match=r"batching\.config: Error parsing text-format"):
         run_command("serve", "--model_base_path", tmp_path, "--batching_parameters_file", path, "--enable_batching")
+
+
+def test_a_config_file_makes_the_base_path_superfluous(tmp_path, caplog):
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list {}")
+    with Server(ServerConfig(model_config_file=path, model_base_path="nowhere", port=0, rest_api_port=-1)) as server:
+        server.start()
+        assert server.catalog.versions() == {}
+    assert "--model_base_path and --model_name are ignored" in caplog.text
+
+
+@pytest.mark.parametrize("front_end", ["auto", "python"])
+def test_a_unix_socket_is_answered_too(toy, tmp_path, front_end):
+    path = tmp_path / "a 50% socket"
+    for _ in range(2):  # a socket that a server has left is replaced
+        with (
+            serving(toy, grpc_socket_path=str(path), grpc_front_end=front_end, enable_model_warmup=False),
+            grpc.insecure_channel(f"unix:{quote(str(path))}") as channel,
+        ):
+            assert channel.unary_unary(PREDICT)(ROWS, timeout=60)
+
+
+def test_a_socket_that_cannot_be_bound_is_one_line(toy, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "nowhere" / "a.sock", tmp_path / "file", tmp_path / ("a" * 120), tmp_path):
+        with pytest.raises(ServingError, match="--grpc_socket_path") as info:
+            Server(ServerConfig(model_base_path=toy, port=0, rest_api_port=-1, grpc_socket_path=str(path)))
+        assert "\n" not in str(info.value)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_single_thread_answers_requests_one_after_another(toy, front_end):
+    settings = {"grpc_max_threads": 1, "rest_api_num_threads": 1, "grpc_front_end": front_end, "batching": None}
+    with serving(toy, enable_model_warmup=False, **settings) as (_, caller):
+        waiting = [caller.future("double", x=steps(number)) for number in range(20)]
+        assert all(one.result() for one in waiting)
+
+
+def test_arguments_of_the_grpc_server_are_used(toy):
+    arguments = ("grpc.max_receive_message_length=1000", "grpc.max_connection_age_ms=600000")
+    with serving(toy, enable_model_warmup=False, grpc_channel_arguments=arguments) as (_, caller):
+        caller.predict("double", x=steps(1))
+        code, says = caller.refusal("double", x=np.ones((100, 3), np.float32))
+    assert (code, "1000" in says) == ("RESOURCE_EXHAUSTED", True)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from serving_tools import UNLIMITED
 
-from serving.protocol import protos, tensors
+from serving.protocol import protos, tensors, wire
+from serving.server.admission import Call
+from serving.server.service import Api
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
@@ -58,7 +60,34 @@ def test_predict_names_the_served_version(channel):
     assert (response.model_spec.name, response.model_spec.version.value) == ("vae", 1)
     assert response.model_spec.signature_name == "decode"
     assert [dim.size for dim in response.outputs["mel"].tensor_shape.dim] == [1, 128, 216]
-    assert len(response.outputs["mel"].tensor_content) == 4 * 128 * 216
+    assert len(response.outputs["mel"].float_val) == 128 * 216
+    assert not response.outputs["mel"].tensor_content
+
+
+def test_requests_and_answers_have_either_form(served, channel):
+    typed, content = predict_request(z=Z + 1), predict_request(z=Z + 1)
+    typed.inputs["z"].ClearField("tensor_content")
+    typed.inputs["z"].float_val.extend([1.0] * 8)
+    first = predict(channel, content)
+    assert predict(channel, typed) == first
+    api = Api(served.catalog, served.config.limits, tensor_content=True)
+    answer = protos.PredictResponse.FromString(b"".join(api.predict(wire.Predict(typed), Call())))
+    assert len(answer.outputs["mel"].tensor_content) == 4 * 128 * 216
+    both = [tensors.from_proto(given.outputs["mel"], max_bytes=1 << 30) for given in (first, answer)]
+    np.testing.assert_allclose(both[0], both[1], atol=1e-6)
+
+
+def test_numbers_that_stand_for_others_are_repeated(channel):
+    """The second request looks like the first to whoever only counts its bytes, so it must not be batched as such."""
+    whole, short = predict_request(z=np.ones((1, 8), np.float32)), predict_request(z=Z)
+    for request, count in ((whole, 8), (short, 4)):
+        request.inputs["z"].ClearField("tensor_content")
+        request.inputs["z"].float_val.extend([1.0] * count)
+    expected = predict(channel, whole)
+    for _ in range(3):
+        mel = [tensors.from_proto(predict(channel, r).outputs["mel"], max_bytes=1 << 30) for r in (short, whole)]
+        for found in mel:
+            np.testing.assert_allclose(found, tensors.from_proto(expected.outputs["mel"], max_bytes=1 << 30), atol=1e-6)
 
 
 def test_empty_signature_name_is_serving_default(channel, spec):
@@ -130,14 +159,8 @@ def _huge():
         (predict_request(z=Z, output_filter=["mel", "mel"]), "INVALID_ARGUMENT", "duplicate output tensor alias: mel"),
         (predict_request(z=Z.astype(str)), "INVALID_ARGUMENT", "to be float but string is provided"),
         (predict_request(z=Z.astype(np.float64)), "INVALID_ARGUMENT", "to be float but double is provided"),
-        (predict_request(z=np.zeros((1, 9), np.float32)), "INVALID_ARGUMENT", "[1, 9]"),
-        (predict_request(z=np.zeros(8, np.float32)), "INVALID_ARGUMENT", "[8]"),
+        (predict_request(z=np.zeros((1, 9), np.float32)), "INVALID_ARGUMENT", "tensor with 9 values"),
         (predict_request(z=np.zeros((2000, 8), np.float32)), "INVALID_ARGUMENT", "2000 rows"),
-        (
-            predict_request("decode_audio", z=np.zeros((2, 8), np.float32), ref_db=np.zeros(1, np.float32)),
-            "INVALID_ARGUMENT",
-            "differ in batch size",
-        ),
         (b"\xff\xff\xff garbage", "INTERNAL", "not a message"),
     ],
 )

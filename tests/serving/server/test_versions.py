@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
+import pytest
 from serving_tools import (
     copy_version,
     eventually,
@@ -15,6 +16,12 @@ from serving_tools import (
     serving,
     states,
 )
+
+from serving.protocol.status import Code, StatusError
+from serving.server.config import Limits
+from serving.server.config_files import Policy
+from serving.server.loaded_model import LoadedModel
+from serving.server.versions import ModelFolder, Retries
 
 
 def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy_versions, front_end):
@@ -95,3 +102,81 @@ def test_versions_roll_over_under_requests_and_broken_ones_never_serve(toy_versi
                 thread.join()
     assert failures == []
     assert seen == {1, 2, 3}
+
+
+def folder_of(path, load, *, latest=1, **retries):
+    return ModelFolder(name="m", base_path=path, policy=Policy(latest=latest), load=load, retries=Retries(**retries))
+
+
+def loads(*, failing=()):
+    """Returns a function that loads a version, or fails as often as `failing` says, and the versions that it loaded."""
+    tried, left = [], dict(failing)
+
+    def load(path, version):
+        tried.append(version)
+        if left.get(version, 0):
+            left[version] -= 1
+            raise StatusError(Code.DATA_LOSS, "damaged")
+        return LoadedModel(version=version, signatures={}, limits=Limits())
+
+    return load, tried
+
+
+def test_versions_whose_folders_are_removed_are_unloaded(tmp_path):
+    for version in (1, 2, 3):
+        (tmp_path / "m" / str(version)).mkdir(parents=True)
+    load, _ = loads()
+    folder = folder_of(tmp_path / "m", load, latest=0)
+    folder.start(poll_s=0)
+    assert folder.versions == [3, 2, 1]
+    for version, left in ((2, [3, 1]), (3, [1]), (1, [])):
+        (tmp_path / "m" / str(version)).rmdir()
+        folder.poll()
+        assert folder.versions == left
+    assert {status.state for status in folder.statuses()} == {"END"}
+    (tmp_path / "m" / "3").mkdir()
+    folder.poll()
+    assert folder.versions == [3]
+    shutil.rmtree(tmp_path / "m")
+    folder.poll()
+    assert folder.versions == [3], "as in TensorFlow Serving, a folder that cannot be read changes nothing"
+
+
+def test_the_last_version_stays_while_the_wanted_one_does_not_load(tmp_path):
+    (tmp_path / "1").mkdir()
+    load, _ = loads(failing={2: 9})
+    folder = folder_of(tmp_path, load)
+    folder.start(poll_s=0)
+    (tmp_path / "1").rmdir()
+    (tmp_path / "2").mkdir()
+    folder.poll()
+    assert folder.versions == [1]
+
+
+@pytest.mark.parametrize(
+    ("failures", "most", "tries", "serves"),
+    [(2, 2, 3, [1]), (3, 2, 3, []), (1, 0, 1, [])],
+)
+def test_a_version_that_does_not_load_is_tried_again(tmp_path, failures, most, tries, serves):
+    (tmp_path / "1").mkdir()
+    load, tried = loads(failing={1: failures})
+    folder = folder_of(tmp_path, load, most=most, wait_s=-1)
+    folder.start(poll_s=0)
+    eventually(lambda: len(tried) == tries)
+    folder.poll()
+    folder.poll()
+    assert tried == [1] * tries
+    assert folder.versions == serves
+    folder.stop()
+
+
+def test_a_version_is_not_tried_again_before_its_time_unless_its_files_change(tmp_path):
+    (tmp_path / "1").mkdir()
+    load, tried = loads(failing={1: 1})
+    folder = folder_of(tmp_path, load, most=5, wait_s=3600)
+    folder.poll()
+    folder.poll()
+    assert tried == [1]
+    (tmp_path / "1" / "saved_model.pb").touch()
+    folder.poll()
+    assert folder.versions == [1]
