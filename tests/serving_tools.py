@@ -29,7 +29,7 @@ native = pytest.mark.skipif(not is_built(), reason="the native front end is not 
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **settings):
+def serving(folder: Path | str, **settings):
     """Yields a running server of one model and a `Caller` of it; for tests that need settings of their own."""
     server = start_server(folder, **settings)
     try:
@@ -39,7 +39,7 @@ def serving(folder: Path, **settings):
         server.stop(grace_s=30)
 
 
-def start_server(folder: Path, **settings) -> Server:
+def start_server(folder: Path | str, **settings) -> Server:
     server = Server(ServerConfig(model_base_path=folder, port=0, rest_api_port=0, **settings))
     server.start()
     return server

@@ -109,7 +109,7 @@ def test_configuration_files_are_what_the_server_reads():
     """By the reader of `tfpipe serve`, which takes the same files."""
     from serving.server import config_files
 
-    (model,) = config_files.read_models(DEPLOY / "models.config")
+    (model,) = config_files.read_models(DEPLOY / "models.config") or ()
     probed = POD["containers"][0]["readinessProbe"]["httpGet"]["path"]
     assert probed == f"/v1/models/{model.name}/metadata"
     mounts = {volume.rsplit(":", 2)[-2] for volume in SERVING["volumes"]}

@@ -153,7 +153,7 @@ def post(served, path, body):
 
 def test_rest_answers_classify_and_regress(served):
     examples = [{"x": 80.0}, {"x": [20.0]}]
-    body = {"signature_name": "regress", "examples": examples}
+    body: dict[str, object] = {"signature_name": "regress", "examples": examples}
     assert post(served, ":regress", body) == (200, {"results": [42.0, 12.0]})
     body = {"signature_name": "classify", "examples": examples}
     assert post(served, "/versions/1:classify", body) == (200, {"results": [[["class", 42.0]], [["class", 12.0]]]})

@@ -108,9 +108,12 @@ def test_requests_written_in_many_ways_are_all_answered(native_caller):
 def test_compressed_messages(native_server, native_caller, caplog, monkeypatch):
     answers = []
     pack = grpc_native.packed
-    monkeypatch.setattr(
-        grpc_native, "packed", lambda parts, encoding: answers.append(encoding) or pack(parts, encoding)
-    )
+
+    def noted(parts, encoding):
+        answers.append(encoding)
+        return pack(parts, encoding)
+
+    monkeypatch.setattr(grpc_native, "packed", noted)
     x = np.ones((20, 3), np.float32)  # grpcio sends it plain if compression makes it longer
     message = native_caller.request("double", x=x).SerializeToString()
     raw = native_caller.channel.unary_unary(PREDICT)

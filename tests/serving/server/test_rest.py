@@ -8,6 +8,7 @@ import math
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_web_pages_of_other_sites_are_let_in_only_if_that_is_asked_for(server, c
     slots = AdmissionQueue(capacity=1, max_waiting=0)
     application = rest.Application(api, monitor, slots, timeout_s=60, metrics_path=None, cors=True)
     for verb, path, status in (("OPTIONS", PREDICT, "200 OK"), ("GET", "/v1/models/x", "404 Not Found")):
-        found = []
+        found: list[Any] = []
         application({"REQUEST_METHOD": verb, "PATH_INFO": path}, lambda *answer, found=found: found.extend(answer))
         assert found[0] == status
         assert {

@@ -1,6 +1,7 @@
 """The command `tfpipe serve` takes every flag of tensorflow_model_server."""
 
 import logging
+from typing import Any
 
 import pytest
 from serving_tools import run_command
@@ -10,7 +11,7 @@ from tfpipe.cli.main import main
 from tfpipe.errors import UsageError
 
 # All flags of tensorflow_model_server (model_servers/main.cc), with a value that is not the default.
-STOCK_FLAGS = {
+STOCK_FLAGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "port": ("9000", {"port": 9000}),
     "grpc_socket_path": ("/tmp/a.sock", {"grpc_socket_path": "/tmp/a.sock"}),
     "rest_api_port": ("9001", {"rest_api_port": 9001}),
