@@ -47,11 +47,37 @@ class Target:
     timeout_s: float = 60.0
 
 
-class Probe:
-    """Requests to the server, and inputs that fit its model."""
+class Asker:
+    """Requests to the server, about any model."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.channel = grpc.insecure_channel(target.grpc, options=UNLIMITED)
+
+    def call(self, method: str, request: Any, response: Any) -> Any:
+        """Sends a message to `/SERVICE/METHOD` and returns the answer."""
+        ask = self.channel.unary_unary(method, response_deserializer=response.FromString)
+        return ask(request.SerializeToString(), timeout=self.target.timeout_s)
+
+    def rest(self, verb: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Sends a REST request; returns the HTTP status and the JSON of the answer."""
+        host, _, port = str(self.target.rest).rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=self.target.timeout_s)
+        try:
+            data = body.encode() if isinstance(body, str) else None if body is None else json.dumps(body).encode()
+            connection.request(verb, path, data)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+
+class Probe(Asker):
+    """Requests to a server of a model of `tfpipe export`, and inputs that fit the model."""
 
     def __init__(self, target: Target, client: Client) -> None:
-        self.target, self.client = target, client
+        super().__init__(target)
+        self.client = client
         description = client.describe()
         self.spec, self.latent = FeatureSpec.from_dict(description["spec"]), int(description["latent"])
         self.signatures, self.prior = signatures_of(description), description.get("prior")
@@ -59,7 +85,6 @@ class Probe:
         rng = np.random.default_rng(0)
         self.z = rng.standard_normal((4, self.latent)).astype(np.float32)
         self.mel = rng.uniform(size=(4, *self.spec.mel_shape)).astype(np.float32)
-        self.channel = grpc.insecure_channel(target.grpc, options=UNLIMITED)
 
     def draw(self, seeds: list[int]) -> dict[str, NDArray[Any]]:
         """Returns the inputs of `generate` for these seeds."""
@@ -89,11 +114,6 @@ class Probe:
             request.inputs[alias].CopyFrom(tensors.to_proto(array))
         return request
 
-    def call(self, method: str, request: Any, response: Any) -> Any:
-        """Sends a message to `/SERVICE/METHOD` and returns the answer."""
-        ask = self.channel.unary_unary(method, response_deserializer=response.FromString)
-        return ask(request.SerializeToString(), timeout=self.target.timeout_s)
-
     def predict(self, request: Any) -> Any:
         """Sends a Predict request and returns the answer."""
         return self.call(PREDICT, request, protos.PredictResponse)
@@ -102,17 +122,6 @@ class Probe:
         """Sends a Predict request and returns its outputs as arrays."""
         answer = self.predict(request).outputs
         return {alias: tensors.from_proto(proto, max_bytes=MAX_TENSOR_BYTES) for alias, proto in answer.items()}
-
-    def rest(self, verb: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Sends a REST request; returns the HTTP status and the JSON of the answer."""
-        host, _, port = str(self.target.rest).rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=self.target.timeout_s)
-        try:
-            connection.request(verb, path, body if body is None or isinstance(body, str) else json.dumps(body))
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        finally:
-            connection.close()
 
 
 def refused(ask: Callable[[], object], code: str, says: str) -> None:
@@ -124,6 +133,13 @@ def refused(ask: Callable[[], object], code: str, says: str) -> None:
         require(found == code and says in text, f"{found} {text[:200]!r}, not {code} {says!r}")
     else:
         raise Differs("it answers")
+
+
+def rest_refused(ask: Callable[[], tuple[int, Any]], status: int, says: str) -> None:
+    """Requires that a REST request is refused with an HTTP status, and with a message that contains `says`."""
+    found, body = ask()
+    text = body.get("error", "") if isinstance(body, dict) else ""
+    require(found == status and bool(text) and says in text, f"{found} {str(body)[:200]!r}, not {status} {says!r}")
 
 
 def close(actual: NDArray[Any], expected: NDArray[Any], what: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from serving.checks.probe import NO_VERSION, Case, Probe, close, require
+from serving.checks.probe import NO_VERSION, Case, Probe, close, require, rest_refused
 from serving.protocol.names import WAV_SIGNATURES
 
 # Bytes of a WAV file before its samples.
@@ -54,7 +53,7 @@ def rest_cases(probe: Probe) -> Iterator[Case]:
     ):
         yield (
             f"REST refuses {name}",
-            partial(_refused, partial(probe.rest, verb, path, body), code, says),
+            partial(rest_refused, partial(probe.rest, verb, path, body), code, says),
         )
 
 
@@ -97,9 +96,3 @@ def _status(probe: Probe) -> None:
     status, body = probe.rest("GET", f"{path}/metadata")
     named = set(body.get("metadata", {}).get("signature_def", {}).get("signature_def", {}))
     require(status == 200 and named >= set(probe.signatures), f"metadata: status {status}, signatures {sorted(named)}")
-
-
-def _refused(ask: Callable[[], tuple[int, Any]], status: int, says: str) -> None:
-    found, body = ask()
-    text = body.get("error", "") if isinstance(body, dict) else ""
-    require(found == status and bool(text) and says in text, f"{found} {str(body)[:200]!r}, not {status} {says!r}")

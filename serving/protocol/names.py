@@ -13,7 +13,8 @@ PREDICT = f"/{PREDICTION_SERVICE}/Predict"
 RELOAD = f"/{MODEL_SERVICE}/HandleReloadConfigRequest"
 # A request without a signature name means this one.
 DEFAULT_SIGNATURE = "serving_default"
-# `method_name` of a signature that answers Classify, or Regress.
+# `method_name` of a signature that answers Predict, Classify or Regress.
+PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 # Inside a version's folder: the requests that the server runs before it serves the version.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"

@@ -5,26 +5,47 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
+
+from tfpipe.errors import UsageError
 
 HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's clients need it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("grpc", metavar="HOST:PORT", help="gRPC address of a server of a `tfpipe export` model")
+    parser.add_argument("grpc", metavar="HOST:PORT", nargs="?", help="gRPC address of the server")
     parser.add_argument("--rest", metavar="HOST:PORT", help="its REST address; without it, gRPC alone is checked")
-    parser.add_argument("--model-name", default="vae", metavar="NAME", help="the model's name on the server (vae)")
+    parser.add_argument(
+        "--model-name", default="vae", metavar="NAME", help="the server's name for a model of `tfpipe export` (vae)"
+    )
+    parser.add_argument(
+        "--api-model",
+        metavar="NAME",
+        help="check the API itself instead, on the model that --write-api-model writes; NAME is the server's for it",
+    )
+    parser.add_argument(
+        "--write-api-model", metavar="DIR", help="write that model, for any TensorFlow Serving to serve, and do no more"
+    )
     parser.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (60)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a line for each check; returns 1 if the server differs in one of them, else 0."""
-    from serving.checks.conformance import Target, conformance
+    """Prints a line for each check; returns 1 if the server differs in one of them, else 0.
 
-    target = Target(grpc=args.grpc, rest=args.rest, model=args.model_name, timeout_s=args.timeout_s)
+    Raises:
+        UsageError: there is no address to check, or the folder for the model is not empty.
+    """
+    if args.write_api_model:
+        return _write(Path(args.write_api_model))
+    if not args.grpc:
+        raise UsageError("give the server's gRPC address, HOST:PORT")
+    from serving.checks.conformance import Target, api_conformance, conformance
+
+    target = Target(grpc=args.grpc, rest=args.rest, model=args.api_model or args.model_name, timeout_s=args.timeout_s)
     found: dict[str, str] = {}
-    for name, difference in conformance(target):
+    for name, difference in (api_conformance if args.api_model else conformance)(target):
         found[name] = difference
         print(f"differs  {name}: {difference}" if difference else f"ok       {name}", file=sys.stderr, flush=True)
     different = {name: difference for name, difference in found.items() if difference}
@@ -32,3 +53,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"checks": len(found), "differ": different}))
     return 1 if different else 0
+
+
+def _write(folder: Path) -> int:
+    from serving.checks.api_model import write_api_model
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty; name a new folder")
+    print(write_api_model(folder))
+    return 0

@@ -1,5 +1,6 @@
 """`tfpipe check-server` against the real server, and against servers that differ."""
 
+import contextlib
 import json
 from concurrent import futures
 
@@ -9,6 +10,9 @@ import pytest
 from serving_tools import Caller
 
 from serving.checks import conformance
+from serving.checks.api_model import ECHOED
+from serving.checks.json_cases import Refused, answers
+from serving.checks.probe import Asker, Differs
 from serving.protocol import protos, tensors
 from serving.protocol.names import SIGNATURES, UNLIMITED, WARMUP_FILE
 from tfpipe.cli.main import main
@@ -24,6 +28,68 @@ def test_the_embedded_server_conforms(exported, front_end, shared_server, capsys
     result = json.loads(said.out)
     assert result["differ"] == {}
     assert result["checks"] >= 45
+
+
+@pytest.fixture(scope="module")
+def api_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "model"
+    assert main(["check-server", "--write-api-model", str(folder)]) == 0
+    return folder
+
+
+def test_the_embedded_server_has_the_api(api_model, front_end, shared_server, capsys):
+    running = shared_server(api_model, front_end)
+    address = [f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}"]
+    status = main(["check-server", *address, "--api-model", "vae", "--json"])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    result = json.loads(said.out)
+    assert result["differ"] == {}
+    assert result["checks"] > 300
+
+
+def test_a_server_of_another_model_differs_in_what_that_lacks(toy, shared_server):
+    running = shared_server(toy, "auto")
+    target = conformance.Target(grpc=f"127.0.0.1:{running.port}", rest=f"127.0.0.1:{running.rest_port}")
+    found = dict(conformance.api_conformance(target))
+    assert all("FAILED_PRECONDITION" in found[f"Predict, {name}: typed values"] for name in ECHOED)
+    assert sum(map(bool, found.values())) > 200
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "alike"),
+    [
+        ((200, {"outputs": [1]}), {"outputs": [1]}, True),
+        ((200, {"outputs": [1.0]}), {"outputs": [1]}, False),
+        ((200, {"outputs": [1]}), {"outputs": [1.0]}, False),
+        ((200, {"outputs": [True]}), {"outputs": [1]}, False),
+        ((200, {"outputs": [float("nan")]}), {"outputs": [float("nan")]}, True),
+        ((200, {"outputs": [0.1 + 1e-9]}), {"outputs": [0.1]}, True),
+        ((200, {"outputs": [1, 1]}), {"outputs": [1]}, False),
+        ((200, {"outputs": 1, "more": 1}), {"outputs": 1}, False),
+        ((500, {"outputs": [1]}), {"outputs": [1]}, False),
+        ((400, {"error": "no rows here"}), Refused("no rows"), True),
+        ((400, {"error": "something"}), Refused("no rows"), False),
+        ((400, {}), Refused(""), False),
+        ((500, {"error": "no rows"}), Refused("no rows"), False),
+        ((200, {"outputs": [1]}), Refused(""), False),
+    ],
+)
+def test_an_answer_is_compared_by_value_and_type(found, expected, alike):
+    class Answering(Asker):
+        def rest(self, verb, path, body=None):
+            return found
+
+    with contextlib.nullcontext() if alike else pytest.raises(Differs):
+        answers(Answering(conformance.Target(grpc="127.0.0.1:1")), "{}", expected)
+
+
+def test_what_cannot_be_checked_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["check-server", "--write-api-model", str(tmp_path)]) == 2
+    assert "is not empty; name a new folder" in capsys.readouterr().err
+    assert main(["check-server"]) == 2
+    assert "give the server's gRPC address" in capsys.readouterr().err
 
 
 @pytest.mark.slow
