@@ -55,7 +55,6 @@ def path_cases(asker: Asker) -> Iterator[Case]:
 def _wrong_paths(model: str) -> Iterator[tuple[str, str, int, str]]:
     """Yields method, path, status and part of the message."""
     for verb, path in (
-        ("GET", "/"),
         ("GET", "/v1"),
         ("GET", "/v2/models/x"),
         ("GET", f"{model}/versions"),

@@ -28,6 +28,7 @@ from serving.server.compression import Unpacker, packed
 from serving.server.config import SPARE_THREADS
 from serving.server.http_server import HttpServer
 from serving.server.metrics import Monitor
+from serving.server.pages import Pages
 from serving.server.service import Api
 
 _LOG = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class RestServer:
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
         cors: let web pages of other sites use the API.
+        is_serving: tells whether every model can answer.
 
     Raises:
         OSError: the port cannot be bound.
@@ -82,9 +84,11 @@ class RestServer:
         timeout_s: float = 30.0,
         metrics_path: str | None = None,
         cors: bool = False,
+        is_serving: Callable[[], bool] = lambda: True,
     ) -> None:
         slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
         application = Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors)
+        application.pages = Pages(api.catalog, is_serving=is_serving, metrics_path=metrics_path)
         self._server = HttpServer(
             application,
             host=host,
@@ -141,6 +145,7 @@ class Application:
 
     Attributes:
         has_room: tells whether an answer of so many bytes may be kept until its client has read it.
+        pages: further pages that GET can ask for.
     """
 
     def __init__(
@@ -164,6 +169,7 @@ class Application:
         self._writing = AdmissionQueue(capacity=size, max_waiting=waiting)
         self._unpacker = Unpacker(max_bytes=size, refusal=Code.INVALID_ARGUMENT)
         self.has_room: Callable[[int], bool] = lambda _: True
+        self.pages = Pages(api.catalog, is_serving=lambda: True)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answers one HTTP request."""
@@ -171,6 +177,8 @@ class Application:
         kind = "application/json"
         if verb == "GET" and path == self._metrics_path:
             code, kind, body = Code.OK, "text/plain", self._monitor.page().encode()
+        elif verb == "GET" and (page := self.pages.get(path, host=environ.get("HTTP_HOST", "localhost"))):
+            code, kind, body = page
         elif verb == "OPTIONS" and self._cors:
             code, body = Code.OK, b""
         else:

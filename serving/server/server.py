@@ -75,7 +75,7 @@ class Server:
         self._grpc = _bind_grpc(api, self.methods, monitor, config)
         self._socket = _bind_socket(self.methods, config) if isinstance(self._grpc, NativeGrpcServer) else None
         self.port = self._grpc.port
-        self._rest = _bind_rest(api, monitor, config) if config.rest_api_port >= 0 and config.tls is None else None
+        self._rest = self._bind_rest(api, monitor) if config.rest_api_port >= 0 and config.tls is None else None
         if config.rest_api_port >= 0 and config.tls is not None:
             _LOG.warning("REST is off, because it has no TLS: anyone could use it to go round --ssl_config_file")
         self.rest_port = self._rest.port if self._rest else None
@@ -129,6 +129,27 @@ class Server:
         for event in stopped:
             event.wait()
         self.catalog.stop()
+
+    def _bind_rest(self, api: Api, monitor: Monitor) -> RestServer:
+        config = self.config
+        try:
+            return RestServer(
+                api,
+                monitor=monitor,
+                host=config.host,
+                port=config.rest_api_port,
+                threads=_threads(config),
+                computing=config.rest_api_num_threads,
+                timeout_s=config.rest_api_timeout_in_ms / 1000,
+                metrics_path=config.metrics_path,
+                cors=config.rest_cors,
+                is_serving=self._is_serving,
+            )
+        except (OSError, ValueError) as error:
+            raise ServingError(
+                f"{config.host}:{config.rest_api_port}: cannot listen there ({error}); choose another --rest_api_port, "
+                "or -1 for no REST"
+            ) from error
 
     def _is_serving(self) -> bool:
         """Tells whether every model can answer. A server that is to have no models yet can answer too."""
@@ -259,23 +280,3 @@ def _bind_socket(methods: Methods, config: ServerConfig) -> PythonGrpcServer | N
 def _threads(config: ServerConfig) -> int:
     """Returns the number of threads of a gRPC server: one for each open request, and the spare ones."""
     return config.limits.open_requests + SPARE_THREADS
-
-
-def _bind_rest(api: Api, monitor: Monitor, config: ServerConfig) -> RestServer:
-    try:
-        return RestServer(
-            api,
-            monitor=monitor,
-            host=config.host,
-            port=config.rest_api_port,
-            threads=_threads(config),
-            computing=config.rest_api_num_threads,
-            timeout_s=config.rest_api_timeout_in_ms / 1000,
-            metrics_path=config.metrics_path,
-            cors=config.rest_cors,
-        )
-    except (OSError, ValueError) as error:
-        raise ServingError(
-            f"{config.host}:{config.rest_api_port}: cannot listen there ({error}); choose another --rest_api_port, "
-            "or -1 for no REST"
-        ) from error

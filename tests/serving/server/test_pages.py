@@ -1,0 +1,84 @@
+"""Pages of the REST port: a list of models, health, readiness and OpenAPI."""
+
+import contextlib
+import html
+import http.client
+import json
+import re
+import shlex
+
+import pytest
+
+from serving.protocol.status import Code
+from serving.server.pages import Pages
+
+
+def get(server, path, *, verb="GET", body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(verb, path, body)
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type"), response.read().decode()
+
+
+def test_the_list_names_models_versions_and_signatures_and_its_example_works(server):
+    status, kind, text = get(server, "/")
+    assert (status, kind) == (200, "text/html; charset=utf-8")
+    for word in ("vae", "Versions: 1.", "decode_audio", "float [n, ", "/healthz", "/readyz", "/openapi.json"):
+        assert word in text
+    [shown] = re.findall("<pre>(.*?)</pre>", text)
+    command, url, option, body = shlex.split(html.unescape(shown))
+    assert (command, option) == ("curl", "-d")
+    host, path = re.fullmatch(r"http://([^/]+)(/.+)", url).groups()
+    assert host == f"127.0.0.1:{server.rest_port}"
+    status, _, answer = get(server, path, verb="POST", body=body)
+    assert (status, list(json.loads(answer))) == (200, ["predictions"])
+
+
+def test_health_and_readiness(server):
+    assert get(server, "/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
+    assert get(server, "/readyz") == (200, "text/plain; charset=utf-8", "ok\n")
+    assert get(server, "/healthz", verb="POST")[0] == 400
+
+
+def test_openapi_describes_each_signature(server):
+    status, kind, text = get(server, "/openapi.json")
+    assert (status, kind) == (200, "application/json")
+    paths = json.loads(text)["paths"]
+    assert set(paths) == {"/v1/models/vae:predict", "/v1/models/vae", "/v1/models/vae/metadata"}
+    content = paths["/v1/models/vae:predict"]["post"]["requestBody"]["content"]["application/json"]
+    bodies = {body["title"]: body for body in content["schema"]["anyOf"]}
+    assert {"encode", "decode", "serving_default"} <= set(bodies)
+    mel = bodies["encode"]["properties"]["instances"]["items"]["properties"]["mel"]
+    assert mel["items"]["items"] == {"type": "number"}
+    assert mel["minItems"] == mel["maxItems"] > 1
+
+
+class NoModels:
+    """A catalog whose only model has no version yet."""
+
+    def versions(self):
+        return {"<b>": []}
+
+    def use(self, name, version):
+        from serving.protocol.status import StatusError
+
+        raise StatusError(Code.NOT_FOUND, name)
+
+
+def test_a_server_that_loads_is_healthy_but_not_ready():
+    pages = Pages(NoModels(), is_serving=lambda: False, metrics_path="/metrics")
+    assert pages.get("/healthz", host="").code == Code.OK
+    assert pages.get("/readyz", host="").code == Code.UNAVAILABLE
+    assert pages.get("/nope", host="") is None
+    text = pages.get("/", host="").body.decode()
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert "none is ready" in text
+    assert 'href="/metrics"' in text
+
+
+@pytest.mark.parametrize("name", ["healthz", "readyz"])
+def test_nothing_but_the_whole_path_is_a_page(server, name):
+    assert get(server, f"/{name}/")[0] == 400
+    assert get(server, f"/v1/{name}")[0] == 400
