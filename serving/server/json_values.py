@@ -26,6 +26,8 @@ from serving.protocol.status import Code, StatusError
 _LIST_BYTES, _OBJECT_BYTES, _ELEMENT_BYTES, _STRING_BYTES = 72, 240, 56, 60
 # A text with letters outside ASCII takes up to four bytes for each of its bytes.
 _WIDE = 5
+# A surrogate in JSON, escaped or not; a pair of them is one character.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 # Spellings that TensorFlow Serving reads and Python does not; strings are matched first, so that they stay.
 _SPELLINGS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?Inf(?:inity)?|-NaN', re.DOTALL)
 # Characters of a wrong value that an error shows.
@@ -128,11 +130,17 @@ def _read(data: bytes, many: int | None) -> Any:
 
 def _loads(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        value = json.loads(data)
     except json.JSONDecodeError:
         if b"Inf" not in data and b"-NaN" not in data:
             raise
-        return json.loads(_SPELLINGS.sub(_as_python_spells, data))
+        value = json.loads(_SPELLINGS.sub(_as_python_spells, data))
+    if _SURROGATE.search(data):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half of a pair, which is no character
+            raise refused("JSON Parse error: The surrogate pair in string is invalid.") from None
+    return value
 
 
 def _put_back(value: Any, arrays: list[Numbers]) -> Any:
@@ -286,7 +294,7 @@ def as_bytes(value: str | dict[str, Any]) -> bytes:
         StatusError: INVALID_ARGUMENT; the object is another one, or its text is not base64.
     """
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode()
     if not is_base64(value):
         raise refused(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     text = "".join(value["b64"].split()).rstrip("=")

@@ -153,3 +153,15 @@ def test_the_estimate_of_memory_is_not_too_small(text):
     tracemalloc.stop()
     assert value
     assert peak < json_values.memory_of(data) < 8 * peak
+
+
+@pytest.mark.parametrize(
+    "text", [rb'{"a": "\ud800"}', rb'{"\uDFFF": 1}', b'{"a": "\xed\xa0\x80"}', rb'{"a": ["\ud83d\u0041"]}']
+)
+def test_half_of_a_surrogate_pair_is_no_text(text):
+    with pytest.raises(StatusError, match="surrogate pair"):
+        json_values.read_object(text)
+
+
+def test_a_surrogate_pair_is_one_character():
+    assert json_values.read_object(rb'{"a": "\ud83c\udfb9"}') == {"a": "\U0001f3b9"}
