@@ -204,6 +204,7 @@ def test_every_import_is_declared(wheel, repo):
         "botocore": "apache-beam",
         "grpc": "grpcio",
         "google.protobuf": "protobuf",
+        "ml_dtypes": "tensorflow",
         "tensorflow_serving": "tensorflow-serving-api",
     }
     imported = set()

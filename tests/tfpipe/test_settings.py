@@ -30,7 +30,7 @@ class Config:
 def test_metadata_holds_what_was_said_of_the_setting():
     latent = next(item for item in fields(Config) if item.name == "latent")
     assert latent.metadata == {
-        **{"help": "dimensions of z", "metavar": "N", "choices": None, "parse": None, "hidden": False},
+        **{"help": "dimensions of z", "metavar": "N", "choices": None, "parse": None, "hidden": False, "flag": None},
         **{"at_least": 1, "above": None, "at_most": 4096, "below": None},
     }
 

