@@ -172,7 +172,6 @@ def test_default_signature_and_nan_literals(connection, spec):
         ("POST", "/v1/models/vae:classify", {"examples": [{}]}, 400, "signature method_name to be"),
         ("POST", "/v1/models/vae:regress", {"examples": [{}]}, 400, "signature method_name to be"),
         ("POST", "/v1/models/vae:explain", {}, 400, "Malformed request: POST /v1/models/vae:explain"),
-        ("GET", "/", None, 400, "Malformed request: GET /"),
         ("GET", PREDICT, None, 400, f"Malformed request: GET {PREDICT}"),
         ("DELETE", "/v1/models/vae", None, 400, "Malformed request: DELETE /v1/models/vae"),
         ("GET", "/v1/models", None, 400, "Missing model name in request."),
