@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_the_list_names_models_versions_and_signatures_and_its_example_works(ser
     [shown] = re.findall("<pre>(.*?)</pre>", text)
     command, url, option, body = shlex.split(html.unescape(shown))
     assert (command, option) == ("curl", "-d")
-    host, path = re.fullmatch(r"http://([^/]+)(/.+)", url).groups()
+    [(host, path)] = re.findall(r"^http://([^/]+)(/.+)$", url)
     assert host == f"127.0.0.1:{server.rest_port}"
     status, _, answer = get(server, path, verb="POST", body=body)
     assert (status, list(json.loads(answer))) == (200, ["predictions"])
@@ -67,11 +68,13 @@ class NoModels:
 
 
 def test_a_server_that_loads_is_healthy_but_not_ready():
-    pages = Pages(NoModels(), is_serving=lambda: False, metrics_path="/metrics")
-    assert pages.get("/healthz", host="").code == Code.OK
-    assert pages.get("/readyz", host="").code == Code.UNAVAILABLE
+    catalog: Any = NoModels()
+    pages = Pages(catalog, is_serving=lambda: False, metrics_path="/metrics")
+    found = {path: pages.get(path, host="") for path in ("/healthz", "/readyz", "/")}
     assert pages.get("/nope", host="") is None
-    text = pages.get("/", host="").body.decode()
+    answers = {path: page for path, page in found.items() if page is not None}
+    assert [page.code for page in answers.values()] == [Code.OK, Code.UNAVAILABLE, Code.OK]
+    text = answers["/"].body.decode()
     assert "&lt;b&gt;" in text
     assert "<b>" not in text
     assert "none is ready" in text
