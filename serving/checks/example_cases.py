@@ -1,6 +1,6 @@
 """Checks of Classify, Regress and MultiInference on the model of `serving.checks.api_model`.
 
-The behaviour is that of TensorFlow Serving's `classifier.cc`, `regressor.cc`, `multi_inference.cc` and
+The expected answers are those of TensorFlow Serving's `classifier.cc`, `regressor.cc`, `multi_inference.cc` and
 `json_tensor.cc`.
 """
 

@@ -1,6 +1,6 @@
 """Checks of JSON bodies on the model of `serving.checks.api_model`: what they become, and what is refused.
 
-The behaviour is that of TensorFlow Serving's `util/json_tensor.cc` and `http_rest_api_handler.cc`.
+The expected answers are those of TensorFlow Serving's `util/json_tensor.cc` and `http_rest_api_handler.cc`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks of paths, versions and metadata of REST, and of ModelService, on the model of `serving.checks.api_model`.
 
-The behaviour is that of TensorFlow Serving's `http_rest_api_handler.cc` and `get_model_status_impl.cc`.
+The expected answers are those of TensorFlow Serving's `http_rest_api_handler.cc` and `get_model_status_impl.cc`.
 """
 
 from __future__ import annotations

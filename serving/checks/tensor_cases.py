@@ -1,6 +1,6 @@
 """Checks of tensors in gRPC messages on the model of `serving.checks.api_model`: every type, in both forms.
 
-The behaviour is that of TensorFlow's `tensor.proto` and of TensorFlow Serving's `predict_util.cc`.
+The expected answers are those of TensorFlow's `tensor.proto` and of TensorFlow Serving's `predict_util.cc`.
 """
 
 from __future__ import annotations

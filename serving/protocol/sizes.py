@@ -14,11 +14,11 @@ from serving.protocol.wire import Buffer, Predict
 
 # Bytes that protobuf keeps for each field of a message, at most; an empty message in a list takes 108.
 _FIELD_BYTES = 128
-# Fields that are looked at, in a large message one for so many bytes. If there are more, the rest is counted as the
-# worst there is: two bytes each.
+# This many fields of a message are read: one for every `_BYTES_OF_FIELD` bytes, within these bounds. The bytes after
+# them are counted as the worst case, which is fields of two bytes each.
 _FEWEST_FIELDS, _MOST_FIELDS, _BYTES_OF_FIELD = 4096, 65_536, 256
 _WORST = _FIELD_BYTES // 2
-# A list of numbers of one byte each becomes a list of eight bytes each, twice.
+# A packed number takes at least one byte of a message. Once read it takes eight bytes, in protobuf and again in NumPy.
 _PACKED = 16
 # Bytes that a string takes besides its own, in NumPy and in TensorFlow.
 _STRING_BYTES = 64
@@ -26,11 +26,13 @@ _VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}
 
 
 def parsed_bytes(kind: Any, data: Buffer) -> int:
-    """Returns about how many bytes a message takes once protobuf has read it; never much too few.
+    """Returns about how many bytes a message takes once protobuf has read it.
+
+    The estimate may be too high, but it is never much too low.
 
     Args:
         kind: the message's class.
-        data: the serialised message; if it is none, protobuf will refuse it.
+        data: the serialised message. If it is not valid, protobuf will refuse it later.
     """
     left = min(_MOST_FIELDS, max(_FEWEST_FIELDS, len(data) // _BYTES_OF_FIELD))
     total = 0

@@ -14,7 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, cast
 
 # grpcio's own log lines about a taken port would come before our error, which says more.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -33,7 +33,7 @@ from tfpipe.errors import ServingError
 SMALL_ANSWER = 4096
 # Once room is needed, an answer that was not read for this long is dropped, in s. The native server uses it too.
 UNREAD_TIMEOUT_S = 60.0
-# Calls of one connection at the same time, and of all connections; a client waits with further ones.
+# Most calls at the same time, on one connection and on all connections together. Further calls wait.
 _CALLS_OF_CONNECTION, _CALLS = 256, 16_384
 # A call whose message has not arrived after this time is ended, in s.
 ARRIVAL_S = 60.0
@@ -129,8 +129,7 @@ class PythonGrpcServer:
             data = await _message(context)
             result: bytes = await _loop().run_in_executor(self._pool, self._joined, path, data, call)
             if len(result) > SMALL_ANSWER:
-                task = asyncio.current_task()
-                assert task is not None  # noqa: S101 - every coroutine runs in a task
+                task = cast("asyncio.Task[Any]", asyncio.current_task())  # every coroutine runs in one
                 free = self._unread.add(len(result), functools.partial(_loop().call_soon_threadsafe, task.cancel))
                 context.add_done_callback(lambda _: free())
             return result

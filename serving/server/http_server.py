@@ -1,6 +1,6 @@
 """The HTTP server of REST: waitress, with bounds on what slow clients may hold.
 
-waitress alone stops to accept connections when it has too many, keeps bodies that
+waitress alone stops accepting connections when it has too many, keeps bodies that
 never end on the disk, and does not close a connection whose client reads nothing.
 Here a new client always gets a connection: if there are too many, the one that has
 waited longest for its client is closed.
@@ -25,21 +25,23 @@ from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
 
 _MAX_CONNECTIONS = 1000
-# Connections use at most one in so many of the files that this process may open. Models need files too.
+# Connections may use a quarter of the files that this process may open, because models need files too.
 _SHARE_OF_FILES = 4
-# How long a client may do nothing, in s: send no request, none of its bytes, or read nothing of its answer.
+# A client is disconnected if it does nothing for this long, in s: it sends no request, sends no further byte of one, or
+# reads nothing of its answer.
 _PATIENCE_S = 30.0
-# When others need the memory, an answer of which nothing was read for so long is dropped, in s.
+# If other answers need the memory, a client is disconnected after it has read nothing for this long, in s.
 _SHORT_PATIENCE_S = 5.0
-# After the first 30 s, a body must have come with so many bytes in each second.
+# After the first 30 s, at least this many bytes of a body must arrive in each second.
 _SLOWEST_BYTES_PER_S = 64 << 10
 # Largest headers of a request, in bytes; they are held while they arrive.
 _HEADER_BYTES = 64 << 10
 # Time between two looks for clients that are too slow, in s.
 _LOOK_S = 5
-# waitress writes what is larger to files. Here it stays in memory, which is bounded, so that nobody can fill the disk.
+# waitress writes bodies and answers above this size to files. It is never reached: they stay in memory, which is
+# bounded, so that nobody can fill the disk.
 _NEVER = 1 << 40
-# After the process has run out of files, the server waits so long before it accepts again, in s.
+# If the process has run out of files, the server waits this long before it accepts the next connection, in s.
 _NO_FILES_S = 0.05
 
 
