@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
-from serving_tools import Caller, start_server
+from serving_tools import serving
 
 from serving.protocol import protos
 from serving.server import loaded_model
@@ -41,12 +41,8 @@ def quick_server(folder: Path, monkeypatch, *, run=double, **settings):
 
     monkeypatch.setattr(loaded_model.LoadedModel, "load", load)
     (folder / "1").mkdir(exist_ok=True)
-    server = start_server(folder, **settings)
-    try:
-        with Caller(server.port) as caller:
-            yield server, caller
-    finally:
-        server.stop(grace_s=2)
+    with serving(folder, grace_s=2, **settings) as served:
+        yield served
 
 
 ROW = np.ones((1, 3), np.float32)

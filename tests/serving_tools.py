@@ -29,14 +29,14 @@ native = pytest.mark.skipif(not is_built(), reason="the native front end is not 
 
 
 @contextlib.contextmanager
-def serving(folder: Path | str, **settings):
+def serving(folder: Path | str, *, grace_s: float = 30, **settings):
     """Yields a running server of one model and a `Caller` of it; for tests that need settings of their own."""
     server = start_server(folder, **settings)
     try:
         with Caller(server.port) as caller:
             yield server, caller
     finally:
-        server.stop(grace_s=30)
+        server.stop(grace_s=grace_s)
 
 
 def start_server(folder: Path | str, **settings) -> Server:

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -59,7 +60,7 @@ def test_hostile_messages_take_bounded_memory(toy, front_end):
 def test_unread_answers_are_bounded_and_dropped_in_python(exported):
     limits = Limits(message_bytes=2 << 20, open_requests=64)
     z = np.zeros((16, 8), np.float32)
-    settings = {"limits": limits, "grpc_front_end": "python", "enable_model_warmup": False}
+    settings: dict[str, Any] = {"limits": limits, "grpc_front_end": "python", "enable_model_warmup": False}
     with serving(exported.path.parent, **settings) as (server, caller), contextlib.ExitStack() as connections:
         answer = caller._predict(caller.request("decode", z=z), timeout=60).ByteSize()
         message = caller.request("decode", z=z).SerializeToString()
