@@ -13,8 +13,16 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def slow(*values: Any) -> Any:
+    """Returns values of `pytest.mark.parametrize` with which only the slow suite runs a test."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -79,6 +79,7 @@ def test_inspect_prints_counts_and_levels(job_dataset, capsys):
         assert 0 <= labels["Human"]["floor_share"] < 0.5
 
 
+@pytest.mark.slow
 def test_inspect_draws_a_sheet_of_labels_and_variants(job_dataset, tmp_path, capsys):
     from matplotlib.image import imread
 

@@ -45,6 +45,7 @@ def odd(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_job_over_all_of_them(odd, tmp_path):
     assert len(hostile.CASES) >= 60
     output = tmp_path / "data"

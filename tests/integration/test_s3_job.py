@@ -161,6 +161,7 @@ def test_lists_and_groups_may_be_in_buckets(store, tmp_path):
         discover([store.url("in/wrong.csv")])
 
 
+@pytest.mark.slow
 def test_a_missing_object_of_a_list_is_reported(store, job_corpus):
     rows = "".join(f"Human/{index}.wav,Human\n" for index in range(8))
     store.put_folder(job_corpus, "in")
@@ -171,6 +172,7 @@ def test_a_missing_object_of_a_list_is_reported(store, job_corpus):
     ]
 
 
+@pytest.mark.slow
 def test_verify_and_inspect_read_buckets(store, job_corpus, job_dataset, capsys):
     recordings = store.put_folder(job_corpus, "in")
     run_without_beam(config_for(recordings, store.url("data")))
@@ -229,6 +231,7 @@ def test_kill_in_the_middle_then_resume(store, job_corpus, job_dataset, monkeypa
     assert parted(store.get("out"))[0] == parted(local_files(job_dataset))[0]
 
 
+@pytest.mark.slow
 def test_a_failing_job_leaves_the_old_dataset_whole(store, tmp_path):
     corpus = write_corpus(tmp_path, tracks=2)
     config = config_for(store.put_folder(corpus, "in"), store.url("out"), semitones=(0,), chords=())
@@ -248,6 +251,7 @@ def test_a_failing_job_leaves_the_old_dataset_whole(store, tmp_path):
     assert not [name for name in after if name.startswith((".work", ".lock"))]
 
 
+@pytest.mark.slow
 def test_two_jobs_do_not_share_a_folder(store, monkeypatch):
     url = store.url("out")
     with files.held(url, what="job"):
@@ -330,6 +334,7 @@ def test_an_endpoint_that_does_not_answer(address, keys, monkeypatch, capsys):
     assert "AWS_ENDPOINT_URL" in line
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named_with_its_fix(job_corpus, tmp_path):
     absent = ("boto3", "botocore", "apache_beam.io.gcp.gcsio")
     fixes = {

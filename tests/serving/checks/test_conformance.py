@@ -7,6 +7,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+from helpers import slow
 from serving_tools import Caller
 
 from serving.checks import conformance
@@ -19,6 +20,7 @@ from tfpipe.cli.main import main
 from tfpipe.data.records import read_records
 
 
+@pytest.mark.parametrize("front_end", ["native", slow("python")], indirect=True)
 def test_the_embedded_server_conforms(exported, front_end, shared_server, capsys):
     running = shared_server(exported.path.parent, front_end)
     arguments = [f"127.0.0.1:{running.port}", "--rest", f"127.0.0.1:{running.rest_port}", "--json"]

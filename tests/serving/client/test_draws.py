@@ -116,6 +116,7 @@ def test_a_latent_of_another_length_is_refused(vae, prior_client, draw):
             draw(each, np.zeros((1, 95)))
 
 
+@pytest.mark.slow
 def test_a_model_without_a_prior_says_how_to_get_one(client):
     advice = "has no learned prior; train it with `--prior flow`"
     assert client.prior() is None

@@ -16,6 +16,7 @@ def small(model):
     return kept, build_signatures(kept)
 
 
+@pytest.mark.slow
 def test_the_converted_models_give_what_the_signatures_give(small, tmp_path):
     import tensorflow as tf
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from serving_tools import eventually, peak_mib, serving, steps
 
 from serving.server.config import Limits
@@ -57,6 +58,7 @@ def test_hostile_messages_take_bounded_memory(toy, front_end):
     assert grown < 1000, f"{grown} MiB"
 
 
+@pytest.mark.slow
 def test_unread_answers_are_bounded_and_dropped_in_python(exported):
     limits = Limits(message_bytes=2 << 20, open_requests=64)
     z = np.zeros((16, 8), np.float32)

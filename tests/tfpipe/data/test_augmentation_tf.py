@@ -334,6 +334,7 @@ def test_a_run_older_than_augmentation_goes_on_where_all_is_off(dataset: Path, t
         claim(tmp_path / "new", off, manifest)
 
 
+@pytest.mark.slow
 def test_inspect_draws_the_augmented_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = tmp_path / "data"
     rows = [example(0), example(0, variant="shift+7"), example(1, label=1), example(1, label=1, variant="shift+7")]

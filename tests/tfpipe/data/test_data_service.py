@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from dataset_tools import require_same_batches
-from helpers import environment
+from helpers import environment, slow
 
 from tfpipe.cli.main import main
 from tfpipe.data import service_processes
@@ -57,7 +57,7 @@ def batches(folder, service=(), **settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        slow({}),
         {"position": Position(epoch=2, step=1)},
         {"part": Part(worker=1, workers=2), "batch_size": 5},
         {"part": Part(replicas=2)},

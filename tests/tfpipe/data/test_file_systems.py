@@ -63,7 +63,7 @@ def test_a_url_that_tensorflow_cannot_read_says_who_can(dataset, plain_web, stor
 @pytest.mark.slow
 def test_training_from_a_bucket_ends_well_with_the_weights_of_the_folder(small, store, tmp_path):
     url = store.put_folder(small, "data")
-    settings: dict[str, Any] = {"preset": "tiny", "epochs": 1, "batch_size": 12, "seed": 7}
+    settings: dict[str, Any] = {"preset": "tiny", "epochs": 1, "prior": "none", "batch_size": 12, "seed": 7}
     options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
     # S3_ENDPOINT is not set, because the variables of boto3 are enough.
     places = ["--data", url, "--run", tmp_path / "ours", *([] if COMPILED else ["--cache", tmp_path / "cache"])]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow
 
 from tfpipe.data.manifest import load_manifest
 from tfpipe.data.pipeline import make_dataset, steps_per_epoch
@@ -149,7 +150,7 @@ def many_shards(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("seed", [None, 5])
-@pytest.mark.parametrize(("workers", "replicas", "size"), [(2, 1, 4), (3, 2, 12), (5, 1, 5)])
+@pytest.mark.parametrize(("workers", "replicas", "size"), [(2, 1, 4), (3, 2, 12), slow(5, 1, 5)])
 def test_workers_that_share_by_file_see_everything_once(
     many_shards: Path, workers: int, replicas: int, size: int, seed: int | None
 ) -> None:

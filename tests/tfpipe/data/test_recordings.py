@@ -76,6 +76,7 @@ def test_tensorflow_io_decodes_the_same_samples(tmp_path: Path) -> None:
             np.testing.assert_allclose(found[index][start], window, rtol=0.0, atol=near, err_msg=name)
 
 
+@pytest.mark.slow
 @needs_tfio
 def test_tensorflow_io_resamples_to_the_same_log_mels(tmp_path: Path) -> None:
     rates = (24_000, 32_000, 44_100, 44_101, 48_000, 96_000)

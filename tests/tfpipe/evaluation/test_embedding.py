@@ -103,6 +103,7 @@ def test_it_is_the_same_in_batches_of_any_size(corpus: _Corpus) -> None:
     np.testing.assert_allclose(describe_windows(mels, SPEC), one_by_one, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 20), st.integers(2, 40), st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_any_size_gives_finite_numbers(bands: int, frames: int, seed: int) -> None:

@@ -89,6 +89,7 @@ def test_every_group_is_measured_alike_twice(dataset: Path, half_dead: Path) -> 
     assert found["verdict"]["text"]
 
 
+@pytest.mark.slow
 def test_windows_of_training_are_not_held_out(dataset: Path, half_dead: Path) -> None:
     found = evaluate(dataset, half_dead, split="train", draws=2, quiet=True)
     assert "missing" in found["training"]

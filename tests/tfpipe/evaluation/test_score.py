@@ -57,6 +57,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, small_corpus: Path, run: Path) -> None:
     tracks = {track.hash: track for track in load_tracks(dataset)}
     paths = [str(small_corpus / track.path) for track in tracks.values() if track.split == "test"]
@@ -97,6 +98,7 @@ def test_scores_of_a_splits_recordings_are_those_of_evaluate(dataset: Path, smal
     np.testing.assert_allclose(windows["z_mean"][first], model.encoder(exact[None, ..., None])[0][0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_listed_and_left_out_as_a_whole(mixed: Path, run: Path, capsys) -> None:
     latents = mixed.parent / "out" / "latents.npz"
     assert main(["score", str(mixed), "--run", str(run), "--json", "--batch-size", "2", "--latents", str(latents)]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow
 
 from tfpipe.errors import SpecError, UsageError
 from tfpipe.model import networks
@@ -26,7 +27,7 @@ def test_presets_have_no_more_parameters_than_the_notebook(preset: str) -> None:
     assert sum(part.count_params() for part in networks.build(preset, SPEC)) <= 6_784_545
 
 
-@pytest.mark.parametrize("preset", ["sequence", "compact", "large", "tiny"])
+@pytest.mark.parametrize("preset", ["sequence", "compact", slow("large"), "tiny"])
 @pytest.mark.parametrize("spec", [SPEC, FeatureSpec(n_mels=50, window_s=1.3), FeatureSpec(n_mels=127, window_s=0.1)])
 def test_presets_that_pad_take_spectrograms_of_any_size(preset: str, spec: FeatureSpec) -> None:
     encoder, decoder = networks.build(preset, spec, latent=5)

@@ -75,6 +75,7 @@ def test_a_piano_rings_and_a_voice_pauses(corpus):
         assert 400 < np.median(librosa.feature.spectral_centroid(y=audio)) < 5000
 
 
+@pytest.mark.slow
 def test_voices_have_pitches_in_the_human_range_that_differ(corpus):
     medians = []
     for audio in corpus["Voice"]:

@@ -19,6 +19,7 @@ from tfpipe.training.loop import train
 from tfpipe.training.run_folder import Run
 
 
+@pytest.mark.slow
 def test_a_stopped_and_then_killed_run_continues_to_the_same_weights(small: Path, trained: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # SIGTERM in the first epoch: the process saves and ends.
@@ -62,6 +63,7 @@ def start_training(data: Path, run: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_run_stops_early_and_is_not_trained_further_if_it_was_killed_right_then(small: Path, tmp_path: Path) -> None:
     config = train_config(small, tmp_path / "run", epochs=40, patience=1, learning_rate=0.1, batch_size=30, average=0.0)
     epochs = len(train(config, quiet=True).history)

@@ -99,6 +99,7 @@ def test_a_stopped_prior_continues_to_the_same_weights(copy: Path, with_prior: P
     assert losses(copy) == losses(with_prior)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_gets_a_prior_and_another_autoencoder_another_one(
     copy: Path, with_prior: Path, small: Path
 ) -> None:

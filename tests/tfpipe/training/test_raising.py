@@ -37,6 +37,7 @@ def raised(small: Path, trained: Run, tmp_path_factory: pytest.TempPathFactory) 
     return train(train_config(small, folder, epochs=5), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_raised_run_keeps_its_epochs_and_records_the_raise(raised: Run, trained: Run) -> None:
     assert raised.done
     assert raised.history[:3] == trained.history

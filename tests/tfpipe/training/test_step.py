@@ -40,6 +40,7 @@ def train(made: Stepper, mel: tf.Tensor, step: int) -> NDArray[Any]:
     return made.read(made.train(mel, count=10, stop=False, step=step))
 
 
+@pytest.mark.slow
 def test_step_whose_gradient_overflows_float16_is_skipped(small: Path, mel: tf.Tensor) -> None:
     made = stepper(small, precision="mixed_float16")
     train(made, mel, 0)  # until then the layers in float16 have no gradient, because those after them are zero

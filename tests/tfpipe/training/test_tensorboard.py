@@ -31,6 +31,7 @@ def test_short_run_draws_at_its_end_alone(trained: Run) -> None:
     assert [step for step, _ in events(trained.path)["pictures/samples from the prior"]] == [3]
 
 
+@pytest.mark.slow
 def test_drawing_shows_the_same_windows_each_time_and_changes_no_weight(
     small: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
