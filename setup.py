@@ -4,6 +4,7 @@ Both tested lanes satisfy the ranges; `constraints/default.txt` and
 `constraints/latest.txt` have the exact versions of each.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+# The compiled front end of `tfpipe serve` and the load generator of `tfpipe bench serve`. Both are optional: without
+# Rust, the server answers gRPC in Python and the bench sends its requests from Python. `scripts/setup` sets the
+# variable if the checkout holds modules of the same sources: they work with every Python from 3.11 on.
+CRATES = {"serving.server._front": "serving/native", "tfpipe.bench._load": "tfpipe/bench/native"}
+if os.environ.get("TFPIPE_KEEP_COMPILED"):
+    CRATES = {}
+
 # The packages with which `tfpipe evaluate` judges audio. basic-pitch is needed too; docs/EVALUATION.md says why it must
 # be installed separately.
 HEARING = ["mir_eval>=0.8,<1", "onnxruntime>=1.20", "pystoi>=0.4,<1"]
@@ -49,8 +57,6 @@ setup(
         "serving.server": ["*.pyi"],
         "tfpipe.bench": ["*.pyi"],
     },
-    # The compiled front end of `tfpipe serve` and the load generator of `tfpipe bench serve`. Both are optional:
-    # without Rust, the server answers gRPC in Python and the bench sends its requests from Python.
     rust_extensions=[
         RustExtension(
             name,
@@ -61,7 +67,7 @@ setup(
             optional=True,
             py_limited_api=True,
         )
-        for name, crate in (("serving.server._front", "serving/native"), ("tfpipe.bench._load", "tfpipe/bench/native"))
+        for name, crate in CRATES.items()
     ],
     # One wheel serves every Python from 3.11 on, because the front end uses the stable ABI.
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
