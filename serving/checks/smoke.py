@@ -1,19 +1,14 @@
-"""Checks that an exported model answers real requests, with a server process and a client process.
+"""Checks that an exported model answers real requests, which come from a client process.
 
 It does what a person would do by hand after `tfpipe export`: start the server, encode a held-out recording, decode it,
-generate new sounds, and look at the results. This process loads no TensorFlow; the server does.
+generate new sounds, and look at the results. The server runs in this process, which in `tfpipe run` has imported
+TensorFlow already.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
-import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +16,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from serving.server.config import ServerConfig
+from serving.server.server import Server
 from tfpipe.audio.wav import write_wav
 from tfpipe.errors import ServingError
 from tfpipe.process import children
 
-_READY_S = 180.0
 _REQUEST_S = 180.0
 _SEEDS = "1,2,3,4"
 # Runs commands of `tfpipe client` one after the other, up to the first that fails; one process starts faster than four.
@@ -47,7 +43,7 @@ def serve_check(
     sample_rate: int,
     out: Path,
 ) -> dict[str, Any]:
-    """Serves a model on free loopback ports, sends requests from a client process, and measures the sounds they get.
+    """Serves a model on a free loopback port, sends it requests, and measures the sounds that come back.
 
     Args:
         model_base_path: folder of the exported versions.
@@ -65,10 +61,13 @@ def serve_check(
     """
     held_out = out / "held_out.wav"
     write_wav(held_out, audio, sample_rate)
-    command = ["serve", "--model_base_path", str(model_base_path), "--model_name", model_name]
     # Warming up would run every signature in every size, and the few requests below would wait for that.
-    with server_process([*command, "--rest_api_port", "0", "--enable_model_warmup=false"]) as port:
-        ask = ["--server", f"127.0.0.1:{port}", "--model-name", model_name, "--version", str(version)]
+    config = ServerConfig(
+        model_base_path=str(model_base_path), model_name=model_name, port=0, rest_api_port=-1, enable_model_warmup=False
+    )
+    with Server(config) as server:
+        server.start()
+        ask = ["--server", server.address, "--model-name", model_name, "--version", str(version)]
         _clients(
             ["encode", str(held_out), "--out", str(out / "held_out.npz"), *ask],
             ["decode", str(out / "held_out.npz"), "--out", str(out / "decoded"), *ask],
@@ -92,55 +91,6 @@ def listen(path: Path) -> dict[str, float]:
         "rms": round(float(np.sqrt(np.mean(np.square(audio)))), 4),
         "loudest_hz": round(float(np.argmax(spectrum) * rate / len(audio)), 1),
     }
-
-
-@contextlib.contextmanager
-def server_process(arguments: list[str], *, module: str = "tfpipe") -> Iterator[int]:
-    """Runs a server in a process of its own on a free port; yields the gRPC port when the server is ready.
-
-    Args:
-        arguments: command line of `tfpipe`, without the port.
-        module: module to run instead of `tfpipe`; it must print its port as `tfpipe serve --json` does.
-
-    Raises:
-        ServingError: the server ends, or is not ready in time.
-    """
-    ports = ["--port", "0", "--json"] if module == "tfpipe" else []
-    process = subprocess.Popen(
-        children.python(["-m", module, *arguments, *ports]),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=children.environment(),
-    )
-    log: list[str] = []
-    ready: queue.Queue[str] = queue.Queue()
-    readers = [
-        threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True),
-        threading.Thread(target=lambda: ready.put((process.stdout or sys.stdin).readline()), daemon=True),
-    ]
-    try:
-        for reader in readers:
-            reader.start()
-        with contextlib.suppress(queue.Empty):
-            if line := ready.get(timeout=_READY_S):
-                yield int(json.loads(line)["port"])
-                return
-        last = log[-1].strip() if log else "no message"
-        what = "ended" if process.poll() is not None else f"was not ready within {_READY_S:g} s"
-        raise ServingError(f"{' '.join(arguments)}: the server {what} ({last})")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for reader in readers:
-            reader.join(timeout=5)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
 def _clients(*commands: list[str]) -> None:

@@ -46,7 +46,7 @@ ROOMS = {
     },
     "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.process", "tfpipe.settings"},
     "serving.export": {*_TRAINING, "serving.protocol"},
-    "serving.checks": {*_SOUND, "serving.client", "serving.protocol"},
+    "serving.checks": {*_SOUND, "serving.client", "serving.protocol", "serving.server"},
 }
 # These may import every folder: they put the others together.
 COMPOSERS = {"tfpipe", "tfpipe.bench", "tfpipe.cli", "tfpipe.commands", "tfpipe.workflow"}

@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from serving.checks.smoke import server_process
 from serving.protocol import protos, tensors
 from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED
 from tfpipe.bench.compare import Result, compared, rates
+from tfpipe.bench.server_process import server_process
 from tfpipe.bench.serving_baseline import EMPTY, newest_version, run_signature
 from tfpipe.errors import ServingError, UsageError
 
