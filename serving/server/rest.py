@@ -7,6 +7,7 @@ server is waitress, so a slow or silent connection does not occupy a thread.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 import logging
@@ -22,13 +23,16 @@ from google.protobuf import json_format
 
 from serving.protocol import protos
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
+from serving.protocol.wire import Buffer, Predict
 from serving.server import json_examples, json_tensors, json_values
 from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.compression import Unpacker, packed
 from serving.server.config import SPARE_THREADS
 from serving.server.http_server import HttpServer
+from serving.server.loaded_model import LoadedModel, Query
 from serving.server.metrics import Monitor
 from serving.server.pages import Pages
+from serving.server.row_batches import Arrays
 from serving.server.service import Api
 
 _LOG = logging.getLogger(__name__)
@@ -217,21 +221,19 @@ class Application:
             self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
             self._slots.slot(call),
         ):
-            version = _version(self._api, match)  # before the body is read
             if method == "Predict":
-                answer = self._predict(match["name"], version, environ, call)
+                request = Predict(_asked(protos.PredictRequest(), match))
+                [answer] = self._api.predict(request, call, read=functools.partial(self._read, environ))
             else:
-                answer = self._examples(method, match["name"], version, environ, call)
+                answer = self._examples(method, match, environ, call)
             if len(answer) > _LONG_ANSWER and not self.has_room(len(answer)):
                 raise StatusError(Code.UNAVAILABLE, UNREAD)
             return answer
 
-    def _examples(self, method: str, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
+    def _examples(self, method: str, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> bytes:
         """Answers `:classify` and `:regress`."""
-        request = (protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest)()
-        request.model_spec.name = name
-        if version is not None:
-            request.model_spec.version.value = version
+        kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
+        request = _asked(kind(), match)
         with self._body(environ, call) as data:
             json_examples.read_examples(data, request)
             if method == "Classify":
@@ -261,14 +263,19 @@ class Application:
                 stack.enter_context(self._memory.slot(call, memory))
             yield data
 
-    def _predict(self, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
-        with self._api.catalog.use(name, version) as model, self._body(environ, call) as data:
+    @contextlib.contextmanager
+    def _read(self, environ: Mapping[str, Any], model: LoadedModel, call: Call) -> Iterator[Query]:
+        """Yields a Predict request, and holds the memory of its body and of its answer for the block."""
+        with self._body(environ, call) as data:
             body = json_tensors.read_predict_body(model.signatures, data)
             length = self._answer_bytes(body)
-            with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
-                outputs = body.signature.run(body.inputs, call)
+
+            def write(outputs: Arrays) -> list[Buffer]:
                 self._require_answerable(json_tensors.string_bytes(outputs))
-                return json_tensors.predictions(outputs, by_row=body.by_row)
+                return [json_tensors.predictions(outputs, by_row=body.by_row)]
+
+            with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
+                yield Query(signature=body.signature, inputs=body.inputs, write=write)
 
     def _answer_bytes(self, body: json_tensors.PredictBody) -> int:
         """Returns the approximate length of the answer as JSON, in bytes.
@@ -299,15 +306,11 @@ class Application:
 
 def _status(api: Api, match: re.Match[str]) -> Any:
     # As in TensorFlow Serving, a label in the path is ignored: the answer lists all versions.
-    request = protos.GetModelStatusRequest()
-    request.model_spec.name = match["name"]
-    if match["version"]:
-        request.model_spec.version.value = _number(match["version"])
-    return _as_dict(api.status(request, Call()))
+    return _as_dict(api.status(_asked(protos.GetModelStatusRequest(), match), Call()))
 
 
 def _metadata(api: Api, match: re.Match[str]) -> Any:
-    with api.catalog.use(match["name"], _version(api, match)) as model:
+    with api.use(_asked(protos.GetModelMetadataRequest(), match)) as model:
         return {
             "model_spec": {"name": match["name"], "signature_name": "", "version": str(model.version)},
             "metadata": {"signature_def": _as_dict(api.signature_defs(model))},
@@ -322,17 +325,16 @@ def _as_dict(message: Any) -> Any:
     return json_format.MessageToDict(message, preserving_proto_field_name=True, **{option: True})
 
 
-def _version(api: Api, match: re.Match[str]) -> int | None:
-    """Returns the version that a path names, by number or label; None means the newest."""
+def _asked(request: Any, match: re.Match[str]) -> Any:
+    """Returns the request, with the model, version and label that a path names in its ModelSpec."""
+    request.model_spec.name, version = match["name"], match["version"]
     if match["label"]:
-        return api.catalog.label(match["name"], match["label"])
-    return _number(match["version"]) if match["version"] else None
-
-
-def _number(text: str) -> int:
-    if len(text) > 19 or int(text) >= 1 << 63:  # messages hold 64 bits
-        raise StatusError(Code.INVALID_ARGUMENT, f"Failed to convert version: {text[:100]} to numeric.")
-    return int(text)
+        request.model_spec.version_label = match["label"]
+    if version:
+        if len(version) > 19 or int(version) >= 1 << 63:  # messages hold 64 bits
+            raise StatusError(Code.INVALID_ARGUMENT, f"Failed to convert version: {version[:100]} to numeric.")
+        request.model_spec.version.value = int(version)
+    return request
 
 
 def _takes_gzip(accepted: str) -> bool:
