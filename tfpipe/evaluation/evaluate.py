@@ -114,7 +114,7 @@ def evaluate(
             "run": str(against),
         }
     if plots is not None:
-        plot_reconstructions(model, data, split=split, path=Path(plots) / "reconstructions.png")
+        plot_reconstructions(model, held_out, split=split, path=Path(plots) / "reconstructions.png")
         plot_samples(model, path=Path(plots) / "samples.png")
     result = {
         "split": split,
@@ -147,16 +147,19 @@ def evaluate(
     return {**result, "verdict": verdict(result, has_prior=knows_labels(model))}
 
 
-def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
-    """Draws originals beside their reconstructions, for `count` windows spread over a split (notebook, last cell)."""
-    total = load_manifest(data).examples(split)
-    places = np.linspace(0, total - 1, min(count, total)).astype(int)
-    chosen = sample(data, split, Sampler(places)).mels
-    rebuilt = reconstruct(model, chosen)
+def plot_reconstructions(model: TrainedModel, windows: Windows, *, split: str, path: Path, count: int = 4) -> None:
+    """Draws originals beside their reconstructions, for up to `count` windows, as many of each label as possible."""
+    heard = spread(windows, count)
+    chosen = heard if len(heard) else windows.take(np.arange(min(count, len(windows))))
+    rebuilt = reconstruct(model, chosen.mels)
+    errors = measure.squared_error(chosen.mels, rebuilt)
     panels = []
-    for index, (original, reconstruction) in enumerate(zip(chosen, rebuilt, strict=True), start=1):
-        error = float(measure.squared_error(original[None], reconstruction[None])[0])
-        panels += [(f"{split} {index}: original", original), (f"reconstruction, mse {error:.4f}", reconstruction)]
+    for label, original, reconstruction, error in zip(chosen.label, chosen.mels, rebuilt, errors, strict=True):
+        name = model.labels[label]
+        panels += [
+            (f"{name}, {split}: original", original),
+            (f"{name}: reconstruction, mse {error:.5f}", reconstruction),
+        ]
     spectrograms(path, panels, model.spec, columns=2)
 
 
