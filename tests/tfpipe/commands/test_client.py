@@ -78,6 +78,19 @@ def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_
     _is_png(tmp_path / "generated.png")
 
 
+def test_pictures_say_what_was_asked_for_and_where_a_window_begins(prior_exported, recordings, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "tfpipe.evaluation.plots.spectrograms", lambda _, panels, *rest, **named: titles.extend(t for t, _ in panels)
+    )
+    model = ("--out", tmp_path, "--model", prior_exported)
+    run_command("generate", "--label", "Piano", "--seeds", "4", *model)
+    run_command("generate", *model)
+    run_command("reconstruct", recordings[0], "--overlap-s", "0.3456", *model)
+    assert titles[:4] == ["Piano, seed 4", "seed 0", "original, from 0.0 s", "reconstruction, from 0.0 s"]
+    assert titles[4] == "original, from 0.7 s"
+
+
 @pytest.mark.slow
 def test_command_continue_and_vary(prior_exported, recordings, tmp_path, capsys):
     model = ("--out", tmp_path, "--model", prior_exported, "--json")

@@ -73,7 +73,7 @@ def _windows(vae: Vae, args: argparse.Namespace, seeds: list[int]) -> list[Panel
             made = vae.generate(rows, args.temperature, args.label)
             for seed, audio in zip(rows, vae.decode_audio(made.z, np.full(len(rows), args.ref_db)), strict=True):
                 write_wav(args.out / f"seed-{seed}.wav", audio, vae.spec().sample_rate, fade_s=EDGE_FADE_S)
-            panels.extend((f"seed {seed}", mel) for seed, mel in zip(rows, made.mel, strict=True))
+            panels.extend((_title(args, seed), mel) for seed, mel in zip(rows, made.mel, strict=True))
             del panels[MAX_PANELS:]
             bar.update(len(rows))
     return panels
@@ -92,4 +92,9 @@ def _long(vae: Vae, args: argparse.Namespace, seed: int) -> list[Panel]:
         ref_db=args.ref_db,
     )
     write_sound(args.out / f"seed-{seed}.wav", sound, what=f"generate {seed}")
-    return [(f"seed {seed}, window {index}", mel) for index, mel in enumerate(sound.mels, start=1)]
+    return [(f"{_title(args, seed)}, window {index}", mel) for index, mel in enumerate(sound.mels, start=1)]
+
+
+def _title(args: argparse.Namespace, seed: int) -> str:
+    """Returns what a panel is called: the label, if one was asked for, and the seed."""
+    return f"{args.label}, seed {seed}" if args.label is not None else f"seed {seed}"

@@ -51,7 +51,7 @@ def rebuild(
         for starts, encoded, mels, audio in vae.rebuild_file(args.file, overlap_s=args.overlap_s, change=change):
             errors.extend(squared_error(mels, encoded.mel).tolist())
             for start, original, copy in zip(starts, encoded.mel, mels, strict=True):
-                panels.extend([(f"original, {start:g} s", original), (f"{name}, {start:g} s", copy)])
+                panels.extend([(f"original, from {start:.1f} s", original), (f"{name}, from {start:.1f} s", copy)])
             del panels[MAX_PANELS:]
             bar.update(len(starts))
             yield from ((round(start * spec.sample_rate), window) for start, window in zip(starts, audio, strict=True))
