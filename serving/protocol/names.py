@@ -69,6 +69,8 @@ ANY_LABEL = -1
 # Level of what is drawn, unless another is asked for, dB. The median of 36 five-second windows of pianos and voices was
 # 8.7 dB (90 % between 6 and 12).
 REF_DB = 9.0
+# The smallest and the largest spread of a draw.
+TEMPERATURES = 0.0, 10.0
 
 
 def signatures_of(description: Mapping[str, Any]) -> dict[str, SignatureNames]:

@@ -22,7 +22,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
+from serving.protocol.names import HEALTH_SERVICE
 from serving.protocol.status import Code, StatusError
+from serving.protocol.token import NO_TOKEN, Token
 from serving.server.admission import Call, UnreadAnswers
 from serving.server.config_files import Tls
 from serving.server.grpc_methods import Methods
@@ -54,6 +56,7 @@ class PythonGrpcServer:
         socket_path: path of a Unix socket to listen on too; empty means none.
         channel_arguments: further options of grpcio's server.
         tls: certificates; None means plain text.
+        token: what clients must send, except for health; None lets everyone in.
 
     Attributes:
         port: the port, 0 if there is none.
@@ -73,8 +76,9 @@ class PythonGrpcServer:
         socket_path: str = "",
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tls: Tls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self._methods = methods
+        self._methods, self._token = methods, token
         self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
         self._pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
         self._server: Any = None
@@ -126,6 +130,7 @@ class PythonGrpcServer:
         call = Call(context.time_remaining())
         context.add_done_callback(lambda _: call.cancel())
         try:
+            self._require_token(path, context)
             data = await _message(context)
             result: bytes = await _loop().run_in_executor(self._pool, self._joined, path, data, call)
             if len(result) > SMALL_ANSWER:
@@ -138,6 +143,18 @@ class PythonGrpcServer:
         except RuntimeError:  # the server is stopping, or the system has no more threads
             code, message = Code.UNAVAILABLE, "The server has no thread for the request"
         return await context.abort(_CODES[int(code)], message)
+
+    def _require_token(self, path: str, context: Any) -> None:
+        """Refuses a client that does not send the token.
+
+        Raises:
+            StatusError: UNAUTHENTICATED.
+        """
+        if self._token is None or path.startswith(f"/{HEALTH_SERVICE}/"):
+            return
+        sent = dict(context.invocation_metadata() or ()).get("authorization")
+        if not self._token.allows(sent if isinstance(sent, str) else None):
+            raise StatusError(Code.UNAUTHENTICATED, NO_TOKEN)
 
     def _joined(self, path: str, data: bytes, call: Call) -> bytes:
         return b"".join(self._methods.answer(path, data, call))

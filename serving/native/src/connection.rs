@@ -29,6 +29,9 @@ pub enum Stage {
 }
 
 const SLOW: &str = "The request came too slowly";
+const NO_TOKEN: &str = "Send the server's token: authorization: Bearer TOKEN (tfpipe client --token-file FILE)";
+/// Checks of health need no token.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const PREDICT: &str = "/tensorflow.serving.PredictionService/Predict";
 /// How long a client has for HTTP/2's handshake.
 const GREETING: Duration = Duration::from_secs(20);
@@ -160,6 +163,10 @@ async fn call(
         respond.send_response(response, true)?;
         return Ok(());
     }
+    if shared.token.as_ref().is_some_and(|token| !is_let_in(token, &head)) {
+        shared.count_refused(String::new(), code::UNAUTHENTICATED, NO_TOKEN);
+        return finish(respond, code::UNAUTHENTICATED, NO_TOKEN);
+    }
     let Some(head) = read_head(head) else {
         return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
     };
@@ -200,6 +207,20 @@ fn not_grpc(head: &Parts) -> Option<StatusCode> {
     }
     let kind = head.headers.get("content-type").map_or(&b""[..], |kind| kind.as_bytes());
     (!kind.starts_with(b"application/grpc")).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}
+
+/// Tells whether a call sends the token, or needs none.
+fn is_let_in(token: &str, head: &Parts) -> bool {
+    let sent = head.headers.get("authorization").map_or(&b""[..], |value| value.as_bytes());
+    let (scheme, sent) = sent.split_at_checked(7).unwrap_or((b"", b""));
+    head.uri.path().starts_with(HEALTH)
+        || (scheme.eq_ignore_ascii_case(b"bearer ") && is_same(sent.trim_ascii(), token.as_bytes()))
+}
+
+/// Compares in a time that depends on the lengths alone, so that nobody can find a secret letter by letter.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differ = one.iter().zip(other).fold(0, |differ, (a, b)| std::hint::black_box(differ | (a ^ b)));
+    one.len() == other.len() && differ == 0
 }
 
 /// Reads the headers that matter, or returns None if the timeout is not a valid time.
@@ -397,6 +418,21 @@ mod tests {
     #[test]
     fn a_message_is_percent_encoded_byte_by_byte() {
         assert_eq!(percent_encoded("a row: 100 % \u{e9}\n"), "a row: 100 %25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn a_call_needs_the_token_unless_it_asks_for_health() {
+        let is_let_in = |path: &str, sent: &str| {
+            let request = Request::builder().uri(path).header("authorization", sent).body(()).unwrap();
+            is_let_in("abc", &request.into_parts().0)
+        };
+        for sent in ["Bearer abc", "bearer abc", "Bearer   abc "] {
+            assert!(is_let_in(PREDICT, sent), "{sent:?}");
+        }
+        for sent in ["", "Bearer", "Bearer ", "Bearer ab", "Bearer abcd", "Bearer abd", "Basic abc", "abc"] {
+            assert!(!is_let_in(PREDICT, sent), "{sent:?}");
+        }
+        assert!(is_let_in("/grpc.health.v1.Health/Check", ""));
     }
 
     #[test]

@@ -7,7 +7,6 @@ import argparse
 from tfpipe.errors import UsageError
 
 _LEVELS_DB = -100.0, 30.0
-_TEMPERATURES = 0.0, 10.0
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def check_draw(args: argparse.Namespace) -> None:
     Raises:
         UsageError: see above.
     """
-    from serving.protocol.names import REF_DB
+    from serving.protocol.names import REF_DB, TEMPERATURES
 
     level, temperature, seed = (
         getattr(args, "ref_db", REF_DB),
@@ -58,9 +57,9 @@ def check_draw(args: argparse.Namespace) -> None:
             f"--ref-db {level:g} is out of range; use {_LEVELS_DB[0]:g} to {_LEVELS_DB[1]:g} dB "
             f"(recordings lie about {REF_DB:g})"
         )
-    if not _TEMPERATURES[0] <= temperature <= _TEMPERATURES[1]:
+    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
         raise UsageError(
-            f"--temperature {temperature:g} is out of range; use {_TEMPERATURES[0]:g} to {_TEMPERATURES[1]:g}"
+            f"--temperature {temperature:g} is out of range; use {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
         )
     if not -(2**63) <= seed < 2**63:
         raise UsageError(f"--seed {seed} has more than 64 bits; use -2^63 to 2^63 - 1")
