@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import UsageError
 
 HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's clients need it"
@@ -14,6 +15,12 @@ HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    add_examples(
+        parser,
+        "tfpipe check-server localhost:8500 --rest localhost:8501",
+        "tfpipe check-server --write-api-model models/api",
+        "tfpipe check-server localhost:8500 --rest localhost:8501 --api-model api",
+    )
     parser.add_argument("grpc", metavar="HOST:PORT", nargs="?", help="gRPC address of the server")
     parser.add_argument("--rest", metavar="HOST:PORT", help="its REST address; without it, gRPC alone is checked")
     parser.add_argument(

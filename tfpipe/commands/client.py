@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.commands.actions import action
 from tfpipe.commands.actions.output import say
 from tfpipe.errors import UsageError
@@ -19,6 +20,15 @@ _ACTIONS = ("encode", "decode", "reconstruct", "generate", "continue", "vary", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions and their arguments."""
+    add_examples(
+        parser,
+        "tfpipe client status --server localhost:8500",
+        "tfpipe client generate --seeds 1,2,3 --server localhost:8500 --out made",
+        "tfpipe client generate --label Piano --seconds 30 --server localhost:8500 --out made",
+        "tfpipe client reconstruct song.wav --server localhost:8500 --out rebuilt",
+        "tfpipe client encode song.wav --server localhost:8500 --out latents.npz",
+        "tfpipe client status --server host:8500 --tls-ca ca.pem --token-file token.txt",
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name in _ACTIONS:
         module = action(name)
