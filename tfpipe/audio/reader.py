@@ -128,7 +128,7 @@ class TrackReader:
         last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
         return self._mono(first, min(last, info.frames) - first), skip
 
-    def plan(self, *, spec: FeatureSpec, hop_s: float | None = None, min_fill: float = 0.5) -> list[int]:
+    def plan(self, *, spec: FeatureSpec, hop_s: float | None, min_fill: float) -> list[int]:
         """Returns the first sample of each window, at the spec's rate; see `window_starts`.
 
         Raises:
@@ -214,9 +214,7 @@ def read_window(
         return reader.read(round(start_s * spec.sample_rate), spec.samples, rate=spec.sample_rate)
 
 
-def window_starts(
-    seconds: float, *, spec: FeatureSpec, hop_s: float | None = None, min_fill: float = 0.5
-) -> list[float]:
+def window_starts(seconds: float, *, spec: FeatureSpec, hop_s: float | None, min_fill: float) -> list[float]:
     """Plans the windows of a track.
 
     If a rest is left at the end of the track, the last window ends where the

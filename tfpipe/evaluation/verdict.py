@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Windows that are drawn from the prior and judged unless another number is asked for.
+DRAWS = 200
 # With fewer held-out windows than this, a difference can be chance.
 _FEW_WINDOWS = 20
 # Errors within 5 % of each other count as equal.
