@@ -35,7 +35,7 @@ _EXAMPLES = 40_000
 _EPOCH = 100_000
 
 
-def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _EXAMPLES) -> list[Result]:
+def bench_input(data: Path | None = None, *, rounds: int, examples: int = _EXAMPLES) -> list[Result]:
     """Measures reading for training.
 
     Args:

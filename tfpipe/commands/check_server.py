@@ -15,6 +15,8 @@ HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from serving.protocol.names import MODEL_NAME
+
     add_examples(
         parser,
         "tfpipe check-server localhost:8500 --rest localhost:8501",
@@ -24,17 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grpc", metavar="HOST:PORT", nargs="?", help="gRPC address of the server")
     parser.add_argument("--rest", metavar="HOST:PORT", help="its REST address; without it, gRPC alone is checked")
     parser.add_argument(
-        "--model-name", default="vae", metavar="NAME", help="the server's name for a model of `tfpipe export` (vae)"
+        "--model-name",
+        default=MODEL_NAME,
+        metavar="NAME",
+        help="the server's name for a model of `tfpipe export` (default %(default)s)",
     )
     parser.add_argument(
         "--api-model",
         metavar="NAME",
-        help="check the API itself instead, on the model that --write-api-model writes; NAME is the server's for it",
+        help="check the API itself, on the model of --write-api-model, which the server must serve under this name",
     )
     parser.add_argument(
-        "--write-api-model", metavar="DIR", help="write that model, for any TensorFlow Serving to serve, and do no more"
+        "--write-api-model",
+        metavar="DIR",
+        help="write that model into a folder, for any TensorFlow Serving to serve, and end",
     )
-    parser.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (60)")
+    parser.add_argument(
+        "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 

@@ -68,10 +68,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    from serving.protocol.names import MODEL_NAME
+
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help="gRPC address of the server")
-    parser.add_argument("--model-name", default="vae", metavar="NAME", help="the model's name on the server (vae)")
-    parser.add_argument("--version", type=int, metavar="N", help="ask this version (the newest)")
-    parser.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (60)")
+    parser.add_argument(
+        "--model-name", default=MODEL_NAME, metavar="NAME", help="the model's name on the server (default %(default)s)"
+    )
+    parser.add_argument("--version", type=int, metavar="N", help="version to ask (default: the newest)")
+    parser.add_argument(
+        "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
+    )
     parser.add_argument(
         "--tls-ca", type=Path, metavar="PEM", help="use TLS; certificate of the authority that signs the server's"
     )

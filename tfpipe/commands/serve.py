@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tfpipe serve --model_base_path models/vae --host 0.0.0.0 --ssl_config_file ssl.config",
     )
     add("--version", metavar="true|false", help="print the versions of server and TensorFlow, and end", **on)
-    add("--log_format", choices=("text", "json"), default="text", help="format of the log lines (default text)")
+    add("--log_format", choices=("text", "json"), default="text", help="format of the log lines (default %(default)s)")
     add("--json", action="store_true", help="print one JSON object with the ports when ready")
 
 

@@ -19,7 +19,9 @@ HELP = "what could follow a recording, to wav and PNG"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file; its last window is continued")
-    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="length of the new sound, s (20)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, metavar="S", help="length of the new sound, s (default %(default)g)"
+    )
     add_label(parser)
     add_temperature(parser)
     add_seed(parser)

@@ -12,13 +12,15 @@ _LEVELS_DB = -100.0, 30.0
 def add_label(parser: argparse.ArgumentParser) -> None:
     """Adds the label that a draw shall sound like."""
     parser.add_argument(
-        "--label", metavar="NAME", help="a label of the model, such as Piano (any); needs a learned prior"
+        "--label", metavar="NAME", help="a label of the model, such as Piano (default: any); needs a learned prior"
     )
 
 
 def add_temperature(parser: argparse.ArgumentParser) -> None:
     """Adds the spread of a draw."""
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="spread of the draw (1.0)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="spread of the draw (default %(default)g)"
+    )
 
 
 def add_level(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +32,15 @@ def add_level(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=REF_DB,
         metavar="DB",
-        help=f"level of the loudest point, in dB ({REF_DB:g}, which is typical of recordings)",
+        help="level of the loudest point, in dB (default %(default)g, which is typical of recordings)",
     )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Adds the seed of the noise."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed gives another result (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed gives another result (default %(default)s)"
+    )
 
 
 def check_draw(args: argparse.Namespace) -> None:

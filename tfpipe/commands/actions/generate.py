@@ -22,13 +22,15 @@ _MAX_COUNT = 100_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", type=whole_numbers, metavar="1,2,3", help="one sound is made from each seed (0)")
+    which.add_argument(
+        "--seeds", type=whole_numbers, metavar="1,2,3", help="one sound is made from each seed (default 0)"
+    )
     which.add_argument("--count", type=int, metavar="N", help="make N sounds, from the seeds 0 to N - 1")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="length of each sound, s (one window); a longer one needs a learned prior",
+        help="length of each sound, s (default: one window); a longer one needs a learned prior",
     )
     add_label(parser)
     add_temperature(parser)

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("first", type=Path, metavar="A", help="audio file; its loudest window is taken")
     parser.add_argument("last", type=Path, metavar="B", help="audio file; its loudest window is taken")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="windows, both ends included (5)")
+    parser.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="windows, both ends included (default %(default)s)"
+    )
     add_out(parser)
     add_overlap(parser)
 
