@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, TextIO, cast
 from tfpipe.errors import TfpipeError, translate_os_errors
 from tfpipe.files.remote import open_read
 
+# The state file of `tfpipe run`; a folder with it is a work folder.
+WORK_STATE = "stages.json"
 # The file in a folder that `folder_lock` locks.
 LOCK = ".lock"
 

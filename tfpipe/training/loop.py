@@ -104,7 +104,7 @@ def _train_autoencoder(
     trainer = Trainer(config, manifest, strategy, raises=raises)
     if is_chief:
         init = initial.record if initial else None
-        claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises, init=init)
+        claim(Path(config.run), config, manifest, machine=_machine(trainer), raises=raises, init=init)
         if not (Path(config.run) / SOURCES).exists():
             write_json(Path(config.run) / SOURCES, sources)
     trainer.restore(initial)
@@ -120,6 +120,11 @@ class _Launched(NamedTuple):
     examples: int
     keys: Any
     means: tf.Tensor
+
+    def own_keys(self, strategy: tf.distribute.Strategy) -> list[str]:
+        """Returns the keys of this worker's examples in the batch."""
+        local = strategy.experimental_local_results(self.keys)
+        return [key.decode() for part in local for key in np.asarray(part).tolist()]
 
 
 class Trainer:
@@ -156,17 +161,6 @@ class Trainer:
         self._launched: _Launched | None = None
         self._settled: _Launched | None = None
         self._asked_to_stop = self._stopping = False
-
-    def machine(self) -> dict[str, Any]:
-        """Returns the values that `auto` was resolved to, and what is left out of the dataset, for `config.json`."""
-        part = self.batches.part
-        return {
-            "policy": self.stepper.policy,
-            "xla": self.stepper.jit,
-            "replicas": part.total,
-            "left_out": self.batches.lost,
-            "shard_by": self.config.shard_by if part.workers > 1 else "record",
-        }
 
     def restore(self, initial: Initial | None = None) -> None:
         """Continues from the latest checkpoint, or starts a new run; see `tfpipe.training.state.restore`."""
@@ -312,14 +306,11 @@ class Trainer:
         states.save(self.folder, self.state, arrays, steps=steps, seed=seed, best=best, keep=keep)
 
     def _not_finite(self, problem: str, at: _Launched) -> RunError:
-        before = self._keys(self._settled) if self._settled else []
+        before = self._settled.own_keys(self.strategy) if self._settled else []
         place = {"epoch": at.epoch, "step": at.step}
-        return RunError(self._reporter.not_finite(problem, **place, keys=self._keys(at), keys_before=before))
-
-    def _keys(self, step: _Launched) -> list[str]:
-        """Returns the keys of this worker's examples in the batch of a step."""
-        local = self.strategy.experimental_local_results(step.keys)
-        return [key.decode() for part in local for key in np.asarray(part).tolist()]
+        return RunError(
+            self._reporter.not_finite(problem, **place, keys=at.own_keys(self.strategy), keys_before=before)
+        )
 
     def _without_progress(self) -> bool:
         """Tells whether the validation loss has not improved for `patience` epochs."""
@@ -329,3 +320,15 @@ class Trainer:
     @property
     def _global_step(self) -> int:
         return self.state.epoch * self.batches.steps + self.state.step
+
+
+def _machine(trainer: Trainer) -> dict[str, Any]:
+    """Returns the values that `auto` was resolved to, and what is left out of the dataset, for `config.json`."""
+    part = trainer.batches.part
+    return {
+        "policy": trainer.stepper.policy,
+        "xla": trainer.stepper.jit,
+        "replicas": part.total,
+        "left_out": trainer.batches.lost,
+        "shard_by": trainer.config.shard_by if part.workers > 1 else "record",
+    }

@@ -65,9 +65,16 @@ def train_config(data: PathLike, run: PathLike, settings: Mapping[str, Any]) -> 
 
 
 def paths(inputs: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
-    """Returns one path or several as a tuple of text."""
+    """Returns one path or several as a tuple of text.
+
+    Raises:
+        UsageError: something is given that is not a path.
+    """
     several = (inputs,) if isinstance(inputs, str | os.PathLike) else inputs
-    return tuple(os.fspath(path) for path in several)
+    try:
+        return tuple(os.fspath(path) for path in several)
+    except TypeError:
+        raise UsageError(f"{inputs!r} is not a path; give a path, or several in a list") from None
 
 
 def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
