@@ -1,7 +1,7 @@
 """The functions of `import tfpipe as tp`: the commands of `tfpipe`, to be called from Python.
 
-Each takes the words of its command as keywords, a `str` or a `Path` wherever a file or folder is meant, and one input
-where a list is meant. Libraries such as TensorFlow are imported by the function that needs them.
+Each takes the options of its command as keywords. A path may be a `str` or a `Path`, and a single input may stand
+where a list is expected. Libraries such as TensorFlow are imported by the function that needs them.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def make_dataset(
 
 
 def train(data: PathLike, run: PathLike, *, quiet: bool = False, **settings: Any) -> Run:
-    """Trains a model on a dataset, or goes on with a run that was stopped.
+    """Trains a model on a dataset, or continues a run that was stopped.
 
     Example:
         `run = tp.train("data", "run", latent=16, epochs=20)`
@@ -238,7 +238,7 @@ def export(
     data: PathLike | None = None,
     tflite: bool = False,
 ) -> Exported:
-    """Writes a run as the next version of a model, which TensorFlow Serving loads as it is.
+    """Writes a run as the next version of a model that TensorFlow Serving loads unchanged.
 
     Args:
         run: run folder, or what `train` returned.
@@ -313,5 +313,5 @@ def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:
 
 
 def _run_path(run: PathLike | Run) -> Path:
-    """Returns the folder of a run that is given as such or by its folder."""
+    """Returns the folder of a run, which is given as a `Run` or as its folder."""
     return Path(run) if isinstance(run, str | os.PathLike) else run.path

@@ -1,4 +1,4 @@
-"""From latents to sounds, and new latents: from seeds, as what follows a window, as a variation of one."""
+"""Calls that decode latents to sounds, and calls that draw new latents: from seeds, or from the latents of a window."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 from tfpipe.files.storage import read_json
 from tfpipe.training.sources import EVALUATION, LICENCE_LIST, SOURCES
 
-# A model card lists at most so many recordings, and so many characters of each licence text.
+# A model card lists at most this many recordings, and this many characters of each licence text.
 _LISTED, _CHARACTERS = 30, 4_000
 
 

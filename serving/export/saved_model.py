@@ -152,9 +152,9 @@ def export_model(
 
 @contextlib.contextmanager
 def _graphs_as_written() -> Iterator[None]:
-    """Keeps TensorFlow from optimising graphs before their first run; a model written meanwhile asks servers for that.
+    """Turns off TensorFlow's graph optimiser for the block; a model that is written in the block asks servers to do so.
 
-    Optimising the graphs of a model took most of a server's warm-up, and none of the signatures got faster by it.
+    Optimising the graphs took most of a server's warm-up and made none of the signatures faster.
     """
     before = tf.config.optimizer.get_experimental_options()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -298,7 +298,7 @@ def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
         raise AudioError(
             "bad_header",
             f"{path}: header says {info.channels} channels at {info.sample_rate} Hz for {info.seconds:.4g} s, "
-            f"which is no recording of sound ({lowest} to {highest} Hz, 1 to {_MAX_CHANNELS} channels, at most a week)",
+            f"so it is no recording of sound ({lowest} to {highest} Hz, 1 to {_MAX_CHANNELS} channels, at most a week)",
         )
     if info.frames <= 0:
         raise AudioError("empty", f"{path}: holds no samples")

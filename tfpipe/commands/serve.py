@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _EPILOG = (
-    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its "
-    "log and goes on, as it does for flags that it does not know."
+    "All flags of tensorflow_model_server are accepted; 'stock' above says how it differs. These flags change nothing "
+    "here, and the log says so: {}. Unknown flags are ignored in the same way."
 )
 
 HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"

@@ -35,7 +35,7 @@ from tfpipe.training.latent_health import ACTIVE_NATS, active_units
 from tfpipe.training.sources import keep_evaluation
 from tfpipe.training.trained_model import TrainedModel, load_models
 
-# The Gram matrix of so many examples takes 32 MB, and the examples themselves 220 MB.
+# Training windows in the sample: their Gram matrix takes 32 MB, and the windows themselves 220 MB.
 _MOST_TRAINING = 2000
 # Held-out windows that draws are compared with.
 _MOST_HELD_OUT = 1000

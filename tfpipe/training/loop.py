@@ -188,7 +188,7 @@ class Trainer:
             while self.state.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)
                 if self._stopping and self.state.epoch < self.epochs:
-                    raise Interrupted(f"stopped after epoch {self.state.epoch}; run the same command to go on")
+                    raise Interrupted(f"stopped after epoch {self.state.epoch}; run the same command to continue")
             if self.state.epoch < self.epochs:
                 bar.message(
                     f"train: no better validation loss for {self.config.patience} epochs, "
@@ -232,7 +232,7 @@ class Trainer:
                 last_saved = time.monotonic()
             if self._stopping:
                 place = f"epoch {self.state.epoch + 1}, step {self.state.step}"
-                raise Interrupted(f"stopped at {place}; run the same command to go on")
+                raise Interrupted(f"stopped at {place}; run the same command to continue")
         self._settle()
         self._stopping = self._asked_to_stop
         return waited
@@ -261,8 +261,9 @@ class Trainer:
         count = self.batches.count(self.state.step)
         means = self.stepper.train(batch["mel"], count=count, stop=stop.is_set(), step=self._global_step)
         self._settle()
-        # Here and at the end of the epoch all workers have read the same steps, so all stop at the same step. A save
-        # reads one step more, and each worker saves at a time of its own: a request read there waits until here.
+        # Here and at the end of an epoch all workers have read the figures of the same steps, so they all stop at the
+        # same step. A save reads one step further, and workers save at different times. So a request to stop that is
+        # read during a save takes effect only here.
         self._stopping = self._asked_to_stop
         self._launched = _Launched(self.state.epoch, self.state.step, count, batch["key"], means)
         self.state.step += 1

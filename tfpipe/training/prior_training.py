@@ -173,7 +173,7 @@ class PriorTrainer:
                     self._save()
                     saved_at = time.monotonic()
                 if stopping and self.step < total:
-                    raise Interrupted(f"stopped at step {self.step} of the prior; run the same command to go on")
+                    raise Interrupted(f"stopped at step {self.step} of the prior; run the same command to continue")
         if self.is_chief:
             mark_done(self.folder)
             shutil.rmtree(self.folder / LATENTS, ignore_errors=True)

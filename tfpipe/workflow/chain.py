@@ -231,7 +231,7 @@ class Chain:
         return self.train_config.prior != FLOW or prior_is_trained(self.run_folder)
 
     def train(self, done: Outputs) -> dict[str, Any]:
-        """Trains the model, or goes on with the run in the folder; returns its figures."""
+        """Trains the model, or continues the run in the folder; returns its figures."""
         from tfpipe.training import checkpoint
         from tfpipe.training.loop import train
         from tfpipe.training.prior_folder import PRIOR, best_of_prior

@@ -30,7 +30,7 @@ from tfpipe.training.run_folder import Run, load_run, read_history
 THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
 # A latent along time, so that there is a prior to train.
 WITH_PRIOR: dict[str, object] = {"latent": "2x4", "prior_steps": 20}
-GO_ON = "run the same command on all workers to go on from the last checkpoint"
+GO_ON = "run the same command on all workers to continue from the last checkpoint"
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "new sounds from seeds, to wav and PNG"
-# Windows in one request; so many are held in memory at a time.
+# Windows in one request; no more are held in memory at a time.
 _ROWS = 32
 _MAX_COUNT = 100_000
 
