@@ -4,7 +4,9 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,13 +82,15 @@ def test_a_setting_that_is_not_there_is_wrong_usage_and_names_those_that_are(cal
         call()
 
 
-@pytest.mark.parametrize(
-    "call",
-    [lambda: tp.PreprocessConfig(inputs="recordings"), lambda: tp.preprocess(3, "out"), lambda: tp.score(None, "run")],
-)
-def test_a_missing_or_impossible_path_is_wrong_usage(call):
-    with pytest.raises(tp.errors.UsageError, match=r"; give "):
-        call()
+def test_a_missing_or_impossible_path_is_wrong_usage():
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
+        (tp.PreprocessConfig, (), {"inputs": "recordings"}),
+        (tp.preprocess, (3, "out"), {}),
+        (tp.score, (None, "run"), {}),
+    ]
+    for call, arguments, settings in calls:
+        with pytest.raises(tp.errors.UsageError, match=r"; give "):
+            call(*arguments, **settings)
 
 
 def test_paths_may_be_text_or_paths(tmp_path):

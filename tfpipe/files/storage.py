@@ -72,6 +72,34 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a folder that gets its name only when the block ends without an error.
+
+    Until then it is `.NAME.tmp-PROCESS` beside `path`. A folder at `path` is then replaced; if the block raises, it stays.
+
+    Args:
+        path: local folder to make; the folder that it is in is made if it is missing.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        TfpipeError: the block or this function raised an `OSError`, such as a full disk.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with translate_os_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file with `atomic_write`.
 
