@@ -76,7 +76,8 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Makes a folder that gets its name only when the block ends without an error.
 
-    Until then it is `.NAME.tmp-PROCESS` beside `path`. A folder at `path` is then replaced; if the block raises, it stays.
+    Until then it is `.NAME.tmp-PROCESS` beside `path`. An older folder at `path` is replaced at the end; if the block
+    raises, it stays.
 
     Args:
         path: local folder to make; the folder that it is in is made if it is missing.

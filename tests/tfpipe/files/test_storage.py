@@ -37,7 +37,7 @@ def test_nobody_sees_a_folder_before_it_is_whole(tmp_path):
             (folder / "a").write_bytes(content)
             assert folder != tmp_path / "in" / "new"
         assert (tmp_path / "in" / "new" / "a").read_bytes() == content
-    with pytest.raises(TfpipeError, match="No space|disk full"), storage.atomic_folder(tmp_path / "in" / "new"):
+    with pytest.raises(TfpipeError, match="disk full"), storage.atomic_folder(tmp_path / "in" / "new"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (tmp_path / "in" / "new" / "a").read_bytes() == b"two"
     assert names(tmp_path / "in") == ["new"]
