@@ -280,9 +280,10 @@ def _walk_remote(url: str) -> tuple[set[str], list[str]]:
 
 
 def _matched_part(path: str, pattern: re.Pattern[str], first: int) -> str | None:
-    """Returns the shortest beginning of `path` that matches and ends before a `/` from position `first` on, or is all.
+    """Returns the file or folder on the way to `path` that a pattern matches; the shortest one if there are several.
 
-    For `s3://b/x/y/a.wav` and the pattern `s3://b/*` this is `s3://b/x`: the folder that the pattern stands for.
+    For `s3://b/x/y/a.wav` and the pattern `s3://b/*` this is `s3://b/x`. It ends before a `/` at or after position
+    `first`, or it is the whole path.
     """
     ends = [*(place for place in range(first, len(path)) if path[place] == "/"), len(path)]
     return next((path[:end] for end in ends if pattern.fullmatch(path, 0, end)), None)

@@ -282,7 +282,7 @@ def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Decoder:
         try:
             decoder = libsndfile.SndfileDecoder(path, info)
         except AudioError as error:
-            # FFmpeg reads FLAC of unknown length only: what libsndfile calls damaged, stays damaged.
+            # FFmpeg gets FLAC only if its length is unknown. What libsndfile calls damaged is not tried again.
             if error.code != "undecodable" or container_of(path) in (None, "flac"):
                 raise
         else:

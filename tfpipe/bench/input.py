@@ -1,4 +1,4 @@
-"""`tfpipe bench input`: compares the input pipeline with the first one would write, and with reading alone.
+"""`tfpipe bench input`: compares the input pipeline with what most people write first, and with reading alone.
 
 All read the same examples in turn in one run.
 """

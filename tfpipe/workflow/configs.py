@@ -78,7 +78,7 @@ def paths(inputs: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
 
 
 def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts the settings of a whole chain into those of the job and those of training.
+    """Divides the settings of a whole chain into those of the job and those of training.
 
     Raises:
         UsageError: a setting is of neither.
@@ -100,7 +100,7 @@ def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 def _parted(
     settings: Mapping[str, Any], config: type, inner: type, *, leave_out: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts settings into those of a config and those of the config that one of its fields holds."""
+    """Divides settings into those of a config and those of the config that one of its fields holds."""
     own, others = names(config) - set(leave_out), names(inner)
     require_known(settings, own | others)
     return (

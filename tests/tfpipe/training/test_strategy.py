@@ -163,8 +163,8 @@ def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_
         assert process.stderr is not None
         said = next((line for line in process.stderr if "evenly" in line), "")
         process.kill()  # it is said before the training begins
-    assert "3 replicas cannot share batches of 10 evenly: 1 of each are left out" in said
-    assert "--batch-size 9 or 12 leaves out none" in said
+    assert "3 replicas cannot share batches of 10 evenly, so 1 of each batch are left out" in said
+    assert "use --batch-size 9 or 12" in said
 
 
 @pytest.mark.slow
