@@ -41,7 +41,8 @@ class SignatureNames(NamedTuple):
     outputs: tuple[str, ...]
 
 
-# The signatures that `tfpipe export` writes and clients call. An output whose name ends in `_bytes` is base64 in REST's JSON.
+# The signatures that `tfpipe export` writes and clients call. In REST's JSON an output whose name ends in `_bytes` is
+# base64.
 SIGNATURES = {
     "encode": SignatureNames(("mel",), ("z_mean", "z_log_var")),
     "encode_audio": SignatureNames(("audio",), ("z_mean", "z_log_var", "mel", "ref_db")),
