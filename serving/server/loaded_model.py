@@ -135,16 +135,9 @@ class LoadedModel:
             with session.graph.as_default():
                 with _tensorflow_errors_only():
                     graph = tf.compat.v1.saved_model.load(session, list(how.saved_model_tags), str(path))
+                settings: dict[str, Any] = {"limits": limits, "queue": queue, "batching": batching}
                 signatures = {
-                    name: make_signature(
-                        name,
-                        session,
-                        definition,
-                        limits=limits,
-                        queue=queue,
-                        batching=batching,
-                        own_batches=own_batches,
-                    )
+                    name: make_signature(name, session, definition, **settings, own_batches=own_batches)
                     for name, definition in graph.signature_def.items()
                     if not name.startswith("__")
                 }
@@ -238,7 +231,7 @@ class LoadedModel:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 
     def _warm_up(self, path: Path, *, times: int) -> None:
-        """Runs each of the warm-up requests of a file so many times."""
+        """Runs each warm-up request of a file `times` times."""
         if not path.exists():
             return
         try:
