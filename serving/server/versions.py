@@ -91,8 +91,7 @@ class ModelFolder:
         self.name, self.base_path = name, base_path
         self.policy = policy
         self._load, self._retries = load, retries
-        self._polling = threading.Lock()
-        self._lock = threading.Lock()
+        self._polling, self._lock = threading.Lock(), threading.Lock()
         self._loaded: dict[int, _LoadedVersion] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, _Failure] = {}
@@ -156,7 +155,7 @@ class ModelFolder:
         """
         with self._lock:
             known = dict(self._statuses)
-        chosen = sorted(known, reverse=True) if version is None else [version] if version in known else []
+        chosen = sorted(known, reverse=True) if version is None else sorted({version} & set(known))
         if not chosen:
             wanted = "any versions" if version is None else f"version {version}"
             raise StatusError(Code.NOT_FOUND, f"Could not find {wanted} of model {self.name}")
