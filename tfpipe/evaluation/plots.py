@@ -37,7 +37,6 @@ def spectrograms(
     Raises:
         TfpipeError: the file cannot be written.
     """
-    from librosa.display import specshow
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,20 +52,7 @@ def spectrograms(
             axes.set_visible(False)
             continue
         title, mel = panel
-        image = specshow(
-            (np.asarray(mel) - 1.0) * spec.top_db,
-            sr=spec.sample_rate,
-            n_fft=spec.n_fft,
-            hop_length=spec.hop,
-            fmin=spec.fmin,
-            fmax=spec.fmax,
-            x_axis="time",
-            y_axis="mel",
-            vmin=-spec.top_db,
-            vmax=0.0,
-            cmap="magma",
-            ax=axes,
-        )
+        image = _draw(axes, mel, spec)
         _mark(axes, spec)
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
@@ -82,6 +68,26 @@ def spectrograms(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_bytes(path, buffer.getvalue())
+
+
+def _draw(axes: Any, mel: NDArray[np.floating[Any]], spec: FeatureSpec) -> Any:
+    """Draws a log-mel and returns the image, which the colour scale describes."""
+    from librosa.display import specshow
+
+    return specshow(
+        (np.asarray(mel) - 1.0) * spec.top_db,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop,
+        fmin=spec.fmin,
+        fmax=spec.fmax,
+        x_axis="time",
+        y_axis="mel",
+        vmin=-spec.top_db,
+        vmax=0.0,
+        cmap="magma",
+        ax=axes,
+    )
 
 
 def _mark(axes: Any, spec: FeatureSpec) -> None:
