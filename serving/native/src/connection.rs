@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::conversation::{converse, is_conversation};
 use crate::memory::{Body, Budget, Message};
 use crate::predict::rows_of;
 use crate::queue::{Answer, Call, Shared, code};
@@ -29,6 +30,8 @@ pub enum Stage {
 }
 
 const SLOW: &str = "The request came too slowly";
+/// What a client that does not speak gRPC reads, such as a browser.
+const NOT_GRPC: &[u8] = b"This port answers gRPC. REST has a port of its own: --rest_api_port.\n";
 const NO_TOKEN: &str = "Send the server's token: authorization: Bearer TOKEN (tfpipe client --token-file FILE)";
 /// Checks of health need no token.
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -160,8 +163,10 @@ async fn call(
     if let Some(status) = not_grpc(&head) {
         let mut response = Response::new(());
         *response.status_mut() = status;
-        respond.send_response(response, true)?;
-        return Ok(());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
+        let is_short = head.method == Method::HEAD;
+        let mut stream = respond.send_response(response, is_short)?;
+        return if is_short { Ok(()) } else { stream.send_data(Bytes::from_static(NOT_GRPC), true) };
     }
     if shared.token.as_ref().is_some_and(|token| !is_let_in(token, &head)) {
         shared.count_refused(String::new(), code::UNAUTHENTICATED, NO_TOKEN);
@@ -170,6 +175,9 @@ async fn call(
     let Some(head) = read_head(head) else {
         return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
     };
+    if is_conversation(&head.path) {
+        return converse(shared, head.path, stream, respond).await;
+    }
     let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
         Err(Refusal(code, why)) => {
@@ -239,7 +247,7 @@ async fn passes(deadline: Option<Instant>) {
 }
 
 /// Waits until a task that starts now must give its room up: in `budget`, or among the calls in hand.
-async fn runs_out(shared: &Shared, budget: &Budget) {
+pub async fn runs_out(shared: &Shared, budget: &Budget) {
     let began = Instant::now();
     tokio::select! {
         () = budget.runs_out(began) => {}
@@ -343,7 +351,7 @@ fn finish(mut respond: SendResponse<Bytes>, code: u32, message: &str) -> Result<
     Ok(())
 }
 
-fn response() -> Response<()> {
+pub fn response() -> Response<()> {
     let mut response = Response::new(());
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -373,7 +381,7 @@ fn deadline(headers: &HeaderMap, now: Instant) -> Option<Option<Instant>> {
 }
 
 /// Percent-encodes a message for the header `grpc-message`.
-fn percent_encoded(message: &str) -> String {
+pub fn percent_encoded(message: &str) -> String {
     let mut result = String::with_capacity(message.len());
     for byte in message.bytes() {
         match byte {
