@@ -230,6 +230,8 @@ class ServerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.token, str):  # as callers from Python write it
+            object.__setattr__(self, "token", Token(self.token))
         if not self.model_base_path and not self.model_config_file:
             raise UsageError("give --model_base_path or --model_config_file")
         if self.port and self.port == self.rest_api_port:

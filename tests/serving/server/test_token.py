@@ -11,11 +11,13 @@ import pytest
 from quick_server import ROW, quick_server
 from serving_tools import eventually, native, native_grpc, run_command
 
+from serving.checks.probe import Asker, Target
 from serving.client.client import Client
 from serving.client.connection import RequestRefusedError
 from serving.protocol import protos
-from serving.protocol.names import HEALTH_SERVICE, METRICS_PATH
+from serving.protocol.names import HEALTH_SERVICE, METRICS_PATH, MODEL_SERVICE
 from serving.protocol.token import NO_TOKEN, Token
+from serving.server.config import ServerConfig
 from serving.server.grpc_native import is_built
 from serving.server.server import _is_loopback
 from tfpipe.errors import UsageError
@@ -114,6 +116,22 @@ def test_the_commands_read_the_token_from_a_file(served, tmp_path, monkeypatch, 
     run_command(*where)
     with pytest.raises(UsageError, match="a token has"):
         Client(server.address, token="two words")
+
+
+def test_the_checks_of_a_server_send_the_token(served):
+    server, _ = served
+    asker = Asker(Target(grpc=server.address, rest=f"127.0.0.1:{server.rest_port}", token=GOOD))
+    with contextlib.closing(asker.channel):
+        assert asker.rest("GET", "/v1/models/vae")[0] == 200
+        request = protos.GetModelStatusRequest()
+        request.model_spec.name = "vae"
+        assert asker.call(f"/{MODEL_SERVICE}/GetModelStatus", request, protos.GetModelStatusResponse)
+
+
+def test_a_token_may_be_given_as_text_from_python():
+    config = ServerConfig(model_base_path="m", token=GOOD)  # type: ignore[arg-type]
+    assert config.token == Token(GOOD)
+    assert GOOD not in repr(config)
 
 
 def test_a_token_that_travels_in_plain_text_is_named_in_the_log(tmp_path, monkeypatch, caplog):
