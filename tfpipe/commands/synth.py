@@ -12,10 +12,14 @@ HELP = "synthesise a small corpus of piano and voice, for demos and tests"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from tfpipe.testing import SECONDS, TRACKS
+
     parser.add_argument("output", type=Path, metavar="OUT", help="folder that gets Piano/ and Voice/")
-    parser.add_argument("--tracks", type=int, default=6, metavar="N", help="tracks of each label (default %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=14.0, metavar="S", help="length of a track in s (default %(default)g)"
+        "--tracks", type=int, default=TRACKS, metavar="N", help="tracks of each label (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help="length of a track in s (default %(default)g)"
     )
     parser.add_argument(
         "--seed",
