@@ -79,7 +79,7 @@ class _Parser(HTTPRequestParser):
 
 
 class _JsonErrorTask(waitress.task.ErrorTask):
-    """Answers a request that the HTTP library refuses, such as one that is too long, with JSON as all other errors."""
+    """Answers a request that the HTTP library refuses, such as one that is too long, in JSON like all other errors."""
 
     def execute(self) -> None:
         error = self.request.error

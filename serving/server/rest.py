@@ -152,7 +152,7 @@ class Application:
         cors: headers that say what web pages of other sites may do; empty if they may do nothing.
 
     Attributes:
-        has_room: tells whether an answer of so many bytes may be kept until its client has read it.
+        has_room: tells whether an answer of a given size in bytes may be kept until its client has read it.
         pages: further pages that GET can ask for.
         streams: sounds that are made while the client listens.
     """

@@ -78,7 +78,7 @@ class Server:
         self.port = self._grpc.port
         self._rest = self._bind_rest(api, monitor) if config.rest_api_port >= 0 and config.tls is None else None
         if config.rest_api_port >= 0 and config.tls is not None:
-            _LOG.warning("REST is off, because it has no TLS: anyone could use it to go round --ssl_config_file")
+            _LOG.warning("REST is off, because it has no TLS: anyone could use it to bypass --ssl_config_file")
         if config.token and config.tls is None and not _is_loopback(config.host):
             _LOG.warning(
                 "%s can be reached from other machines, and the token travels in plain text; add --ssl_config_file",
