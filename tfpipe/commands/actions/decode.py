@@ -45,6 +45,11 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
             f"{args.latents}: made by another model ({'; '.join(differing)}); encode the recordings with {vae.target}"
         )
     z, ref_db, spec = latents.z_mean, latents.ref_db, vae.spec()
+    if z.ndim != 2 or z.shape[1] != served["latent"]:
+        raise UsageError(
+            f"{args.latents}: z_mean has the shape {list(z.shape)}, but the model's latents are "
+            f"[n, {served['latent']}]; encode the recordings with {vae.target}"
+        )
     panels: list[Panel] = []
 
     def decoded(bar: Progress) -> Iterator[NDArray[Any]]:
