@@ -92,7 +92,7 @@ def evaluate(
         raise UsageError(f"draws is {draws}; use 0 for none, or at least 2")
     manifest = load_manifest(data)
     if not manifest.examples(split):
-        filled = [name for name in SPLITS if manifest.examples(name)]
+        filled = [name for name in reversed(SPLITS) if manifest.examples(name)]  # what was held out comes first
         raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
     model = _load(run, which, manifest, data)
     other = _load(against, which, manifest, data) if against is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from run_tools import save_run
 
 from tfpipe.commands import evaluate as command
 from tfpipe.data.manifest import load_manifest
-from tfpipe.errors import RunError, UsageError
+from tfpipe.errors import DatasetError, RunError, UsageError
 from tfpipe.evaluation.evaluate import evaluate, plot_reconstructions
 from tfpipe.evaluation.windows import Sampler, sample
 from tfpipe.model import networks
@@ -102,6 +103,13 @@ def test_windows_of_training_are_not_held_out(dataset: Path, half_dead: Path) ->
 def test_one_draw_cannot_be_judged(dataset: Path, half_dead: Path, draws: int) -> None:
     with pytest.raises(UsageError, match="use 0 for none, or at least 2"):
         evaluate(dataset, half_dead, draws=draws, quiet=True)
+
+
+def test_without_a_test_split_the_one_that_was_held_out_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(examples=lambda split: int(split != "test"))
+    monkeypatch.setattr("tfpipe.evaluation.evaluate.load_manifest", lambda _: manifest)
+    with pytest.raises(DatasetError, match="split 'test' is empty; use --split validation or train"):
+        evaluate("data", "run")
 
 
 def test_a_run_to_compare_with_must_be_there(dataset: Path, half_dead: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _long(vae: Vae, args: argparse.Namespace, seed: int) -> list[Panel]:
         temperature=args.temperature,
         ref_db=args.ref_db,
     )
-    write_sound(args.out / f"seed-{seed}.wav", sound, what=f"generate {seed}")
+    write_sound(args.out / f"seed-{seed}.wav", sound, what=f"generate, seed {seed}")
     return [(f"{_title(args, seed)}, window {index}", mel) for index, mel in enumerate(sound.mels, start=1)]
 
 
