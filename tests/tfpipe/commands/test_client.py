@@ -151,7 +151,7 @@ def test_a_silent_recording_is_named(prior_exported, recordings, tmp_path, capsy
         "is silent (no sound above -60 dBFS), so the result is silent; check the recording" in capsys.readouterr().err
     )
     run_command("reconstruct", ends_quiet, *model)
-    assert "silent" not in capsys.readouterr().err
+    assert "is silent" not in capsys.readouterr().err
 
 
 def test_a_long_sound_that_is_stopped_leaves_no_half_file(prior_exported, tmp_path, monkeypatch):
