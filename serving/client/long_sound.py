@@ -40,7 +40,7 @@ class LongSound:
 
     Args:
         vae: the model; it needs a learned prior if the sound has more than one window.
-        seconds: length, s; infinity goes on for ever.
+        seconds: length, s; infinity makes an endless sound.
         seed: the first window is that of this seed; those that follow have seeds that are made from it.
         label: a label of the model; None is any.
         temperature: spread of the draws.

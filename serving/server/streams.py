@@ -34,7 +34,7 @@ from tfpipe.errors import UsageError
 
 # Streams at the same time, each of which holds a thread; more are refused. Time after which to ask again, in s.
 MOST_STREAMS, RETRY_AFTER_S = 4, 10
-# A stream is at most so far ahead of what is heard, in s, and at most so many of its bytes wait for the client.
+# How far a stream may be ahead of what is heard, in s, and how many of its bytes may wait for the client.
 _AHEAD_S, _UNSENT_BYTES = 10.0, 1 << 20
 # Time between two looks whether a stream must go on or end, in s.
 _LOOK_S = 0.05

@@ -63,7 +63,7 @@ def test_several_messages_of_one_call_are_answered_in_order(ask):
 
 
 def test_an_answer_comes_before_the_client_has_sent_everything(ask):
-    heard = []
+    heard: list[object] = []
 
     def messages():
         yield LIST

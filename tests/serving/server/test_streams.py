@@ -130,7 +130,9 @@ def test_with_several_models_a_stream_must_name_one():
 
 
 def test_a_stream_makes_its_sound_only_shortly_before_it_is_heard():
-    made, unsent, stopped = [], [0], threading.Event()
+    made: list[int] = []
+    unsent: list[float] = [0]
+    stopped = threading.Event()
 
     def pieces():
         for number in range(1000):

@@ -83,7 +83,7 @@ def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_
 
 
 def test_pictures_say_what_was_asked_for_and_where_a_window_begins(prior_exported, recordings, tmp_path, monkeypatch):
-    titles = []
+    titles: list[str] = []
     monkeypatch.setattr(
         "tfpipe.evaluation.plots.spectrograms", lambda _, panels, *rest, **named: titles.extend(t for t, _ in panels)
     )
