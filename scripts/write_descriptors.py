@@ -2,9 +2,9 @@
 
 Run once, by hand, where tensorflow-serving-api is installed; the result is
 committed. Messages that cannot be reached from `_ROOTS` are left out, so that
-a client reads 20 kB instead of importing TensorFlow. The health messages
-(grpc.health.v1) and three kinds of configuration file are written here, since
-they come with other packages or with none.
+a client reads 20 kB instead of importing TensorFlow. The services, the health
+messages (grpc.health.v1) and three kinds of configuration file are written here,
+because they come with other packages, or with none, or cannot be imported.
 """
 
 from __future__ import annotations
