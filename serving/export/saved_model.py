@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from serving.export.examples import example_inputs
 from serving.export.latent_pruning import informative, with_dimensions
-from serving.export.provenance import Provenance, card_sections, read_provenance
+from serving.export.provenance import Provenance, card_sections, read_provenance, training_table
 from serving.export.signatures import build_signatures, describe, variables_of
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
@@ -199,7 +199,6 @@ def _write_extras(model: TrainedModel, path: Path, *, model_name: str, provenanc
 
 def _model_card(model: TrainedModel, name: str) -> str:
     spec = model.spec
-    facts = "\n".join(f"| {key} | `{json.dumps(value, ensure_ascii=False)}` |" for key, value in model.metadata.items())
     return f"""# {name}
 
 A convolutional variational autoencoder of log-mel spectrograms, trained with tfpipe.
@@ -211,9 +210,7 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
 - Audio out is rebuilt from the spectrogram: its phases are estimated, because a log-mel does not hold them.
 
-| training | value |
-| --- | --- |
-{facts}
+{training_table(model.metadata)}
 """
 
 
