@@ -82,6 +82,7 @@ def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_
     _is_png(tmp_path / "generated.png")
 
 
+@pytest.mark.slow
 def test_pictures_say_what_was_asked_for_and_where_a_window_begins(prior_exported, recordings, tmp_path, monkeypatch):
     titles: list[str] = []
     monkeypatch.setattr(
@@ -136,6 +137,7 @@ def test_bad_draws_are_refused_and_leave_no_file(prior_exported, exported, recor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_silent_recording_is_named(prior_exported, recordings, tmp_path, capsys):
     quiet, ends_quiet = tmp_path / "quiet.wav", tmp_path / "ends quiet.wav"
     soundfile.write(quiet, np.zeros(30_000), 22_050)
