@@ -77,6 +77,7 @@ setup(
         "av>=14",  # the wheels bring FFmpeg: m4a, mp4, webm, wma
         "google-crc32c>=1.5",
         "grpcio>=1.62,<2",
+        "grpcio-reflection>=1.62,<2",  # 1.62 is the last that takes protobuf 4, which the default lane has
         "keras>=3.12,<4",
         "librosa>=0.11,<2",
         "matplotlib>=3.8",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beam_jobs.variants import ENGINES, ORIGINAL, Variant
+from tfpipe.audio.cutting import CutConfig
 from tfpipe.errors import UsageError
 from tfpipe.files.storage import digest
 from tfpipe.settings import check, setting
@@ -19,10 +20,12 @@ _JOB_VERSION = 4
 _NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
 # The digest covers the names of the resulting variants instead of these settings.
 _VARIANTS = ("semitones", "chords", "stretch", "gains", "noise_snr", "also")
+# Settings that manifests and digests store under an earlier name, so that older datasets still match.
+_STORED_AS = {"held_out_variants": "augment_eval"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
+class PreprocessConfig(CutConfig):
     """Settings of one job; the help text of each field says what it means.
 
     A list, or a single value, is accepted where a field is a tuple, and a
@@ -35,7 +38,7 @@ class PreprocessConfig:
     inputs: tuple[str, ...] = setting(
         help="folders (a file's folder is its label), files, globs, or .csv/.jsonl lists of path, label, group, split"
     )
-    output: str = setting(metavar="DIR", help="dataset folder to make, also s3:// or gs://")
+    output: str = setting("", metavar="DIR", help="dataset folder to make, also s3:// or gs://")
     spec: FeatureSpec = field(default_factory=FeatureSpec)
     semitones: tuple[float, ...] = setting((0, 4, 7, 8, 12), help="pitch shifts, semitones; 0 is the original")
     chords: tuple[str, ...] = setting(
@@ -50,15 +53,6 @@ class PreprocessConfig:
     engine: str = setting(
         "spectral", choices=ENGINES, help="spectral (fast) or waveform (librosa's phase vocoder, the reference)"
     )
-    hop_s: float | None = setting(
-        None, at_least=0.01, at_most=3600, help="s between window starts; by default one window, so none overlap"
-    )
-    min_fill: float = setting(
-        0.5,
-        above=0,
-        at_most=1,
-        help="share of a window that the end of a track, or a short track, must fill",
-    )
     validation_share: float = setting(0.1, at_least=0, below=1, help="share of tracks in the validation split")
     test_share: float = setting(0.1, at_least=0, below=1, help="share of tracks in the test split")
     groups: str | None = setting(
@@ -69,7 +63,9 @@ class PreprocessConfig:
         metavar="FROM",
         help="what decides the splits of tracks: a .csv/.jsonl list of path and split, or an older dataset folder",
     )
-    augment_eval: bool = setting(False, help="make all variants for validation and test too, not the original alone")
+    held_out_variants: bool = setting(
+        False, help="make all variants for validation and test too, not the original alone"
+    )
     shard_bytes: int = setting(128 * 2**20, at_least=2**16, help="largest size of a shard, bytes (approximate)")
     max_skipped: float = setting(
         0.5, at_least=0, at_most=1, help="fail if a larger share of the files than this cannot be used"
@@ -81,9 +77,10 @@ class PreprocessConfig:
         check(self)
         if not isinstance(self.spec, FeatureSpec):
             raise UsageError(f"spec={self.spec!r} has the wrong type; use a FeatureSpec")
-        for name in ("inputs", "output"):
-            if not getattr(self, name):
-                raise UsageError(f"{name}={getattr(self, name)!r} is empty; give a folder")
+        if not self.inputs:
+            raise UsageError("inputs=() is empty; give a folder of recordings")
+        if not self.output:
+            raise UsageError("output='' is empty; give the dataset folder to make")
         if not self.train_variants:
             raise UsageError("semitones=() leaves no variant; give at least one semitone, chord or other variant")
         if self.validation_share + self.test_share >= 1:
@@ -119,7 +116,7 @@ class PreprocessConfig:
         """Returns the variants of each window of a split, sorted by name; validation and test have the original."""
         if split == "train":
             return self.train_variants
-        return _by_name([ORIGINAL, *self.train_variants]) if self.augment_eval else (ORIGINAL,)
+        return _by_name([ORIGINAL, *self.train_variants]) if self.held_out_variants else (ORIGINAL,)
 
     @property
     def digest(self) -> str:
@@ -144,9 +141,12 @@ class PreprocessConfig:
         return digest({"job_version": _JOB_VERSION, **planned})
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
+        """Returns the fields as plain JSON values, by the names under which a manifest stores them."""
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            _STORED_AS.get(name, name): list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def _by_name(variants: Iterable[Variant]) -> tuple[Variant, ...]:

@@ -23,6 +23,7 @@ from tfpipe.data.manifest import Skipped, load_tracks
 from tfpipe.errors import TfpipeError, os_error_message, translate_os_errors
 from tfpipe.files import remote
 from tfpipe.files.remote import is_remote
+from tfpipe.files.storage import WORK_STATE
 
 # A file with such a name is reported when it cannot be used. Any other local file is
 # taken if its content is audio, and ignored without a report if it is not.
@@ -31,9 +32,6 @@ _AUDIO_SUFFIXES = (
     *(".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka"),
     *(".amr", ".ape", ".wv", ".3gp", ".voc", ".sd2"),
 )
-# A folder with this file is a work folder of `tfpipe run` (`tfpipe.workflow.stages`). Its
-# audio was made by the model, so it is not a recording.
-_WORK_MARK = "stages.json"
 _WILDCARD = re.compile(r"(/\*\*(?=/)|\*\*|\*|\?|\[!?[^]!][^]]*\])")
 _WILDCARD_REGEX = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 # A path, and the reason code and message if it cannot be used.
@@ -240,7 +238,7 @@ def _walk(path: str, seen: set[tuple[int, int]]) -> Iterator[_Found]:
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
-    if _WORK_MARK in entries:
+    if WORK_STATE in entries:  # the audio of a work folder was made by the model, so it is not a recording
         return
     if has_suffix and not entries:
         yield path, ("not_a_file", "is an empty folder, not a file")
@@ -270,7 +268,7 @@ def _walk_remote(url: str) -> tuple[set[str], list[str]]:
     matched = {path: top for path in listing if (top := _matched_part(path, pattern, len(root))) is not None}
     if not matched:
         raise TfpipeError(f"{url}: nothing is there; check the name of the bucket and the path")
-    work = tuple(f"{parent(path)}/" for path in matched if posixpath.basename(path) == _WORK_MARK)
+    work = tuple(f"{parent(path)}/" for path in matched if posixpath.basename(path) == WORK_STATE)
     paths = [
         path
         for path, top in matched.items()
@@ -282,9 +280,10 @@ def _walk_remote(url: str) -> tuple[set[str], list[str]]:
 
 
 def _matched_part(path: str, pattern: re.Pattern[str], first: int) -> str | None:
-    """Returns the shortest beginning of `path` that matches and ends before a `/` from position `first` on, or is all.
+    """Returns the file or folder on the way to `path` that a pattern matches; the shortest one if there are several.
 
-    For `s3://b/x/y/a.wav` and the pattern `s3://b/*` this is `s3://b/x`: the folder that the pattern stands for.
+    For `s3://b/x/y/a.wav` and the pattern `s3://b/*` this is `s3://b/x`. It ends before a `/` at or after position
+    `first`, or it is the whole path.
     """
     ends = [*(place for place in range(first, len(path)) if path[place] == "/"), len(path)]
     return next((path[:end] for end in ends if pattern.fullmatch(path, 0, end)), None)

@@ -158,7 +158,7 @@ class _Copies:
 
 @functools.lru_cache(maxsize=8)
 def cached_maker(spec: FeatureSpec, variants: tuple[Variant, ...], engine: str) -> VariantMaker:
-    """Returns the process's `VariantMaker` for these arguments, whose mel filters take a while to compute."""
+    """Returns a `VariantMaker` that the process keeps, because its mel filters take a while to compute."""
     return VariantMaker(spec, variants, engine)
 
 

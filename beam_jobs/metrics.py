@@ -80,7 +80,7 @@ class Meter:
             self._on_count(name, number)
         if self._folder is not None:
             text = "".join(f"{name} {number}\n" for name, number in self._counts.items())
-            # A disk that is full must not end the job for the sake of its progress bar.
+            # A full disk must not end the job only because the counts for the progress bar cannot be written.
             with contextlib.suppress(OSError), open(self._folder / str(os.getpid()), "ab") as file:
                 file.write(text.encode())
         self._counts.clear()

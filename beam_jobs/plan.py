@@ -22,9 +22,9 @@ DUPLICATE = "duplicate"
 _HASH_DIGITS = 16
 # Bytes of an example besides the mel.
 _EXAMPLE_OVERHEAD = 320
-# A small split is cut into up to so many shards too, so that several workers and readers can share it,
+# A small split is cut into up to this many shards, so that several workers and readers can share it.
 _WANTED_SHARDS = 8
-# but each of these shards holds at least so many windows.
+# Each of these shards holds at least this many windows.
 _WINDOWS_PER_SHARD = 64
 
 
@@ -225,7 +225,7 @@ def _require_enough(kept: Sequence[Scan], bad: Sequence[Skipped], *, found: int,
             f"{bad[0].path}; check the recordings, or lower --silence-dbfs if they are only quiet"
         )
     summary = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
-    limit = "" if not kept else f" (more than the allowed {config.max_skipped:.0%}; raise --max-skipped to go on)"
+    limit = "" if not kept else f" (more than the allowed {config.max_skipped:.0%}; raise --max-skipped to continue)"
     raise TfpipeError(
         f"{len(bad)} of {found} audio files cannot be used{limit}: {summary}; the first is {bad[0].message}"
     )

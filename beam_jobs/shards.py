@@ -62,21 +62,15 @@ def write_shard(
         meter.count("examples", done.examples)
         meter.count("copied", done.examples)
         return dataclasses.replace(done, name=plan.name)
-    examples, variants = 0, Counter[str]()
     with files.create(path) as file:
         output = _HashingWriter(file)
-        for batch in _examples(plan, config, EarlierExamples(sources, config.spec.mel_shape), meter):
-            with meter.timed("write"):
-                for example in batch:
-                    write_record(output, encode_example(example))
-                    variants[example.variant] += 1
-            examples += len(batch)
-            meter.count("examples", len(batch))
+        earlier = EarlierExamples(sources, config.spec.mel_shape)
+        variants = _write_examples(output, _examples(plan, config, earlier, meter), meter)
     first, last = plan.keys
     shard = Shard(
         name=plan.name,
         split=plan.split,
-        examples=examples,
+        examples=variants.total(),
         bytes=output.size,
         sha256=output.sha256.hexdigest(),
         variants=dict(sorted(variants.items())),
@@ -85,6 +79,18 @@ def write_shard(
     )
     files.write(f"{path}.json", json.dumps(dataclasses.asdict(shard)).encode())
     return shard
+
+
+def _write_examples(output: _HashingWriter, batches: Iterable[list[Example]], meter: Meter) -> Counter[str]:
+    """Writes the examples of each window; returns how many there are of each variant."""
+    variants = Counter[str]()
+    for batch in batches:
+        with meter.timed("write"):
+            for example in batch:
+                write_record(output, encode_example(example))
+                variants[example.variant] += 1
+        meter.count("examples", len(batch))
+    return variants
 
 
 def shard_path(folder: str, digest: str) -> str:

@@ -11,11 +11,11 @@ from beam_jobs.config import PreprocessConfig
 from tfpipe.data.manifest import SPLITS
 from tfpipe.files.storage import digest
 
-# Digits of a hash that decide.
+# Hex digits of a content hash that decide the split of its track.
 _HASH_DIGITS = 16
 # In a corpus with fewer tracks than this, most tracks of a label must train.
 _SMALL_CORPUS = 20
-# A held-out split of a label is filled up to half of its share, but no further than to so many tracks.
+# A held-out split of a label is filled up to half of its share, but to no more than this many tracks.
 _ENOUGH_HELD_OUT = 5
 
 
@@ -80,7 +80,7 @@ def assign_splits(
 def _wanted(count: int, config: PreprocessConfig, *, mostly_train: bool) -> dict[str, int]:
     """Returns how many of a label's `count` units each split must have at least."""
     held_out = {"validation": config.validation_share, "test": config.test_share}
-    # Clear of rounding errors: with shares that sum to one half, a half is left to train on.
+    # If the held-out shares sum to one half, only half is left to train on. The margin allows for rounding errors.
     mostly_train = mostly_train and sum(held_out.values()) < 0.5 - 1e-9
     wanted = {"train": count // 2 + 1 if mostly_train else 1}
     left = count - wanted["train"] if count > 2 else 0
@@ -113,7 +113,7 @@ def _fill(
 def _can_leave(
     unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]], wanted: Mapping[str, Mapping[str, int]]
 ) -> bool:
-    """Tells whether, if a unit leaves its split, enough units of each of the unit's labels stay there."""
+    """Tells whether a split keeps enough units of each label if this unit leaves it."""
     return all(
         sum(splits[other] == splits[unit] for other in members - {unit}) >= wanted[label][splits[unit]]
         for label, members in by_label.items()

@@ -16,6 +16,7 @@ from beam_jobs.corpus import discover
 from beam_jobs.engines import VariantMaker, Window
 from beam_jobs.variants import ENGINES, Variant
 from beam_jobs.vocoder import Vocoder
+from tfpipe.audio.cutting import CutConfig
 from tfpipe.audio.reader import TrackReader, window_starts
 from tfpipe.features.log_mel import LogMel, is_silent, log_mel
 from tfpipe.spec import FeatureSpec
@@ -83,7 +84,9 @@ def _track(path: str) -> NDArray[np.floating]:
 
 def _windows(tracks: list[NDArray[np.floating]]) -> Iterator[Window]:
     for track in tracks:
-        for start_s in window_starts(len(track) / SPEC.sample_rate, spec=SPEC, hop_s=2.5):
+        for start_s in window_starts(
+            len(track) / SPEC.sample_rate, spec=SPEC, hop_s=2.5, min_fill=CutConfig().min_fill
+        ):
             window = Window.of(track, round(start_s * SPEC.sample_rate))
             if not is_silent(window.read(window.start, SPEC.samples), SPEC):
                 yield window

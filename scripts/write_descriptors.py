@@ -2,14 +2,15 @@
 
 Run once, by hand, where tensorflow-serving-api is installed; the result is
 committed. Messages that cannot be reached from `_ROOTS` are left out, so that
-a client reads 20 kB instead of importing TensorFlow. The health messages
-(grpc.health.v1) and three kinds of configuration file are written here, since
-they come with other packages or with none.
+a client reads 20 kB instead of importing TensorFlow. The services, the health
+messages (grpc.health.v1) and three kinds of configuration file are written here,
+because they come with other packages, or with none, or cannot be imported.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ _MODULES = (
     "prediction_log",
     "model_management",
 )
+# The services, which gRPC reflection describes: what the names of a method's request and answer begin with.
+_SERVICES = {
+    "PredictionService": {
+        "Classify": "Classification",
+        "Regress": "Regression",
+        "Predict": "Predict",
+        "MultiInference": "MultiInference",
+        "GetModelMetadata": "GetModelMetadata",
+    },
+    "ModelService": {"GetModelStatus": "GetModelStatus", "HandleReloadConfigRequest": "ReloadConfig"},
+}
 _ROOTS = (
     "tensorflow.serving.PredictRequest",
     "tensorflow.serving.PredictResponse",
@@ -55,7 +67,7 @@ def main() -> None:
     _collect(wrappers_pb2.DESCRIPTOR, messages)
     kept = _reachable(messages)
     files = [_reduced(file, kept) for file in _files_of(messages, kept)]
-    result = descriptor_pb2.FileDescriptorSet(file=[*files, _health(), _configuration()])
+    result = descriptor_pb2.FileDescriptorSet(file=[*files, *_services(files), _health(), _configuration()])
     target = Path(__file__).resolve().parent.parent / "serving" / "protocol" / "descriptors.pb"
     target.write_bytes(result.SerializeToString(deterministic=True))
     print(f"{target.name}: {len(kept)} types, {target.stat().st_size} bytes")
@@ -132,6 +144,25 @@ def _reduced(file: Any, kept: set[str]) -> descriptor_pb2.FileDescriptorProto:
     return result
 
 
+def _services(files: list[descriptor_pb2.FileDescriptorProto]) -> Iterator[descriptor_pb2.FileDescriptorProto]:
+    """Yields a file for each service; the messages are in `files`.
+
+    The modules of tensorflow_serving that have the services cannot be imported with every protobuf.
+    """
+    homes = {f".{file.package}.{message.name}": file.name for file in files for message in file.message_type}
+    for name, methods in _SERVICES.items():
+        path = name.replace("Service", "_service").lower()
+        file = descriptor_pb2.FileDescriptorProto(name=f"tensorflow_serving/apis/{path}.proto")
+        file.package, file.syntax = "tensorflow.serving", "proto3"
+        service = file.service.add(name=name)
+        for method, kind in methods.items():
+            request, response = (f".tensorflow.serving.{kind}{part}" for part in ("Request", "Response"))
+            service.method.add(name=method, input_type=request, output_type=response)
+        used = {kind for method in service.method for kind in (method.input_type, method.output_type)}
+        file.dependency.extend(sorted({homes[kind] for kind in used}))
+        yield file
+
+
 def _home(file: Any, name: str) -> str:
     """Returns the file, reached from `file`, that defines a type."""
     return file.pool.FindFileContainingSymbol(name).name
@@ -168,6 +199,8 @@ def _health() -> descriptor_pb2.FileDescriptorProto:
     values = _message(file, "HealthCheckResponse", f"status: {status} = 1").enum_type.add(name="ServingStatus")
     for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
         values.value.add(name=name, number=number)
+    request, response = (f".grpc.health.v1.HealthCheck{kind}" for kind in ("Request", "Response"))
+    file.service.add(name="Health").method.add(name="Check", input_type=request, output_type=response)
     return file
 
 

@@ -9,7 +9,7 @@
 >>> with tp.serve("models/vae") as server, tp.Client(server.address) as vae:
 ...     audio = vae.decode_audio(vae.generate([1, 2, 3]).z, ref_db=[9.0] * 3)
 
-`tp.run("recordings", "work")` does all of it, and goes on where it was stopped. The functions have the words of the
+`tp.run("recordings", "work")` does all of it, and continues where it was stopped. The functions have the names of the
 `tfpipe` commands. Importing this package loads no TensorFlow; a function loads what it needs when it is called.
 """
 
@@ -83,4 +83,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,7 +1,7 @@
 """The functions of `import tfpipe as tp`: the commands of `tfpipe`, to be called from Python.
 
-Each takes the words of its command as keywords, a `str` or a `Path` wherever a file or folder is meant, and one input
-where a list is meant. Libraries such as TensorFlow are imported by the function that needs them.
+Each takes the options of its command as keywords. A path may be a `str` or a `Path`, and a single input may stand
+where a list is expected. Libraries such as TensorFlow are imported by the function that needs them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.protocol.names import MODEL_NAME
+from tfpipe.evaluation.verdict import DRAWS
 from tfpipe.workflow import configs
 from tfpipe.workflow.configs import PathLike
 
@@ -36,7 +38,7 @@ def preprocess(
     quiet: bool = False,
     **settings: Any,
 ) -> Manifest:
-    """Turns recordings into a dataset folder of augmented log-mel examples.
+    """Turns recordings into a dataset folder: log-mel examples of each window and its variants.
 
     Example:
         `tp.preprocess("recordings", "data", semitones=(0, 4, 7), workers=2)`
@@ -118,7 +120,7 @@ def make_dataset(
 
 
 def train(data: PathLike, run: PathLike, *, quiet: bool = False, **settings: Any) -> Run:
-    """Trains a model on a dataset, or goes on with a run that was stopped.
+    """Trains a model on a dataset, or continues a run that was stopped.
 
     Example:
         `run = tp.train("data", "run", latent=16, epochs=20)`
@@ -157,7 +159,7 @@ def evaluate(
     against: PathLike | Run | None = None,
     plots: PathLike | None = None,
     cache: PathLike | None = None,
-    draws: int = 200,
+    draws: int = DRAWS,
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -199,23 +201,31 @@ def evaluate(
     )
 
 
-def score(recordings: PathLike | Iterable[PathLike], run: PathLike | Run, **settings: Any) -> Scores:
+def score(
+    recordings: PathLike | Iterable[PathLike], run: PathLike | Run, *, quiet: bool = False, **settings: Any
+) -> Scores:
     """Measures a run on recordings, window by window, without a dataset folder.
 
     Args:
         recordings: folders, files, globs or lists, as for `preprocess`.
         run: run folder, or what `train` returned.
-        **settings: `which`, `batch_size`, `hop_s`, `min_fill`, `decoder` and `quiet`, as for `tfpipe score`.
+        quiet: show no progress.
+        **settings: `which`, `batch_size`, `hop_s`, `min_fill` and `decoder`, as for `tfpipe score`.
 
     Raises:
+        UsageError: a setting is unknown or out of range.
         TfpipeError: none of the recordings can be used.
         RunError: no run, or no such checkpoint.
     """
     from beam_jobs.corpus import discover
+    from tfpipe.evaluation.score_config import ScoreConfig
+
+    configs.require_known(settings, configs.names(ScoreConfig))
+    config = ScoreConfig(**settings)
+    corpus = discover(configs.paths(recordings))
     from tfpipe.evaluation.score import score as measure
 
-    corpus = discover(configs.paths(recordings))
-    return measure(corpus.files, run=_run_path(run), skipped=corpus.skipped, **settings)
+    return measure(corpus.files, run=_run_path(run), skipped=corpus.skipped, config=config, quiet=quiet)
 
 
 def export(
@@ -223,12 +233,12 @@ def export(
     output: PathLike,
     *,
     which: str = "best",
-    model_name: str = "vae",
+    model_name: str = MODEL_NAME,
     latent_keep: int | None = None,
     data: PathLike | None = None,
     tflite: bool = False,
 ) -> Exported:
-    """Writes a run as the next version of a model, which TensorFlow Serving loads as it is.
+    """Writes a run as the next version of a model that TensorFlow Serving loads unchanged.
 
     Args:
         run: run folder, or what `train` returned.
@@ -303,5 +313,5 @@ def serve(model_base_path: PathLike | None = None, **settings: Any) -> Server:
 
 
 def _run_path(run: PathLike | Run) -> Path:
-    """Returns the folder of a run that is given as such or by its folder."""
+    """Returns the folder of a run, which is given as a `Run` or as its folder."""
     return Path(run) if isinstance(run, str | os.PathLike) else run.path

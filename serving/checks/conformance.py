@@ -38,7 +38,9 @@ def conformance(target: Target) -> Iterator[tuple[str, str]]:
         ServingError: no server answers, or it does not serve a model of `tfpipe export` under that name.
     """
     with ExitStack() as stack:
-        client = stack.enter_context(Client(target.grpc, model=target.model, timeout_s=target.timeout_s))
+        client = stack.enter_context(
+            Client(target.grpc, model=target.model, timeout_s=target.timeout_s, token=target.token)
+        )
         probe = Probe(target, client)
         stack.callback(probe.channel.close)
         cases = itertools.chain(predict_cases(probe), model_cases(probe), rest_cases(probe) if target.rest else ())

@@ -32,7 +32,7 @@ def predict_cases(probe: Probe) -> Iterator[Case]:
         yield "WAV files go in and come out", partial(_wav, probe)
         no_wav = probe.request("reconstruct_wav", {"wav_bytes": np.array([b"RIFF"], object)})
         yield (
-            "Predict refuses what is no WAV file",
+            "Predict refuses a file that is not WAV",
             partial(refused, partial(probe.predict, no_wav), "INVALID_ARGUMENT", ""),
         )
     if probe.prior:
@@ -67,7 +67,7 @@ def _refusals(probe: Probe) -> Iterator[tuple[str, Any, str, str]]:
     no_output = "output tensor alias not found in signature: nope"
     yield "an output that is not there", probe.request(output_filter=["nope"]), bad, no_output
     twice = "duplicate output tensor alias: mel"
-    yield "an output probe for twice", probe.request(output_filter=["mel", "mel"]), bad, twice
+    yield "an output that is asked for twice", probe.request(output_filter=["mel", "mel"]), bad, twice
     yield "strings for numbers", probe.request(inputs={"z": z.astype(str)}), bad, ""
     yield "doubles for floats", probe.request(inputs={"z": z.astype(np.float64)}), bad, ""
     yield "a latent of another size", probe.request(inputs={"z": np.zeros((1, probe.latent + 1), np.float32)}), bad, ""

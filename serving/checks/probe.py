@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from serving.client.client import Client
 from serving.protocol import protos, tensors
 from serving.protocol.names import ANY_LABEL, MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED, signatures_of
+from serving.protocol.token import Token
 from tfpipe.spec import FeatureSpec
 
 # A version number that no server has reached.
@@ -39,12 +40,14 @@ class Target:
         rest: `HOST:PORT` of its REST API; None checks gRPC alone.
         model: name of the model on the server.
         timeout_s: deadline of each request, in s.
+        token: what the server asks of its clients; None sends none.
     """
 
     grpc: str
     rest: str | None = None
     model: str = MODEL_NAME
     timeout_s: float = 60.0
+    token: str | None = None
 
 
 class Asker:
@@ -53,11 +56,12 @@ class Asker:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.channel = grpc.insecure_channel(target.grpc, options=UNLIMITED)
+        self._sent = {} if target.token is None else {"authorization": Token(target.token).header}
 
     def call(self, method: str, request: Any, response: Any) -> Any:
         """Sends a message to `/SERVICE/METHOD` and returns the answer."""
         ask = self.channel.unary_unary(method, response_deserializer=response.FromString)
-        return ask(request.SerializeToString(), timeout=self.target.timeout_s)
+        return ask(request.SerializeToString(), timeout=self.target.timeout_s, metadata=tuple(self._sent.items()))
 
     def rest(self, verb: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Sends a REST request; returns the HTTP status and the JSON of the answer."""
@@ -65,7 +69,7 @@ class Asker:
         connection = http.client.HTTPConnection(host, int(port), timeout=self.target.timeout_s)
         try:
             data = body.encode() if isinstance(body, str) else None if body is None else json.dumps(body).encode()
-            connection.request(verb, path, data)
+            connection.request(verb, path, data, self._sent)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:

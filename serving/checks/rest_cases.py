@@ -39,7 +39,7 @@ def rest_cases(probe: Probe) -> Iterator[Case]:
         ("neither rows nor columns", "POST", f"{model}:predict", {}, 400, "Missing 'inputs' or 'instances' key"),
         ("rows and columns", "POST", f"{model}:predict", {"inputs": rows, "instances": rows}, 400, "only one of"),
         ("no rows", "POST", f"{model}:predict", {"instances": []}, 400, "No values in 'instances' array"),
-        ("what is no JSON", "POST", f"{model}:predict", "{", 400, "JSON"),
+        ("a body that is not JSON", "POST", f"{model}:predict", "{", 400, "JSON"),
         (
             "ragged rows",
             "POST",

@@ -33,9 +33,11 @@ class Client(Vae):
         expected_spec: if given, a model with another feature spec is refused.
         on_wait: is called once with a sentence when a request has waited for the server for two seconds.
         tls: certificates; None connects without TLS.
+        token: what the server asks of its clients (`--auth_token_file`); None sends none. Without TLS it travels in
+            plain text.
 
     Raises:
-        UsageError: `tls` has a certificate without its key, or a file of it cannot be read.
+        UsageError: `tls` has a certificate without its key, or a file of it cannot be read; or the token is not valid.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Client(Vae):
         expected_spec: FeatureSpec | None = None,
         on_wait: Callable[[str], object] | None = None,
         tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
         super().__init__(target, expected_spec=expected_spec)
         self.model, self.version = model, version
-        self._connection = Connection(target, timeout_s=timeout_s, on_wait=on_wait, tls=tls)
+        self._connection = Connection(target, timeout_s=timeout_s, on_wait=on_wait, tls=tls, token=token)
         self._predict = self._connection.method(PREDICT, wire.read_response)
         self._status = self._connection.method(
             f"/{MODEL_SERVICE}/GetModelStatus", protos.GetModelStatusResponse.FromString

@@ -16,6 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from serving.protocol.names import UNLIMITED
+from serving.protocol.token import Token
 from tfpipe.errors import ServingError, UsageError, translate_os_errors
 
 # The waits between tries grow from the first to the longest; after `_QUIET_S` of waiting, `on_wait` is called.
@@ -57,6 +58,8 @@ _ERRORS: dict[Any, type[ServingError]] = {
     grpc.StatusCode.OUT_OF_RANGE: RequestRefusedError,
     grpc.StatusCode.UNIMPLEMENTED: RequestRefusedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RequestRefusedError,
+    grpc.StatusCode.PERMISSION_DENIED: RequestRefusedError,
+    grpc.StatusCode.UNAUTHENTICATED: RequestRefusedError,
 }
 
 
@@ -82,14 +85,22 @@ class Connection:
         timeout_s: deadline of a call including its retries, in s.
         on_wait: is called once with a sentence when a call has waited for the server for two seconds.
         tls: certificates; None connects without TLS.
+        token: what the server asks of its clients; None sends none.
 
     Raises:
-        UsageError: `tls` has a certificate without its key, or a file of it cannot be read.
+        UsageError: `tls` has a certificate without its key, or a file of it cannot be read; or the token is not valid.
     """
 
     def __init__(
-        self, target: str, *, timeout_s: float, on_wait: Callable[[str], object] | None, tls: ClientTls | None
+        self,
+        target: str,
+        *,
+        timeout_s: float,
+        on_wait: Callable[[str], object] | None,
+        tls: ClientTls | None,
+        token: str | None = None,
     ) -> None:
+        self._metadata = None if token is None else [("authorization", Token(token).header)]
         self._target, self._timeout_s, self._on_wait = target, timeout_s, on_wait
         self._channel = (
             grpc.insecure_channel(target, options=UNLIMITED)
@@ -116,7 +127,7 @@ class Connection:
         deadline, wait, on_wait = started + self._timeout_s, _FIRST_WAIT_S, self._on_wait
         while True:
             try:
-                return method(request, timeout=max(0.001, deadline - time.monotonic()))
+                return method(request, timeout=max(0.001, deadline - time.monotonic()), metadata=self._metadata)
             except grpc.RpcError as error:
                 pause = wait * random.uniform(0.5, 1.5)
                 if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:

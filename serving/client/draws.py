@@ -1,4 +1,4 @@
-"""From latents to sounds, and new latents: from seeds, as what follows a window, as a variation of one."""
+"""Calls that decode latents to sounds, and calls that draw new latents: from seeds, or from the latents of a window."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Draws(Calls):
 
     def decode(self, z: ArrayLike) -> FloatArray:
         """Decodes latents `[n, d]` to log-mel `[n, n_mels, frames]` in [0, 1]."""
-        return self.call("decode", z=float32(z))["mel"]
+        return self._decode("decode", z)["mel"]
 
     def decode_audio(self, z: ArrayLike, ref_db: ArrayLike) -> FloatArray:
         """Decodes latents `[n, d]` at levels `ref_db` `[n]` (dB) to audio `[n, samples]`."""
-        return self.call("decode_audio", z=float32(z), ref_db=float32(ref_db))["audio"]
+        return self._decode("decode_audio", z, ref_db=float32(ref_db))["audio"]
 
     def decode_wav(self, z: ArrayLike, ref_db: ArrayLike) -> list[bytes]:
         """Decodes latents `[n, d]` at levels `ref_db` `[n]` (dB) to WAV files (mono, 16 bits, the spec's rate).
@@ -35,7 +35,7 @@ class Draws(Calls):
         Raises:
             RequestRefusedError: the model was exported before it could do this; the message says what to do.
         """
-        return list(self.call("decode_wav", z=float32(z), ref_db=float32(ref_db))["wav_bytes"])
+        return list(self._decode("decode_wav", z, ref_db=float32(ref_db))["wav_bytes"])
 
     @overload
     def generate(self, seeds: ArrayLike, temperature: ArrayLike = ..., label: str | None = ...) -> Generated: ...
@@ -150,6 +150,15 @@ class Draws(Calls):
         inputs = self._draw_inputs(seeds, temperature, label)
         inputs["ref_db"] = np.broadcast_to(float32(ref_db), inputs["seed"].shape)
         return list(self.call("generate_wav", **inputs)["wav_bytes"])
+
+    def _decode(self, signature: str, z: ArrayLike, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Runs a signature that decodes latents."""
+        try:
+            return self.call(signature, z=float32(z), **inputs)
+        except RequestRefusedError:
+            # The model's own message about latents of another length speaks of a reshape somewhere in its graph.
+            self._latents(z)
+            raise
 
     def _latents(self, z: ArrayLike) -> FloatArray:
         """Returns latents as an array, and refuses those of another length."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from serving.client.answers import FloatArray, Generated
+from serving.protocol.names import REF_DB
 from tfpipe.errors import UsageError
 from tfpipe.spec import MISSING_DB, FeatureSpec
 
@@ -38,7 +40,7 @@ class LongSound:
 
     Args:
         vae: the model; it needs a learned prior if the sound has more than one window.
-        seconds: length, s.
+        seconds: length, s; infinity makes an endless sound.
         seed: the first window is that of this seed; those that follow have seeds that are made from it.
         label: a label of the model; None is any.
         temperature: spread of the draws.
@@ -47,7 +49,8 @@ class LongSound:
 
     Attributes:
         spec: the model's feature spec.
-        samples: length in samples.
+        is_endless: whether the length is infinite.
+        samples: length in samples; a number that is never reached if the sound is endless.
         mels: spectrograms `[n_mels, frames]` of the first windows; the iteration fills it.
 
     Raises:
@@ -62,14 +65,16 @@ class LongSound:
         seed: int,
         label: str | None,
         temperature: float,
-        ref_db: float,
+        ref_db: float = REF_DB,
         first: FloatArray | None = None,
     ) -> None:
-        check_seconds(seconds)
+        self.is_endless = seconds == math.inf
+        if not self.is_endless:
+            check_seconds(seconds)
         self._vae, self.spec = vae, vae.spec()
         self._seed, self._label, self._temperature = seed, label, temperature
         self._ref_db, self._first = ref_db, first
-        self.samples = max(1, round(seconds * self.spec.sample_rate))
+        self.samples = sys.maxsize if self.is_endless else max(1, round(seconds * self.spec.sample_rate))
         self.mels: list[FloatArray] = []
         if self.samples > self.spec.samples:
             vae.require_prior(f"a sound of {seconds:g} s, which is longer than one window")

@@ -10,7 +10,7 @@ from typing import Any
 from tfpipe.files.storage import read_json
 from tfpipe.training.sources import EVALUATION, LICENCE_LIST, SOURCES
 
-# A model card lists at most so many recordings, and so many characters of each licence text.
+# A model card lists at most this many recordings, and this many characters of each licence text.
 _LISTED, _CHARACTERS = 30, 4_000
 
 
@@ -39,6 +39,27 @@ def read_provenance(run: Path, *, step: int) -> Provenance:
     if evaluation is not None and evaluation.get("checkpoint", {}).get("step") != step:
         evaluation = None
     return Provenance(sources=sources, evaluation=evaluation)
+
+
+def training_table(metadata: Mapping[str, Any]) -> str:
+    """Returns what is known of a model's training as a table in Markdown, a row for each fact and figure.
+
+    Args:
+        metadata: of the model. A mapping in it has a row for each of its values: the figures of the epoch (`metrics`)
+            under their own names, others with the name of the mapping before theirs.
+    """
+    rows: dict[str, Any] = {}
+    for name, value in metadata.items():
+        inside = value if isinstance(value, Mapping) else {"": value}
+        prefix = "" if name == "metrics" else name
+        rows |= {f"{prefix} {key}".strip(): figure for key, figure in inside.items()}
+    lines = [f"| {_cell(name)} | {_shown(value)} |" for name, value in rows.items()]
+    return "\n".join(["| training | value |", "| --- | --- |", *lines])
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for people: numbers with five digits."""
+    return f"{value:.5g}" if isinstance(value, float) else _cell(str(value))
 
 
 def card_sections(found: Provenance) -> str:

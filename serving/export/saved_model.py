@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from serving.export.examples import example_inputs
 from serving.export.latent_pruning import informative, with_dimensions
-from serving.export.provenance import Provenance, card_sections, read_provenance
+from serving.export.provenance import Provenance, card_sections, read_provenance, training_table
 from serving.export.signatures import build_signatures, describe, variables_of
 from serving.export.tflite import write_tflite
 from serving.export.warmup import write_warmup
@@ -152,9 +152,9 @@ def export_model(
 
 @contextlib.contextmanager
 def _graphs_as_written() -> Iterator[None]:
-    """Keeps TensorFlow from optimising graphs before their first run; a model written meanwhile asks servers for that.
+    """Turns off TensorFlow's graph optimiser for the block; a model that is written in the block asks servers to do so.
 
-    Optimising the graphs of a model took most of a server's warm-up, and none of the signatures got faster by it.
+    Optimising the graphs took most of a server's warm-up and made none of the signatures faster.
     """
     before = tf.config.optimizer.get_experimental_options()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -199,7 +199,6 @@ def _write_extras(model: TrainedModel, path: Path, *, model_name: str, provenanc
 
 def _model_card(model: TrainedModel, name: str) -> str:
     spec = model.spec
-    facts = "\n".join(f"| {key} | `{json.dumps(value, ensure_ascii=False)}` |" for key, value in model.metadata.items())
     return f"""# {name}
 
 A convolutional variational autoencoder of log-mel spectrograms, trained with tfpipe.
@@ -211,9 +210,7 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
 - Audio out is rebuilt from the spectrogram: its phases are estimated, because a log-mel does not hold them.
 
-| training | value |
-| --- | --- |
-{facts}
+{training_table(model.metadata)}
 """
 
 

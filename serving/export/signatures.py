@@ -92,8 +92,8 @@ def _inputs(model: TrainedModel) -> dict[str, tf.TensorSpec]:
 class _Graphs:
     """The bodies of the signatures; the names of their arguments are the names of the inputs.
 
-    What several signatures do is a function of its own, which is traced and stored once. With a prior, this takes less
-    than half of the processor time, and the file of the graph has a third of the size.
+    Steps that several signatures share are functions of their own, which are traced and stored once. With a prior,
+    this takes less than half of the processor time, and the file of the graph has a third of the size.
     """
 
     def __init__(self, model: TrainedModel, description: str) -> None:

@@ -17,8 +17,8 @@ from tfpipe.spec import FeatureSpec
 
 # The part of the lower of two sample rates' band in which the resampler's gain falls to 0.
 _ROLL_OFF = 0.05
-# A resampled block ends with so much silence, because its end and its beginning are neighbours to the Fourier
-# transform, s.
+# Silence at the end of a block that is resampled, s. The Fourier transform treats the block as a loop, so without
+# silence its end would leak into its beginning.
 _GAP_S = 0.5
 
 

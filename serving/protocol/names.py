@@ -21,7 +21,7 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # Path of the Prometheus page on the REST port, unless the monitoring file names another.
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
-# The name under which a model is served and asked for unless told otherwise.
+# The name under which a model is served and called, unless another one is given.
 MODEL_NAME = "vae"
 # gRPC refuses messages of more than 4 MiB (37 spectrograms) unless these options are set.
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -41,7 +41,8 @@ class SignatureNames(NamedTuple):
     outputs: tuple[str, ...]
 
 
-# What `tfpipe export` writes and clients ask for. An output whose name ends in `_bytes` is base64 in REST's JSON.
+# The signatures that `tfpipe export` writes and clients call. In REST's JSON an output whose name ends in `_bytes` is
+# base64.
 SIGNATURES = {
     "encode": SignatureNames(("mel",), ("z_mean", "z_log_var")),
     "encode_audio": SignatureNames(("audio",), ("z_mean", "z_log_var", "mel", "ref_db")),
@@ -55,7 +56,7 @@ SIGNATURES = {
     "generate_wav": SignatureNames(("seed", "temperature", "ref_db"), ("wav_bytes",)),
     "spec": SignatureNames(("index",), ("json",)),
 }
-# What a model with a learned prior has instead, or has more.
+# Signatures of a model with a learned prior: these replace those above, or are added to them.
 PRIOR_SIGNATURES = {
     "generate": SignatureNames(("seed", "temperature", "label"), ("z", "mel")),
     "generate_wav": SignatureNames(("seed", "temperature", "label", "ref_db"), ("wav_bytes",)),
@@ -69,6 +70,8 @@ ANY_LABEL = -1
 # Level of what is drawn, unless another is asked for, dB. The median of 36 five-second windows of pianos and voices was
 # 8.7 dB (90 % between 6 and 12).
 REF_DB = 9.0
+# The smallest and the largest spread of a draw.
+TEMPERATURES = 0.0, 10.0
 
 
 def signatures_of(description: Mapping[str, Any]) -> dict[str, SignatureNames]:

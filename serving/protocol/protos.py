@@ -29,18 +29,18 @@ def _nested(kinds: Iterable[Any]) -> Iterator[Any]:
         yield from _nested(kind.nested_types)
 
 
-_POOL, _FILES = _load_pool()
+POOL, _FILES = _load_pool()
 # Protobuf makes a class on first use and keeps only a weak reference to it. While the garbage collector destroys
 # a class, another thread can still look it up and gets one without attributes. Keeping all classes avoids that.
 _CLASSES = tuple(
     message_factory.GetMessageClass(kind)
     for name in _FILES
-    for kind in _nested(_POOL.FindFileByName(name).message_types_by_name.values())
+    for kind in _nested(POOL.FindFileByName(name).message_types_by_name.values())
 )
 
 
 def _message(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
 
 
 TensorProto = _message("tensorflow.TensorProto")
@@ -68,7 +68,7 @@ MonitoringConfig = _message("tensorflow.serving.MonitoringConfig")
 HealthCheckRequest = _message("grpc.health.v1.HealthCheckRequest")
 HealthCheckResponse = _message("grpc.health.v1.HealthCheckResponse")
 
-_DATA_TYPES = _POOL.FindEnumTypeByName("tensorflow.DataType")
+_DATA_TYPES = POOL.FindEnumTypeByName("tensorflow.DataType")
 
 
 def data_type_name(number: int) -> str:

@@ -111,7 +111,7 @@ def write(proto: Any, array: NDArray[Any], *, typed: bool = False) -> None:
     Args:
         proto: the message.
         array: the tensor.
-        typed: write the typed field, such as `float_val`, instead of `tensor_content`; strings always are in theirs.
+        typed: write the typed field, such as `float_val`, instead of `tensor_content`; strings always use theirs.
 
     Raises:
         TensorError: TensorFlow has no type for the array's.
@@ -190,7 +190,7 @@ def content(array: NDArray[Any]) -> memoryview:
 
 
 def _field_tag(number: int, typed: bool) -> int | None:
-    """Returns the tag of the field that an answer's numbers are the bytes of; None if there is no such field."""
+    """Returns the tag of the field whose bytes are an answer's numbers; None if there is no such field."""
     if typed or number == STRING:
         return _SAME_BYTES.get(number)
     return wire.CONTENT

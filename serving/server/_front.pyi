@@ -115,6 +115,7 @@ class Front:
         waiting_calls: calls that may wait for `next_call`.
         batches: batches of one signature that are computed at the same time.
         fill_time_s: how long a batch that is not full waits for more rows, in s.
+        token: what every call but a check of health must send as `authorization: Bearer TOKEN`; None asks for nothing.
 
     Raises:
         OSError: the port cannot be bound.
@@ -134,6 +135,7 @@ class Front:
         waiting_calls: int,
         batches: int,
         fill_time_s: float,
+        token: str | None = None,
     ) -> Self: ...
     def start(self) -> None:
         """Starts to accept connections, on a thread of its own."""

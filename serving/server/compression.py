@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -78,3 +79,12 @@ class Unpacker:
                 yield message
         except zlib.error:
             raise StatusError(self._refusal or Code.INTERNAL, f"The message cannot be unpacked as {encoding}") from None
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Tells whether the header Accept-Encoding allows gzip."""
+    weights = {}
+    for part in accepted.lower().split(","):
+        name, _, weight = part.partition(";")
+        weights[name.strip()] = weight.replace(" ", "")
+    return not re.fullmatch(r"q=0(\.0*)?", weights.get("gzip", weights.get("*", "q=0")))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol.names import MODEL_NAME
+from serving.protocol.token import TOKEN_VARIABLE, Token, read_token
 from serving.server.config_files import Batching, Tls, read_batching, read_metrics_path, read_tls
 from tfpipe.errors import UsageError
 from tfpipe.settings import check, setting
@@ -138,6 +139,7 @@ class ServerConfig(ModelConfig):
         batching: how requests share batches; None turns batching off.
         tls: certificates of the gRPC port; None means plain text.
         metrics_path: path of the Prometheus page on the REST port; None means no page.
+        token: what clients must send, except for health; None lets everyone in.
         limits: how large and how many requests may be.
 
     Raises:
@@ -223,10 +225,13 @@ class ServerConfig(ModelConfig):
     batching: Batching | None = field(default_factory=Batching)
     tls: Tls | None = None
     metrics_path: str | None = None
+    token: Token | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.token, str):  # as callers from Python write it
+            object.__setattr__(self, "token", Token(self.token))
         if not self.model_base_path and not self.model_config_file:
             raise UsageError("give --model_base_path or --model_config_file")
         if self.port and self.port == self.rest_api_port:
@@ -271,12 +276,19 @@ class ConfigFiles:
     monitoring_config_file: Path | None = setting(
         None, help="Prometheus page on the REST port (text proto)", metavar="FILE"
     )
+    auth_token_file: Path | None = setting(
+        None,
+        help="file with a token that clients must send (`authorization: Bearer TOKEN`), on gRPC and REST, except for "
+        f"health (default: the variable {TOKEN_VARIABLE}; without it, no token is asked; not a stock flag)",
+        metavar="FILE",
+    )
 
     def read(self) -> dict[str, Any]:
-        """Returns `batching`, `tls` and `metrics_path`, as `ServerConfig` takes them.
+        """Returns `batching`, `tls`, `metrics_path` and `token`, as `ServerConfig` takes them.
 
         Raises:
-            UsageError: there is a batching file, and batching is not turned on.
+            UsageError: there is a batching file, and batching is not turned on; or there is no token in the file or
+                variable for it.
             ServingError: a file cannot be read, or is not valid.
         """
         if self.batching_parameters_file is not None and not self.enable_batching:
@@ -288,6 +300,7 @@ class ConfigFiles:
             "batching": batching,
             "tls": read_tls(self.ssl_config_file) if self.ssl_config_file else None,
             "metrics_path": read_metrics_path(self.monitoring_config_file) if self.monitoring_config_file else None,
+            "token": read_token(self.auth_token_file),
         }
 
 

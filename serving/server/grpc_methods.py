@@ -1,4 +1,4 @@
-"""The gRPC methods, for both gRPC servers: TensorFlow Serving's two services, and gRPC's health check."""
+"""The gRPC methods, for both gRPC servers: TensorFlow Serving's two services, and gRPC's health and reflection."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from serving.protocol.names import HEALTH_SERVICE, MODEL_SERVICE, PREDICT, PREDI
 from serving.protocol.sizes import parsed_bytes
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, read_predict
+from serving.server import reflection
 from serving.server.admission import SMALL_REQUEST, Call, open_slots
 from serving.server.metrics import Monitor
 from serving.server.service import Api
@@ -55,6 +56,7 @@ class Methods:
             f"/{MODEL_SERVICE}/GetModelStatus": _Method(protos.GetModelStatusRequest, api.status),
             RELOAD: _Method(protos.ReloadConfigRequest, api.reload),
             f"/{HEALTH_SERVICE}/Check": _Method(protos.HealthCheckRequest, functools.partial(_check, is_serving)),
+            **{path: _Method(reflection.Question, reflection.answer) for path in reflection.PATHS},
         }
 
     @property

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from serving.protocol.names import DEFAULT_SIGNATURE
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
+from serving.protocol.token import Token
 from serving.protocol.wire import read_predict
 from serving.server.admission import Call
 from serving.server.compression import Unpacker, is_known, packed
@@ -63,6 +64,7 @@ class NativeGrpcServer:
         host: address to listen on.
         port: 0 picks a free one.
         threads: single requests handled at the same time.
+        token: what clients must send, except for health; None lets everyone in.
 
     Raises:
         ServingError: the port cannot be bound.
@@ -79,6 +81,7 @@ class NativeGrpcServer:
         host: str,
         port: int,
         threads: int,
+        token: Token | None = None,
     ) -> None:
         from serving.server import _front
 
@@ -97,6 +100,7 @@ class NativeGrpcServer:
                 waiting_calls=_WAITING_CALLS,
                 batches=self._batching.num_batch_threads,
                 fill_time_s=self._batching.batch_timeout_micros / 1e6,
+                token=token.value if token else None,
             )
         except OSError as error:
             raise cannot_listen(address_of(host, port), error.strerror or str(error)) from error

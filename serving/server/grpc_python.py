@@ -22,8 +22,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
+from serving.protocol.names import HEALTH_SERVICE
 from serving.protocol.status import Code, StatusError
-from serving.server.admission import Call, UnreadAnswers
+from serving.protocol.token import NO_TOKEN, Token
+from serving.server import reflection
+from serving.server.admission import SMALL_REQUEST, Call, UnreadAnswers
 from serving.server.config_files import Tls
 from serving.server.grpc_methods import Methods
 from tfpipe.errors import ServingError
@@ -35,6 +38,8 @@ SMALL_ANSWER = 4096
 UNREAD_TIMEOUT_S = 60.0
 # Most calls at the same time, on one connection and on all connections together. Further calls wait.
 _CALLS_OF_CONNECTION, _CALLS = 256, 16_384
+# A call with several messages ends when none has come for this time, in s. The native server has the same bound.
+_PAUSE_S = 5.0
 # A call whose message has not arrived after this time is ended, in s.
 ARRIVAL_S = 60.0
 # A connection without calls is closed after this time, in ms; clients connect again by themselves.
@@ -54,6 +59,7 @@ class PythonGrpcServer:
         socket_path: path of a Unix socket to listen on too; empty means none.
         channel_arguments: further options of grpcio's server.
         tls: certificates; None means plain text.
+        token: what clients must send, except for health; None lets everyone in.
 
     Attributes:
         port: the port, 0 if there is none.
@@ -73,8 +79,9 @@ class PythonGrpcServer:
         socket_path: str = "",
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tls: Tls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self._methods = methods
+        self._methods, self._token = methods, token
         self._unread = UnreadAnswers(max_bytes=4 * message_bytes, timeout_s=UNREAD_TIMEOUT_S)
         self._pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
         self._server: Any = None
@@ -112,7 +119,11 @@ class PythonGrpcServer:
         handlers: dict[str, dict[str, Any]] = defaultdict(dict)
         for path in self._methods.paths:
             _, service, name = path.split("/")
-            handlers[service][name] = grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, path))
+            handlers[service][name] = (
+                grpc.stream_stream_rpc_method_handler(functools.partial(self._converse, path))
+                if path in reflection.PATHS
+                else grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, path))
+            )
         self._server.add_generic_rpc_handlers(
             tuple(grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items())
         )
@@ -126,6 +137,7 @@ class PythonGrpcServer:
         call = Call(context.time_remaining())
         context.add_done_callback(lambda _: call.cancel())
         try:
+            self._require_token(path, context)
             data = await _message(context)
             result: bytes = await _loop().run_in_executor(self._pool, self._joined, path, data, call)
             if len(result) > SMALL_ANSWER:
@@ -138,6 +150,34 @@ class PythonGrpcServer:
         except RuntimeError:  # the server is stopping, or the system has no more threads
             code, message = Code.UNAVAILABLE, "The server has no thread for the request"
         return await context.abort(_CODES[int(code)], message)
+
+    async def _converse(self, path: str, _: object, context: Any) -> None:
+        """Answers a call whose client sends several messages, one after the other, until it sends no more."""
+        try:
+            self._require_token(path, context)
+            while (data := await _next_message(context)) is not None:
+                if len(data) > SMALL_REQUEST:
+                    raise StatusError(Code.RESOURCE_EXHAUSTED, "Received message larger than max")
+                call = Call(context.time_remaining())
+                await context.write(await _loop().run_in_executor(self._pool, self._joined, path, data, call))
+            return
+        except StatusError as error:
+            code, message = error.code, error.message
+        except RuntimeError:  # the server is stopping, or the system has no more threads
+            code, message = Code.UNAVAILABLE, "The server has no thread for the request"
+        await context.abort(_CODES[int(code)], message)
+
+    def _require_token(self, path: str, context: Any) -> None:
+        """Refuses a client that does not send the token.
+
+        Raises:
+            StatusError: UNAUTHENTICATED.
+        """
+        if self._token is None or path.startswith(f"/{HEALTH_SERVICE}/"):
+            return
+        sent = dict(context.invocation_metadata() or ()).get("authorization")
+        if not self._token.allows(sent if isinstance(sent, str) else None):
+            raise StatusError(Code.UNAUTHENTICATED, NO_TOKEN)
 
     def _joined(self, path: str, data: bytes, call: Call) -> bytes:
         return b"".join(self._methods.answer(path, data, call))
@@ -165,6 +205,16 @@ async def _message(context: Any) -> bytes:
     if data is grpc.aio.EOF:
         raise StatusError(Code.INTERNAL, "The call ended before its message was whole.")
     return bytes(data)
+
+
+async def _next_message(context: Any) -> bytes | None:
+    """Returns the next message of a call, or None if the client sends no more, or none for `_PAUSE_S`."""
+    try:
+        async with asyncio.timeout(_PAUSE_S):
+            data = await context.read()
+    except TimeoutError:
+        return None
+    return None if data is grpc.aio.EOF else bytes(data)
 
 
 def _done(work: Coroutine[Any, Any, Any]) -> Any:

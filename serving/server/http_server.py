@@ -24,6 +24,10 @@ import waitress.utilities  # type: ignore[import-untyped]
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
 
+from serving.protocol.token import NO_TOKEN
+
+# Key of an application's environment.
+UNSENT = "tfpipe.unsent"
 _MAX_CONNECTIONS = 1000
 # Connections may use a quarter of the files that this process may open, because models need files too.
 _SHARE_OF_FILES = 4
@@ -53,11 +57,16 @@ class _NoRoom(waitress.utilities.Error):
     code, reason = 503, "Service Unavailable"
 
 
-class _Parser(HTTPRequestParser):
-    """Reads one request and knows when it began."""
+class _Unknown(waitress.utilities.Error):
+    code, reason = 401, "Unauthorized"
 
-    def __init__(self, adj: Any) -> None:
+
+class _Parser(HTTPRequestParser):
+    """Reads one request and knows when it began. The body of a client that is not let in is not read."""
+
+    def __init__(self, adj: Any, may_ask: Callable[[str, str, str | None], bool]) -> None:
         super().__init__(adj)
+        self._may_ask = may_ask
         self.began = time.monotonic()
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -65,27 +74,45 @@ class _Parser(HTTPRequestParser):
         super().parse_header(header_plus)
         if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
             self.headers["CONNECTION"] = "close"
+        if not self._may_ask(self.command, self.path, self.headers.get("AUTHORIZATION")):
+            self.error, self.completed, self.expect_continue = _Unknown(NO_TOKEN), True, False
 
 
 class _JsonErrorTask(waitress.task.ErrorTask):
-    """Answers a request that the HTTP library refuses, such as one that is too long, with JSON as all other errors."""
+    """Answers a request that the HTTP library refuses, such as one that is too long, in JSON like all other errors."""
 
     def execute(self) -> None:
         error = self.request.error
         body = json.dumps({"error": f"{error.reason}: {error.body}"}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        if error.code == _Unknown.code:
+            self.response_headers.append(("WWW-Authenticate", "Bearer"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
 
 
+class _Task(waitress.task.WSGITask):
+    """Answers a request."""
+
+    def get_environment(self) -> dict[str, Any]:
+        """Returns the environment; `UNSENT` in it returns how many bytes of the answer wait to be sent."""
+        environ: dict[str, Any] = super().get_environment()
+        environ[UNSENT] = lambda: self.channel.total_outbufs_len
+        return environ
+
+
 class _Channel(waitress.channel.HTTPChannel):
     """One connection."""
 
-    parser_class = _Parser
     error_task_class = _JsonErrorTask
+    task_class = _Task
     body_bytes = 0
+
+    def parser_class(self, adj: Any) -> _Parser:
+        """Returns what reads the next request."""
+        return _Parser(adj, self.server.may_ask)
 
     def received(self, data: bytes) -> bool:
         """Takes bytes from the client and counts those of bodies against the server's bound."""
@@ -148,6 +175,7 @@ class HttpServer(waitress.server.TcpWSGIServer):
 
     Args:
         application: the WSGI application.
+        may_ask: tells whether a request may be answered, by its verb, path and header `authorization`.
         host: address to listen on.
         port: 0 picks a free one.
         threads: requests handled at the same time.
@@ -161,8 +189,17 @@ class HttpServer(waitress.server.TcpWSGIServer):
     channel_class = _Channel
 
     def __init__(
-        self, application: Callable[..., Any], *, host: str, port: int, threads: int, body_bytes: int, unread_bytes: int
+        self,
+        application: Callable[..., Any],
+        *,
+        may_ask: Callable[[str, str, str | None], bool],
+        host: str,
+        port: int,
+        threads: int,
+        body_bytes: int,
+        unread_bytes: int,
     ) -> None:
+        self.may_ask = may_ask
         self.counting = threading.Lock()
         self.body_bytes, self.max_body_bytes = 0, 4 * body_bytes
         self._unread_bytes, self._needs_memory = unread_bytes, False

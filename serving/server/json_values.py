@@ -138,13 +138,13 @@ def _loads(data: bytes) -> Any:
     if _SURROGATE.search(data):
         try:
             json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # half of a pair, which is no character
+        except UnicodeEncodeError:  # half of a surrogate pair is not a character
             raise refused("JSON Parse error: The surrogate pair in string is invalid.") from None
     return value
 
 
 def _put_back(value: Any, arrays: list[Numbers]) -> Any:
-    """Returns a value with arrays in the places of the strings that stand for them."""
+    """Returns a value in which each string that stands for an array is replaced by the array."""
     if isinstance(value, str) and value.startswith(_TOKEN):
         return arrays[int(value.removeprefix(_TOKEN))]
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ from serving.server import examples
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits, ModelConfig
 from serving.server.config_files import Batching, batching_of
-from serving.server.model_files import Folder, is_file, local_copy, read
+from serving.server.model_files import Folder, local_copy, read, read_graph
 from serving.server.row_batches import Arrays
 from serving.server.signature import Signature, check_aliases, make_signature, select_outputs
 from tfpipe.data.records import read_records
@@ -36,8 +36,6 @@ _MAX_WARMUPS = 1000
 _CALL_OPS = ("StatefulPartitionedCall", "PartitionedCall")
 # Types of the graph operations that compute nothing.
 _INERT_OPS = ("Placeholder", "Const", "Identity", "NoOp", "VarHandleOp", "ReadVariableOp")
-_VARIABLE_OPS = ("VarHandleOp", "VariableV2", "Variable")
-_GRAPH_FILE, _VARIABLES_FILE = "saved_model.pb", "variables/variables.index"
 # In a version's folder: its own sizes and times of batches.
 _BATCHING_FILE = "batching_params.pbtxt"
 
@@ -55,6 +53,29 @@ class BatchAnswer:
     rest: bytes
     heads: dict[int, list[bytes]]
     arrays: list[memoryview]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A Predict request that was read, whatever its format is.
+
+    Attributes:
+        signature: what to run.
+        inputs: by alias.
+        write: returns the bytes of the answer with these outputs, as parts to be sent one after another.
+    """
+
+    signature: Signature
+    inputs: Arrays
+    write: Callable[[Arrays], list[wire.Buffer]]
+
+    def answer(self, call: Call) -> list[wire.Buffer]:
+        """Runs the signature and returns the bytes of the answer.
+
+        Raises:
+            StatusError: as `Signature.run` and `write`.
+        """
+        return self.write(self.signature.run(self.inputs, call))
 
 
 class LoadedModel:
@@ -108,22 +129,15 @@ class LoadedModel:
 
         own_batches = how.enable_per_model_batching_parameters and batching is not None
         batching = _own_batching(path) if own_batches else batching
-        definition = _graph_definition(path, how.saved_model_tags)
+        definition = read_graph(path, how.saved_model_tags)
         session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(definition, how))
         try:
             with session.graph.as_default():
                 with _tensorflow_errors_only():
                     graph = tf.compat.v1.saved_model.load(session, list(how.saved_model_tags), str(path))
+                settings: dict[str, Any] = {"limits": limits, "queue": queue, "batching": batching}
                 signatures = {
-                    name: make_signature(
-                        name,
-                        session,
-                        definition,
-                        limits=limits,
-                        queue=queue,
-                        batching=batching,
-                        own_batches=own_batches,
-                    )
+                    name: make_signature(name, session, definition, **settings, own_batches=own_batches)
                     for name, definition in graph.signature_def.items()
                     if not name.startswith("__")
                 }
@@ -139,25 +153,23 @@ class LoadedModel:
             raise StatusError(Code.DATA_LOSS, f"{path}: cannot be loaded ({reason_of(error)})") from error
         return model
 
-    def predict(self, request: wire.Predict, call: Call, *, typed: bool = True) -> list[wire.Buffer]:
-        """Returns the bytes of the PredictResponse, as parts to be sent one after another.
-
-        The checks come in TensorFlow Serving's order (servables/tensorflow/predict_util.cc).
+    def query(self, request: wire.Predict, *, typed: bool = True) -> Query:
+        """Reads a PredictRequest; its answer is a PredictResponse.
 
         Args:
             request: the request.
-            call: the request in progress.
             typed: answer in typed fields instead of `tensor_content`.
 
         Raises:
-            StatusError: the request does not fit the model, or the model failed.
+            StatusError: the request does not fit the model.
         """
-        signature = self._signature(request)
-        inputs = self._inputs(signature, request)
-        selected = select_outputs(signature.definition.outputs, request.message.output_filter)
-        outputs = signature.run(inputs, call)
-        chosen = {alias: outputs[alias] for alias in selected}
-        return tensors.response_parts(self._empty_response(request), chosen, typed=typed)
+        signature, inputs, selected = self._read(request)
+
+        def write(outputs: Arrays) -> list[wire.Buffer]:
+            chosen = {alias: outputs[alias] for alias in selected}
+            return tensors.response_parts(self._empty_response(request), chosen, typed=typed)
+
+        return Query(signature=signature, inputs=inputs, write=write)
 
     def predict_batch(
         self, request: wire.Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call, typed: bool
@@ -174,10 +186,8 @@ class LoadedModel:
         Raises:
             StatusError: the requests do not fit the model, or the model failed on one of the rows.
         """
-        signature = self._signature(request)
+        signature, first, selected = self._read(request)
         signature.check_rows(max(rows))
-        first = self._inputs(signature, request)
-        selected = select_outputs(signature.definition.outputs, request.message.output_filter)
         inputs = {
             alias: np.frombuffer(contents[alias], array.dtype).reshape(sum(rows), *array.shape[1:])
             for alias, array in first.items()
@@ -191,13 +201,20 @@ class LoadedModel:
             arrays=[tensors.content(outputs[alias]) for alias in selected],
         )
 
-    def _signature(self, request: wire.Predict) -> Signature:
+    def _read(self, request: wire.Predict) -> tuple[Signature, Arrays, list[str]]:
+        """Returns the signature, the inputs, and the aliases of the outputs that a request asks for.
+
+        The checks come in TensorFlow Serving's order (servables/tensorflow/predict_util.cc).
+        """
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         signature = self.signatures.get(name)
         if signature is None:
             raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         signature.require_servable()
-        return signature
+        sent = request.message.inputs
+        check_aliases(signature.definition.inputs, sent)
+        inputs = {alias: self._tensor(alias, proto, request) for alias, proto in sent.items()}
+        return signature, inputs, select_outputs(signature.definition.outputs, request.message.output_filter)
 
     def _empty_response(self, request: wire.Predict) -> Any:
         """Returns the PredictResponse without its outputs."""
@@ -207,11 +224,6 @@ class LoadedModel:
         response.model_spec.version.value = self.version
         return response
 
-    def _inputs(self, signature: Signature, request: wire.Predict) -> Arrays:
-        sent = request.message.inputs
-        check_aliases(signature.definition.inputs, sent)
-        return {alias: self._tensor(alias, proto, request) for alias, proto in sent.items()}
-
     def _tensor(self, alias: str, proto: Any, request: wire.Predict) -> NDArray[Any]:
         try:
             return tensors.from_proto(proto, max_bytes=self._limits.message_bytes, numbers=request.contents.get(alias))
@@ -219,7 +231,7 @@ class LoadedModel:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}: {error}") from error
 
     def _warm_up(self, path: Path, *, times: int) -> None:
-        """Runs each of the warm-up requests of a file so many times."""
+        """Runs each warm-up request of a file `times` times."""
         if not path.exists():
             return
         try:
@@ -238,7 +250,7 @@ class LoadedModel:
         """Answers the request that a PredictionLog holds."""
         kind = log.WhichOneof("log_type")
         if kind == "predict_log":
-            self.predict(wire.Predict(log.predict_log.request), Call())
+            self.query(wire.Predict(log.predict_log.request)).answer(Call())
             return
         answers = {
             "classify_log": examples.classify,
@@ -248,41 +260,6 @@ class LoadedModel:
         if kind not in answers:
             raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
         answers[kind](self, getattr(log, kind).request, Call())
-
-
-def _graph_definition(path: Folder, tags: Sequence[str]) -> Any:
-    """Returns the MetaGraphDef with these tags, or None if TensorFlow's loader must say what is wrong.
-
-    A folder that is still being copied is refused, because TensorFlow would load it without its variables.
-
-    Raises:
-        StatusError: NOT_FOUND, because a file is missing.
-    """
-    from google.protobuf import text_format
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    try:
-        data, as_text = read(path, _GRAPH_FILE), read(path, f"{_GRAPH_FILE}txt")
-        if data is None and as_text is None:
-            raise _incomplete(path, _GRAPH_FILE)
-        model = saved_model_pb2.SavedModel()
-        model = model.FromString(data) if data is not None else text_format.Parse(as_text or b"", model)
-        graph = next((one for one in model.meta_graphs if set(one.meta_info_def.tags) == set(tags)), None)
-        if graph is not None and _has_variables(graph) and not is_file(path, _VARIABLES_FILE):
-            raise _incomplete(path, _VARIABLES_FILE)
-    except (DecodeError, text_format.ParseError, OSError):
-        return None
-    return graph
-
-
-def _incomplete(path: Folder, name: str) -> StatusError:
-    return StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
-
-
-def _has_variables(graph: Any) -> bool:
-    """Tells whether a graph restores variables from files; one that was frozen does not."""
-    return bool(graph.saver_def.restore_op_name) or any(node.op in _VARIABLE_OPS for node in graph.graph_def.node)
 
 
 def _own_batching(path: Folder) -> Batching | None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from serving.protocol.names import is_version
+from serving.protocol.status import Code, StatusError
 from tfpipe.data.file_systems import use_tensorflow_io
 from tfpipe.errors import ServingError
 
 Folder = Path | str
+_VARIABLE_OPS = ("VarHandleOp", "VariableV2", "Variable")
+_GRAPH_FILE, _VARIABLES_FILE = "saved_model.pb", "variables/variables.index"
 
 
 def is_url(path: Folder) -> bool:
@@ -129,3 +132,38 @@ def _os_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         number = errno.ENOENT if isinstance(error, tf.errors.NotFoundError) else errno.EIO
         raise OSError(number, " ".join(str(error.message).split())[:200]) from error
+
+
+def read_graph(path: Folder, tags: Sequence[str]) -> Any:
+    """Returns the MetaGraphDef with these tags, or None if TensorFlow's loader must say what is wrong.
+
+    A folder that is still being copied is refused, because TensorFlow would load it without its variables.
+
+    Raises:
+        StatusError: NOT_FOUND, because a file is missing.
+    """
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        data, as_text = read(path, _GRAPH_FILE), read(path, f"{_GRAPH_FILE}txt")
+        if data is None and as_text is None:
+            raise _incomplete(path, _GRAPH_FILE)
+        model = saved_model_pb2.SavedModel()
+        model = model.FromString(data) if data is not None else text_format.Parse(as_text or b"", model)
+        graph = next((one for one in model.meta_graphs if set(one.meta_info_def.tags) == set(tags)), None)
+        if graph is not None and _has_variables(graph) and not is_file(path, _VARIABLES_FILE):
+            raise _incomplete(path, _VARIABLES_FILE)
+    except (DecodeError, text_format.ParseError, OSError):
+        return None
+    return graph
+
+
+def _incomplete(path: Folder, name: str) -> StatusError:
+    return StatusError(Code.NOT_FOUND, f"{path}: holds no complete SavedModel ({name} is missing)")
+
+
+def _has_variables(graph: Any) -> bool:
+    """Tells whether a graph restores variables from files; one that was frozen does not."""
+    return bool(graph.saver_def.restore_op_name) or any(node.op in _VARIABLE_OPS for node in graph.graph_def.node)

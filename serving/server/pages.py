@@ -16,6 +16,8 @@ from serving.protocol.names import DEFAULT_SIGNATURE
 from serving.protocol.status import Code, StatusError
 from serving.server.catalog import Catalog
 
+# These pages need no token.
+HEALTH_PAGES = ("/healthz", "/readyz")
 # An example request is shown if it has at most this many numbers.
 _SHOWN = 64
 _JSON, _TEXT = "application/json", "text/plain; charset=utf-8"
@@ -108,11 +110,23 @@ class Pages:
                         "responses": {"200": _answer(summary, {"type": "object"}), "default": _answer("None", _ERROR)},
                     }
                 }
+            if "continue" in signatures:
+                paths[f"{model}/stream"] = {"get": _stream_operation(name)}
         info = {"title": "Models of this server", "version": "1", "description": "The REST API of TensorFlow Serving."}
         return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}}
+
+
+def _stream_operation(name: str) -> dict[str, Any]:
+    kinds = {"label": "string", "seed": "integer", "temperature": "number", "seconds": "number"}
+    sound = {"description": "A wav", "content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        "summary": f"Plays new sound of {name}, without an end unless seconds is given",
+        "parameters": [{"name": key, "in": "query", "schema": {"type": kind}} for key, kind in kinds.items()],
+        "responses": {"200": sound, "default": _answer("Refused", _ERROR)},
+    }
 
 
 def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -162,11 +176,13 @@ def _model(name: str, versions: list[int], signatures: dict[str, Any], host: str
     )
     example = next(filter(None, (_example(key, signature) for key, signature in signatures.items())), "")
     command = f"curl http://{host}/v1/models/{name}:predict -d '{example}'"
+    # A model with a learned prior can play (`serving.server.streams`).
+    player = f'<p><audio controls preload="none" src="{path}/stream"></audio></p>' if "continue" in signatures else ""
     shown = f"<p>An example:</p><pre>{html.escape(command)}</pre>" if example else ""
     return (
         f'<h2>{html.escape(name)}</h2><p>Versions: {numbers}. <a href="{path}">State</a>, '
         f'<a href="{path}/metadata">metadata</a>.</p><table><thead><tr><th>signature</th><th>inputs</th>'
-        f"<th>outputs</th></tr></thead><tbody>{rows}</tbody></table>{shown}"
+        f"<th>outputs</th></tr></thead><tbody>{rows}</tbody></table>{player}{shown}"
     )
 
 

@@ -7,29 +7,35 @@ server is waitress, so a slow or silent connection does not occupy a thread.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import waitress.server  # type: ignore[import-untyped]
-from google.protobuf import json_format
 
 from serving.protocol import protos
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
+from serving.protocol.token import Token
+from serving.protocol.wire import Buffer, Predict
 from serving.server import json_examples, json_tensors, json_values
+from serving.server.access import cors_headers, gate
 from serving.server.admission import AdmissionQueue, Call, open_slots
-from serving.server.compression import Unpacker, packed
+from serving.server.compression import Unpacker, packed, takes_gzip
 from serving.server.config import SPARE_THREADS
-from serving.server.http_server import HttpServer
+from serving.server.http_server import UNSENT, HttpServer
+from serving.server.loaded_model import LoadedModel, Query
 from serving.server.metrics import Monitor
 from serving.server.pages import Pages
+from serving.server.rest_models import asked, metadata, status
+from serving.server.row_batches import Arrays
 from serving.server.service import Api
+from serving.server.streams import MOST_STREAMS, RETRY_AFTER_S, Client, Stream, Streams
 
 _LOG = logging.getLogger(__name__)
 # The JSON of a float32 takes up to about 21 bytes, five times as many as the number.
@@ -42,13 +48,8 @@ _MEMORY_BODIES = 16
 _LONG_ANSWER = 1 << 20
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
+_STREAM = re.compile(r"/stream|" + _MODEL + r"/stream", re.IGNORECASE)
 _GET = re.compile(_MODEL + r"(?P<method>/metadata)?", re.IGNORECASE)
-# What web pages of other sites may do, as TensorFlow Serving says it.
-_CORS = [
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Methods", "POST, GET"),
-    ("Access-Control-Allow-Headers", "Content-Type"),
-]
 # A shorter answer is not compressed, because it fits into one packet.
 _SHORT_ANSWER = 1024
 
@@ -67,6 +68,7 @@ class RestServer:
         metrics_path: path of the Prometheus page; None means no page.
         cors: let web pages of other sites use the API.
         is_serving: tells whether every model can answer.
+        token: what clients must send, except for health; None lets everyone in.
 
     Raises:
         OSError: the port cannot be bound.
@@ -85,19 +87,24 @@ class RestServer:
         metrics_path: str | None = None,
         cors: bool = False,
         is_serving: Callable[[], bool] = lambda: True,
+        token: Token | None = None,
     ) -> None:
         slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
-        application = Application(api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors)
+        application = Application(
+            api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors_headers(cors, token)
+        )
         application.pages = Pages(api.catalog, is_serving=is_serving, metrics_path=metrics_path)
         self._server = HttpServer(
             application,
+            may_ask=gate(token, cors=cors),
             host=host,
             port=port,
-            threads=threads,
+            threads=threads + MOST_STREAMS,
             body_bytes=api.limits.json_bytes,
             unread_bytes=2 * _ANSWER_BODIES * api.limits.json_bytes,
         )
         application.has_room = self._server.has_room
+        self._streams = application.streams
         self.port = int(self._server.effective_port)
         self._thread = threading.Thread(target=self._server.run, name="rest", daemon=True)
 
@@ -108,6 +115,7 @@ class RestServer:
     def stop(self, *, grace_s: float) -> None:
         """Takes no new connections, finishes requests in progress for up to `grace_s` seconds, and ends."""
         server = self._server
+        self._streams.stop()
         if not self._thread.is_alive():
             server.close()
             return
@@ -141,11 +149,12 @@ class Application:
         slots: admits requests that compute.
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
-        cors: let web pages of other sites use the API.
+        cors: headers that say what web pages of other sites may do; empty if they may do nothing.
 
     Attributes:
-        has_room: tells whether an answer of so many bytes may be kept until its client has read it.
+        has_room: tells whether an answer of a given size in bytes may be kept until its client has read it.
         pages: further pages that GET can ask for.
+        streams: sounds that are made while the client listens.
     """
 
     def __init__(
@@ -156,7 +165,7 @@ class Application:
         *,
         timeout_s: float,
         metrics_path: str | None,
-        cors: bool = False,
+        cors: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._api, self._monitor, self._slots = api, monitor, slots
         self._timeout_s, self._metrics_path, self._cors = timeout_s, metrics_path, cors
@@ -170,6 +179,7 @@ class Application:
         self._unpacker = Unpacker(max_bytes=size, refusal=Code.INVALID_ARGUMENT)
         self.has_room: Callable[[int], bool] = lambda _: True
         self.pages = Pages(api.catalog, is_serving=lambda: True)
+        self.streams = Streams(api.catalog)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answers one HTTP request."""
@@ -183,9 +193,14 @@ class Application:
             code, body = Code.OK, b""
         else:
             code, value = self._answer(verb, path, environ)
+            if isinstance(value, Stream):
+                start_response("200 OK", [("Content-Type", "audio/wav"), ("Cache-Control", "no-store"), *self._cors])
+                return value
             body = value if isinstance(value, bytes) else _json(value)
-        headers = [("Content-Type", kind), *(_CORS if self._cors else ())]
-        if len(body) > _SHORT_ANSWER and _takes_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
+        headers = [("Content-Type", kind), *self._cors]
+        if code == Code.UNAVAILABLE and _STREAM.fullmatch(path):
+            headers.append(("Retry-After", str(RETRY_AFTER_S)))
+        if len(body) > _SHORT_ANSWER and takes_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
             body = packed([body], "gzip")
             headers += [("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")]
         phrase = HTTPStatus(code.http).phrase if code != Code.CANCELLED else "Client Closed Request"
@@ -204,8 +219,10 @@ class Application:
     def _route(self, verb: str, path: str, environ: Mapping[str, Any]) -> Any:
         if verb == "POST" and (match := _POST.fullmatch(path)):
             return self._post(match, environ)
+        if verb == "GET" and (match := _STREAM.fullmatch(path)):
+            return self._stream(match, environ)
         if verb == "GET" and (match := _GET.fullmatch(path)):
-            return _metadata(self._api, match) if match["method"] else _status(self._api, match)
+            return metadata(self._api, match) if match["method"] else status(self._api, match)
         if verb == "GET" and path.lower() == "/v1/models":
             raise StatusError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         raise StatusError(Code.INVALID_ARGUMENT, f"Malformed request: {verb} {path}")
@@ -217,21 +234,30 @@ class Application:
             self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
             self._slots.slot(call),
         ):
-            version = _version(self._api, match)  # before the body is read
             if method == "Predict":
-                answer = self._predict(match["name"], version, environ, call)
+                request = Predict(asked(protos.PredictRequest(), match))
+                [answer] = self._api.predict(request, call, read=functools.partial(self._read, environ))
             else:
-                answer = self._examples(method, match["name"], version, environ, call)
+                answer = self._examples(method, match, environ, call)
             if len(answer) > _LONG_ANSWER and not self.has_room(len(answer)):
                 raise StatusError(Code.UNAVAILABLE, UNREAD)
             return answer
 
-    def _examples(self, method: str, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
+    def _stream(self, match: re.Match[str], environ: Mapping[str, Any]) -> Stream:
+        has_left, unsent = (environ.get(key, int) for key in ("waitress.client_disconnected", UNSENT))
+        call = Call(is_cancelled=has_left)
+        with self._monitor.watch("Stream", entrypoint="REST", model=match["name"] or "", call=call):
+            request = asked(protos.GetModelStatusRequest(), match)
+            request.model_spec.name = name = match["name"] or self.streams.only_model()
+            with self._api.use(request) as model:
+                version = model.version
+            client = Client(has_left=has_left, unsent=unsent)
+            return self.streams.open(name, version, environ.get("QUERY_STRING", ""), client)
+
+    def _examples(self, method: str, match: re.Match[str], environ: Mapping[str, Any], call: Call) -> bytes:
         """Answers `:classify` and `:regress`."""
-        request = (protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest)()
-        request.model_spec.name = name
-        if version is not None:
-            request.model_spec.version.value = version
+        kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
+        request = asked(kind(), match)
         with self._body(environ, call) as data:
             json_examples.read_examples(data, request)
             if method == "Classify":
@@ -261,14 +287,19 @@ class Application:
                 stack.enter_context(self._memory.slot(call, memory))
             yield data
 
-    def _predict(self, name: str, version: int | None, environ: Mapping[str, Any], call: Call) -> bytes:
-        with self._api.catalog.use(name, version) as model, self._body(environ, call) as data:
+    @contextlib.contextmanager
+    def _read(self, environ: Mapping[str, Any], model: LoadedModel, call: Call) -> Iterator[Query]:
+        """Yields a Predict request, and holds the memory of its body and of its answer for the block."""
+        with self._body(environ, call) as data:
             body = json_tensors.read_predict_body(model.signatures, data)
             length = self._answer_bytes(body)
-            with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
-                outputs = body.signature.run(body.inputs, call)
+
+            def write(outputs: Arrays) -> list[Buffer]:
                 self._require_answerable(json_tensors.string_bytes(outputs))
-                return json_tensors.predictions(outputs, by_row=body.by_row)
+                return [json_tensors.predictions(outputs, by_row=body.by_row)]
+
+            with self._writing.slot(call, length) if length > _LONG_ANSWER else contextlib.nullcontext():
+                yield Query(signature=body.signature, inputs=body.inputs, write=write)
 
     def _answer_bytes(self, body: json_tensors.PredictBody) -> int:
         """Returns the approximate length of the answer as JSON, in bytes.
@@ -295,53 +326,6 @@ class Application:
                 f"the answer would be about {length >> 20} MiB of JSON, this server's limit is {most >> 20}; "
                 "send fewer rows, or use gRPC",
             )
-
-
-def _status(api: Api, match: re.Match[str]) -> Any:
-    # As in TensorFlow Serving, a label in the path is ignored: the answer lists all versions.
-    request = protos.GetModelStatusRequest()
-    request.model_spec.name = match["name"]
-    if match["version"]:
-        request.model_spec.version.value = _number(match["version"])
-    return _as_dict(api.status(request, Call()))
-
-
-def _metadata(api: Api, match: re.Match[str]) -> Any:
-    with api.catalog.use(match["name"], _version(api, match)) as model:
-        return {
-            "model_spec": {"name": match["name"], "signature_name": "", "version": str(model.version)},
-            "metadata": {"signature_def": _as_dict(api.signature_defs(model))},
-        }
-
-
-def _as_dict(message: Any) -> Any:
-    """Returns a message as TensorFlow Serving prints it in JSON: with its fields that have no value."""
-    # The option has another name since protobuf 5.
-    now, before = "always_print_fields_with_no_presence", "including_default_value_fields"
-    option = now if now in inspect.signature(json_format.MessageToDict).parameters else before
-    return json_format.MessageToDict(message, preserving_proto_field_name=True, **{option: True})
-
-
-def _version(api: Api, match: re.Match[str]) -> int | None:
-    """Returns the version that a path names, by number or label; None means the newest."""
-    if match["label"]:
-        return api.catalog.label(match["name"], match["label"])
-    return _number(match["version"]) if match["version"] else None
-
-
-def _number(text: str) -> int:
-    if len(text) > 19 or int(text) >= 1 << 63:  # messages hold 64 bits
-        raise StatusError(Code.INVALID_ARGUMENT, f"Failed to convert version: {text[:100]} to numeric.")
-    return int(text)
-
-
-def _takes_gzip(accepted: str) -> bool:
-    """Tells whether the header Accept-Encoding allows gzip."""
-    weights = {}
-    for part in accepted.lower().split(","):
-        name, _, weight = part.partition(";")
-        weights[name.strip()] = weight.replace(" ", "")
-    return not re.fullmatch(r"q=0(\.0*)?", weights.get("gzip", weights.get("*", "q=0")))
 
 
 def _json(value: Any) -> bytes:

@@ -6,6 +6,7 @@ work with the stock server without a change.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import signal
 import threading
@@ -77,7 +78,12 @@ class Server:
         self.port = self._grpc.port
         self._rest = self._bind_rest(api, monitor) if config.rest_api_port >= 0 and config.tls is None else None
         if config.rest_api_port >= 0 and config.tls is not None:
-            _LOG.warning("REST is off, because it has no TLS: anyone could use it to go round --ssl_config_file")
+            _LOG.warning("REST is off, because it has no TLS: anyone could use it to bypass --ssl_config_file")
+        if config.token and config.tls is None and not _is_loopback(config.host):
+            _LOG.warning(
+                "%s can be reached from other machines, and the token travels in plain text; add --ssl_config_file",
+                config.host,
+            )
         self.rest_port = self._rest.port if self._rest else None
 
     def __enter__(self) -> Self:
@@ -144,6 +150,7 @@ class Server:
                 metrics_path=config.metrics_path,
                 cors=config.rest_cors,
                 is_serving=self._is_serving,
+                token=config.token,
             )
         except (OSError, ValueError) as error:
             raise ServingError(
@@ -242,6 +249,7 @@ def _bind_grpc(
             host=config.host,
             port=config.port,
             threads=_threads(config),
+            token=config.token,
         )
     if config.grpc_front_end == "native":
         raise ServingError(
@@ -262,6 +270,7 @@ def _bind_grpc(
         socket_path=config.grpc_socket_path,
         channel_arguments=config.channel_arguments,
         tls=config.tls,
+        token=config.token,
     )
 
 
@@ -274,7 +283,15 @@ def _bind_socket(methods: Methods, config: ServerConfig) -> PythonGrpcServer | N
         message_bytes=config.limits.message_bytes,
         threads=_threads(config),
         socket_path=config.grpc_socket_path,
+        token=config.token,
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _threads(config: ServerConfig) -> int:

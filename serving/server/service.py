@@ -6,7 +6,7 @@ Semantics and texts are TensorFlow Serving's. Every refusal is a `StatusError`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from serving.protocol import protos
@@ -18,8 +18,10 @@ from serving.server.admission import AdmissionQueue, Call, RequestMemory
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
-from serving.server.loaded_model import BatchAnswer, LoadedModel
+from serving.server.loaded_model import BatchAnswer, LoadedModel, Query
 
+# Reads a request as a model needs it, and holds the memory that the request takes until it is answered.
+Read = Callable[[LoadedModel, Call], contextlib.AbstractContextManager[Query]]
 # Reloads that may wait while another one is being done.
 _WAITING_RELOADS = 2
 
@@ -46,17 +48,30 @@ class Api:
         # A reload waits for models to load. Only a few may wait, because each occupies a thread.
         self._reloads = AdmissionQueue(capacity=1, max_waiting=_WAITING_RELOADS)
 
-    def predict(self, request: Predict, call: Call) -> list[Buffer]:
-        """Answers `PredictionService.Predict`, with the response's bytes as parts to be sent one after another."""
-        size = array_bytes(request, largest=self.limits.message_bytes)
-        with self.memory.slot(call, size), self._model(request.message) as model:
-            return model.predict(request, call, typed=self._typed)
+    def predict(self, request: Predict, call: Call, *, read: Read | None = None) -> list[Buffer]:
+        """Answers a Predict request, with the bytes of the answer as parts to be sent one after another.
+
+        Args:
+            request: names the model and version. Without `read`, it is the whole request.
+            call: the request in progress.
+            read: reads the rest of a request that is not a PredictRequest, such as JSON.
+        """
+        with (
+            self.use(request.message) as model,
+            read(model, call) if read else self._query(request, model, call) as query,
+        ):
+            return query.answer(call)
+
+    @contextlib.contextmanager
+    def _query(self, request: Predict, model: LoadedModel, call: Call) -> Iterator[Query]:
+        with self.memory.slot(call, array_bytes(request, largest=self.limits.message_bytes)):
+            yield model.query(request, typed=self._typed)
 
     def predict_batch(
         self, request: Predict, contents: Mapping[str, Any], *, rows: Sequence[int], call: Call
     ) -> BatchAnswer:
         """Answers several Predict requests that differ only in their rows; see `LoadedModel.predict_batch`."""
-        with self._model(request.message) as model:
+        with self.use(request.message) as model:
             return model.predict_batch(request, contents, rows=rows, call=call, typed=self._typed)
 
     def metadata(self, request: Any, call: Call) -> Any:
@@ -69,7 +84,7 @@ class Api:
             if field != "signature_def":
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
         response = protos.GetModelMetadataResponse()
-        with self._model(request) as model:
+        with self.use(request) as model:
             response.model_spec.name = request.model_spec.name
             response.model_spec.version.value = model.version
             response.metadata["signature_def"].Pack(self.signature_defs(model))
@@ -107,19 +122,19 @@ class Api:
 
     def classify(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.Classify`."""
-        with self._model(request) as model:
+        with self.use(request) as model:
             return examples.classify(model, request, call)
 
     def regress(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.Regress`."""
-        with self._model(request) as model:
+        with self.use(request) as model:
             return examples.regress(model, request, call)
 
     def multi_inference(self, request: Any, call: Call) -> Any:
         """Answers `PredictionService.MultiInference`; as in TensorFlow Serving, the first task chooses the version."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request has no tasks.")
-        with self._model(request.tasks[0]) as model:
+        with self.use(request.tasks[0]) as model:
             return examples.infer(model, request, call)
 
     @staticmethod
@@ -130,8 +145,12 @@ class Api:
             result.signature_def[name].CopyFrom(signature.definition)
         return result
 
-    def _model(self, request: Any) -> contextlib.AbstractContextManager[LoadedModel]:
-        """Holds the model that a request asks for."""
+    def use(self, request: Any) -> contextlib.AbstractContextManager[LoadedModel]:
+        """Returns a block that holds the model and version that a message with a ModelSpec asks for.
+
+        Raises:
+            StatusError: there is no such model, version or label, in TensorFlow Serving's words.
+        """
         return self.catalog.use(*self._resolve(request))
 
     def _resolve(self, request: Any) -> tuple[str, int | None]:

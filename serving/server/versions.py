@@ -57,6 +57,10 @@ class _Failure(NamedTuple):
     tries: int
     again_at: float
 
+    def is_due(self, retries: Retries) -> bool:
+        """Tells whether the version is to be tried again now."""
+        return self.tries <= retries.most and time.monotonic() >= self.again_at
+
 
 class ModelFolder:
     """Serves the versions in a folder that a policy selects, and watches the folder for new ones.
@@ -87,8 +91,7 @@ class ModelFolder:
         self.name, self.base_path = name, base_path
         self.policy = policy
         self._load, self._retries = load, retries
-        self._polling = threading.Lock()
-        self._lock = threading.Lock()
+        self._polling, self._lock = threading.Lock(), threading.Lock()
         self._loaded: dict[int, _LoadedVersion] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, _Failure] = {}
@@ -152,13 +155,11 @@ class ModelFolder:
         """
         with self._lock:
             known = dict(self._statuses)
-        if version is not None:
-            if version not in known:
-                raise StatusError(Code.NOT_FOUND, f"Could not find version {version} of model {self.name}")
-            return [known[version]]
-        if not known:
-            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {self.name}")
-        return [known[number] for number in sorted(known, reverse=True)]
+        chosen = sorted(known, reverse=True) if version is None else sorted({version} & set(known))
+        if not chosen:
+            wanted = "any versions" if version is None else f"version {version}"
+            raise StatusError(Code.NOT_FOUND, f"Could not find {wanted} of model {self.name}")
+        return [known[number] for number in chosen]
 
     def poll(self) -> None:
         """Looks at the folder once: loads the versions that the policy selects, then drops the others."""
@@ -184,7 +185,7 @@ class ModelFolder:
         files, before = fingerprint(path), self._failed.get(version)
         if before is not None and before.files != files:
             before = None
-        if before is not None and files is not None and not self._is_due(before):
+        if before is not None and files is not None and not before.is_due(self._retries):
             return False
         self._set_status(version, "LOADING")
         started = time.monotonic()
@@ -209,10 +210,6 @@ class ModelFolder:
             return False
         _LOG.info("serving version %d of model %s (loaded in %.1f s)", version, self.name, time.monotonic() - started)
         return True
-
-    def _is_due(self, failure: _Failure) -> bool:
-        """Tells whether a version that did not load is to be tried again now."""
-        return failure.tries <= self._retries.most and time.monotonic() >= failure.again_at
 
     def _next_try_s(self) -> float | None:
         """Returns the time until a version that did not load is tried again, in s; None if none is."""

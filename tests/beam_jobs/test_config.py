@@ -31,7 +31,10 @@ def test_variants_of_each_split():
     only = config(semitones=(-2.5,), chords=())
     assert names(only.variants("train")) == ("shift-2.5",)
     assert names(only.variants("validation")) == ("original",)
-    assert names(config(semitones=(3, 3.0), chords=(), augment_eval=True).variants("test")) == ("original", "shift+3")
+    assert names(config(semitones=(3, 3.0), chords=(), held_out_variants=True).variants("test")) == (
+        "original",
+        "shift+3",
+    )
 
 
 @pytest.mark.parametrize(

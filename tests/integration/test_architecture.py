@@ -44,7 +44,15 @@ ROOMS = {
         "tfpipe.settings",
         "tfpipe.spec",
     },
-    "serving.server": {"serving.protocol", "tfpipe.data", "tfpipe.errors", "tfpipe.process", "tfpipe.settings"},
+    "serving.server": {
+        "serving.client",
+        "serving.protocol",
+        "tfpipe.audio",
+        "tfpipe.data",
+        "tfpipe.errors",
+        "tfpipe.process",
+        "tfpipe.settings",
+    },
     "serving.export": {*_TRAINING, "serving.protocol"},
     "serving.checks": {*_SOUND, "serving.client", "serving.protocol", "serving.server"},
 }

@@ -4,7 +4,9 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ NAMES = [
 
 def test_these_are_the_public_names():
     assert tp.__all__ == sorted(NAMES, key=lambda name: (name.islower(), name))
-    assert set(NAMES) <= set(dir(tp))
+    assert {name for name in dir(tp) if not name.startswith("__")} == set(NAMES)
 
 
 def test_each_name_is_documented_and_comes_from_where_the_type_checker_looks():
@@ -71,12 +73,24 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     [
         lambda: tp.preprocess("in", "out", semitonse=(1,)),
         lambda: tp.train("data", "run", latnet=4),
+        lambda: tp.score("recordings", "run", batch=1),
         lambda: tp.serve("models", prot=1),
     ],
 )
 def test_a_setting_that_is_not_there_is_wrong_usage_and_names_those_that_are(call):
     with pytest.raises(tp.errors.UsageError, match=r"no such setting; use "):
         call()
+
+
+def test_a_missing_or_impossible_path_is_wrong_usage():
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
+        (tp.PreprocessConfig, (), {"inputs": "recordings"}),
+        (tp.preprocess, (3, "out"), {}),
+        (tp.score, (None, "run"), {}),
+    ]
+    for call, arguments, settings in calls:
+        with pytest.raises(tp.errors.UsageError, match=r"; give "):
+            call(*arguments, **settings)
 
 
 def test_paths_may_be_text_or_paths(tmp_path):

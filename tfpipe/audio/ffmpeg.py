@@ -219,7 +219,7 @@ class _Latest:
 def _measure(
     path: str | os.PathLike[str], container: InputContainer, stream: AudioStream, packets: Iterable[Packet[Any]]
 ) -> AudioInfo:
-    """Finds the file's properties; the length is where the last packet ends, or what an exact header says if less."""
+    """Finds the file's properties; the length is the end of the last packet, or that of an exact header if shorter."""
     codec, end = stream.codec_context, 0
     for packet in packets:
         if packet.pts is not None:

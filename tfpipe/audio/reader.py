@@ -128,7 +128,7 @@ class TrackReader:
         last = math.ceil((start + count) * info.sample_rate / rate + _MARGIN_S * info.sample_rate)
         return self._mono(first, min(last, info.frames) - first), skip
 
-    def plan(self, *, spec: FeatureSpec, hop_s: float | None = None, min_fill: float = 0.5) -> list[int]:
+    def plan(self, *, spec: FeatureSpec, hop_s: float | None, min_fill: float) -> list[int]:
         """Returns the first sample of each window, at the spec's rate; see `window_starts`.
 
         Raises:
@@ -214,9 +214,7 @@ def read_window(
         return reader.read(round(start_s * spec.sample_rate), spec.samples, rate=spec.sample_rate)
 
 
-def window_starts(
-    seconds: float, *, spec: FeatureSpec, hop_s: float | None = None, min_fill: float = 0.5
-) -> list[float]:
+def window_starts(seconds: float, *, spec: FeatureSpec, hop_s: float | None, min_fill: float) -> list[float]:
     """Plans the windows of a track.
 
     If a rest is left at the end of the track, the last window ends where the
@@ -284,7 +282,7 @@ def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Decoder:
         try:
             decoder = libsndfile.SndfileDecoder(path, info)
         except AudioError as error:
-            # FFmpeg reads FLAC of unknown length only: what libsndfile calls damaged, stays damaged.
+            # FFmpeg gets FLAC only if its length is unknown. What libsndfile calls damaged is not tried again.
             if error.code != "undecodable" or container_of(path) in (None, "flac"):
                 raise
         else:
@@ -300,7 +298,7 @@ def _require_plausible(path: str | os.PathLike[str], info: AudioInfo) -> None:
         raise AudioError(
             "bad_header",
             f"{path}: header says {info.channels} channels at {info.sample_rate} Hz for {info.seconds:.4g} s, "
-            f"which is no recording of sound ({lowest} to {highest} Hz, 1 to {_MAX_CHANNELS} channels, at most a week)",
+            f"so it is no recording of sound ({lowest} to {highest} Hz, 1 to {_MAX_CHANNELS} channels, at most a week)",
         )
     if info.frames <= 0:
         raise AudioError("empty", f"{path}: holds no samples")

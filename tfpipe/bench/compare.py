@@ -29,8 +29,8 @@ class Result:
     ratio: float | None = None
 
 
-# A function to time. It returns how many examples it processed; or that, and the time in s if setting up is not to be
-# counted.
+# A function to time. It returns the number of examples that it processed. If its set-up must not count, it returns that
+# number and the time in s that counts.
 Step = Callable[[], int | tuple[int, float]]
 
 

@@ -76,7 +76,7 @@ def check(
         }
 
 
-def bench_gpu(data: Path | None = None, *, batch_size: int = 64, cpu: bool = False) -> dict[str, Any]:
+def bench_gpu(data: Path | None = None, *, batch_size: int, cpu: bool = False) -> dict[str, Any]:
     """Measures training of the presets `notebook` and `sequence` on this machine's GPU.
 
     Args:

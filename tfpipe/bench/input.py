@@ -1,4 +1,4 @@
-"""`tfpipe bench input`: compares the input pipeline with the first one would write, and with reading alone.
+"""`tfpipe bench input`: compares the input pipeline with what most people write first, and with reading alone.
 
 All read the same examples in turn in one run.
 """
@@ -35,7 +35,7 @@ _EXAMPLES = 40_000
 _EPOCH = 100_000
 
 
-def bench_input(data: Path | None = None, *, rounds: int = 5, examples: int = _EXAMPLES) -> list[Result]:
+def bench_input(data: Path | None = None, *, rounds: int, examples: int = _EXAMPLES) -> list[Result]:
     """Measures reading for training.
 
     Args:

@@ -54,7 +54,7 @@ _ENGINE_ROUNDS = 5
 _BASE_S = 200.0
 
 
-def bench_preprocess(inputs: Sequence[str], *, rounds: int = 3, workers: int = 2) -> list[Result]:
+def bench_preprocess(inputs: Sequence[str], *, rounds: int, workers: int) -> list[Result]:
     """Measures the job on recordings.
 
     Args:

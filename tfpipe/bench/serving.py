@@ -39,7 +39,7 @@ _MANY = 64
 _SENDINGS = 30
 
 
-def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> list[Result]:
+def bench_serve(model_dir: Path, *, rounds: int, pairs: int = _PAIRS) -> list[Result]:
     """Measures an exported model behind the server.
 
     Args:
@@ -76,14 +76,7 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> lis
     return [
         *results,
         Result(name="decode in process, one row, p50", value=_percentile(alone, 50), unit="ms"),
-        *(
-            Result(
-                name=f"added by the server, one client, p{percent}",
-                value=_percentile(served, percent) - _percentile(alone, percent),
-                unit="ms",
-            )
-            for percent in (50, 99)
-        ),
+        *_added(served, alone),
         *large,
         Result(
             name="first decode after the start",
@@ -92,6 +85,18 @@ def bench_serve(model_dir: Path, *, rounds: int = 3, pairs: int = _PAIRS) -> lis
             against="limit",
             ratio=_percentile(served, 50) / first_ms,
         ),
+    ]
+
+
+def _added(served: list[float], alone: list[float]) -> list[Result]:
+    """Returns what the server adds to the time of the model, from pairs of latencies in ms."""
+    return [
+        Result(
+            name=f"added by the server, one client, p{percent}",
+            value=_percentile(served, percent) - _percentile(alone, percent),
+            unit="ms",
+        )
+        for percent in (50, 99)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The server that `tfpipe bench serve` compares with: the first one would write, one call of the model a request.
+"""The baseline of `tfpipe bench serve`: a simple server that calls the model once for each request.
 
 `python -m tfpipe.bench.serving_baseline MODEL_DIR` prints its port as one line of JSON and serves until it is stopped.
 """

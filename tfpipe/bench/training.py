@@ -39,7 +39,7 @@ _EXAMPLES = 480
 _LATENT, _NOTEBOOK_BATCH = 16, 10
 
 
-def bench_train(data: Path | None = None, *, rounds: int = 10, steps: int = 6) -> list[Result]:
+def bench_train(data: Path | None = None, *, rounds: int, steps: int = 6) -> list[Result]:
     """Measures training of each preset, with its own batch size and with precision `auto`.
 
     Args:

@@ -1,9 +1,9 @@
 """Command lines as people type them, turned into what argparse understands.
 
-- `--shard_mib` is taken for `--shard-mib`, and `--rest-api-port` for `--rest_api_port`. Options that once had
-  underscores go on working in this way.
-- A value that begins with a minus sign is taken as a value: `--semitones -12,0`.
-- `~` at the start of an argument or of an option's value is the home folder.
+- `--shard_mib` means `--shard-mib`, and `--rest-api-port` means `--rest_api_port`. So options that had underscores in
+  earlier versions still work.
+- A value may begin with a minus sign: `--semitones -12,0`.
+- `~` at the start of an argument or of an option's value means the home folder.
 - If the parser has the option `IGNORED` (as `tfpipe serve` does), options that it does not know become values of it.
 """
 

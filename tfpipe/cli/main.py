@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
     except TfpipeError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
+        return _fail(str(stop) or "interrupted; run the same command again to continue", _INTERRUPTED)
     except BrokenPipeError:
         # The program that reads our output has ended, as in `| head`. Exit as other programs do then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

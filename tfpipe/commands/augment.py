@@ -16,13 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("file", metavar="FILE", help="audio file")
     parser.add_argument(
-        "--semitones", type=float, default=8.0, metavar="N", help="pitch shift, in semitones (8, as in the notebook)"
+        "--semitones",
+        type=float,
+        default=8.0,
+        metavar="N",
+        help="pitch shift, in semitones (default %(default)g, as in the notebook)",
     )
     parser.add_argument(
-        "--chord", default="major", metavar="NAME", help="chord: major, minor, notebook (0,3,5), ... (major)"
+        "--chord",
+        default="major",
+        metavar="NAME",
+        help="chord: major, minor, notebook (0,3,5), ... (default %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=60.0, metavar="S", help="use at most this much of the file, in s (60)"
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="use at most this much of the file, in s (default %(default)g)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the wav files and the PNG")
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")

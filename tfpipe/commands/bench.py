@@ -24,15 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
     preprocess = _bench(benches, "preprocess", "the preprocessing job beside a plain loop", rounds=3)
-    preprocess.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings; some are synthesised without")
-    preprocess.add_argument("--workers", type=int, default=2, metavar="N", help="processes to compare with one (2)")
+    preprocess.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings (default: some are synthesised)")
+    preprocess.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes to compare with one (default %(default)s)"
+    )
 
     for name, text, rounds in (
         ("input", "reading a dataset beside the limit of the disk", 3),
         ("train", "training steps beside the notebook's Keras code", 10),
     ):
         bench = _bench(benches, name, text, rounds=rounds)
-        bench.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder; one is made without")
+        bench.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder (default: one is made)")
 
     serve = _bench(benches, "serve", "the server beside the model called directly", rounds=3)
     serve.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of an exported model")
@@ -43,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Prints one JSON line: examples/s and TFLOP/s of the presets notebook and sequence in float32 and "
         "in mixed precision, with and without XLA, and the share of its time that training waits for input.",
     )
-    gpu.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder; one is made without")
-    gpu.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in a step (64)")
+    gpu.add_argument("data", nargs="?", type=Path, metavar="DATA", help="dataset folder (default: one is made)")
+    gpu.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in a step (default %(default)s)")
     gpu.add_argument("--cpu", action="store_true", help="try the measurement itself with a small model on the CPU")
 
 
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _bench(benches: Any, name: str, text: str, *, rounds: int) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = benches.add_parser(name, help=text, description=f"Measures {text}.")
     parser.add_argument(
-        "--rounds", type=int, default=rounds, metavar="N", help=f"how often everything is timed ({rounds})"
+        "--rounds", type=int, default=rounds, metavar="N", help="how often everything is timed (default %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     return parser

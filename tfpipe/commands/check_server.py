@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import UsageError
 
 HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's clients need it"
@@ -14,20 +15,41 @@ HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from serving.protocol.names import MODEL_NAME
+
+    add_examples(
+        parser,
+        "tfpipe check-server localhost:8500 --rest localhost:8501",
+        "tfpipe check-server --write-api-model models/api",
+        "tfpipe check-server localhost:8500 --rest localhost:8501 --api-model api",
+    )
     parser.add_argument("grpc", metavar="HOST:PORT", nargs="?", help="gRPC address of the server")
     parser.add_argument("--rest", metavar="HOST:PORT", help="its REST address; without it, gRPC alone is checked")
     parser.add_argument(
-        "--model-name", default="vae", metavar="NAME", help="the server's name for a model of `tfpipe export` (vae)"
+        "--model-name",
+        default=MODEL_NAME,
+        metavar="NAME",
+        help="the server's name for a model of `tfpipe export` (default %(default)s)",
     )
     parser.add_argument(
         "--api-model",
         metavar="NAME",
-        help="check the API itself instead, on the model that --write-api-model writes; NAME is the server's for it",
+        help="check the API itself, on the model of --write-api-model, which the server must serve under this name",
     )
     parser.add_argument(
-        "--write-api-model", metavar="DIR", help="write that model, for any TensorFlow Serving to serve, and do no more"
+        "--write-api-model",
+        metavar="DIR",
+        help="write that model into a folder, for any TensorFlow Serving to serve, and end",
     )
-    parser.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (60)")
+    parser.add_argument(
+        "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the token that the server asks for (the variable TFPIPE_AUTH_TOKEN)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -42,8 +64,16 @@ def run(args: argparse.Namespace) -> int:
     if not args.grpc:
         raise UsageError("give the server's gRPC address, HOST:PORT")
     from serving.checks.conformance import Target, api_conformance, conformance
+    from serving.protocol.token import read_token
 
-    target = Target(grpc=args.grpc, rest=args.rest, model=args.api_model or args.model_name, timeout_s=args.timeout_s)
+    token = read_token(args.token_file)
+    target = Target(
+        grpc=args.grpc,
+        rest=args.rest,
+        model=args.api_model or args.model_name,
+        timeout_s=args.timeout_s,
+        token=token.value if token else None,
+    )
     found: dict[str, str] = {}
     for name, difference in (api_conformance if args.api_model else conformance)(target):
         found[name] = difference

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.commands.actions import action
 from tfpipe.commands.actions.output import say
 from tfpipe.errors import UsageError
@@ -19,6 +20,15 @@ _ACTIONS = ("encode", "decode", "reconstruct", "generate", "continue", "vary", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions and their arguments."""
+    add_examples(
+        parser,
+        "tfpipe client status --server localhost:8500",
+        "tfpipe client generate --seeds 1,2,3 --server localhost:8500 --out made",
+        "tfpipe client generate --label Piano --seconds 30 --server localhost:8500 --out made",
+        "tfpipe client reconstruct song.wav --server localhost:8500 --out rebuilt",
+        "tfpipe client encode song.wav --server localhost:8500 --out latents.npz",
+        "tfpipe client status --server host:8500 --tls-ca ca.pem --token-file token.txt",
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name in _ACTIONS:
         module = action(name)
@@ -36,12 +46,20 @@ def run(args: argparse.Namespace) -> int:
     """
     from serving.client.client import Client
     from serving.client.connection import ClientTls
+    from serving.protocol.token import read_token
 
     if (args.tls_cert or args.tls_key) and not args.tls_ca:
         raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key) if args.tls_ca else None
+    token = read_token(args.token_file)
     with Client(
-        args.server, model=args.model_name, version=args.version, timeout_s=args.timeout_s, tls=tls, on_wait=say
+        args.server,
+        model=args.model_name,
+        version=args.version,
+        timeout_s=args.timeout_s,
+        tls=tls,
+        token=token.value if token else None,
+        on_wait=say,
     ) as client:
         result = action(args.action).run(client, args)
     if args.json:
@@ -50,13 +68,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    from serving.protocol.names import MODEL_NAME
+
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help="gRPC address of the server")
-    parser.add_argument("--model-name", default="vae", metavar="NAME", help="the model's name on the server (vae)")
-    parser.add_argument("--version", type=int, metavar="N", help="ask this version (the newest)")
-    parser.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (60)")
+    parser.add_argument(
+        "--model-name", default=MODEL_NAME, metavar="NAME", help="the model's name on the server (default %(default)s)"
+    )
+    parser.add_argument("--version", type=int, metavar="N", help="version to ask (default: the newest)")
+    parser.add_argument(
+        "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
+    )
     parser.add_argument(
         "--tls-ca", type=Path, metavar="PEM", help="use TLS; certificate of the authority that signs the server's"
     )
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="the client's certificate, if the server asks")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of the client's certificate")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the token that the server asks for (the variable TFPIPE_AUTH_TOKEN)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -9,21 +9,33 @@ HELP = "start or stop processes that parse and augment for `tfpipe train --data-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions `start` and `stop`."""
+    from tfpipe.data.service_processes import HOST, PORT, WORKERS
+
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     start = actions.add_parser(
         "start",
         help="start the processes and print their addresses",
         description="Starts processes of tf.data service, each a dispatcher with one worker, and prints their "
         "addresses, so that this works: tfpipe train ... --data-service $(tfpipe data-service start)",
-        epilog="The processes listen on all addresses of this machine and do not ask who calls, so use them in "
-        "trusted networks alone. They must find the dataset folder under the name that training has for it.",
+        epilog="The processes listen on all addresses of this machine and do not ask who calls, so use them only in "
+        "a trusted network. They must find the dataset folder under the name that training uses.",
     )
-    start.add_argument("--workers", type=int, default=2, metavar="N", help="number of processes (2)")
-    start.add_argument("--host", default="localhost", metavar="NAME", help="this machine, as training knows it")
-    stop = actions.add_parser("stop", help="end the processes", description="Ends the processes that start started.")
+    start.add_argument(
+        "--workers", type=int, default=WORKERS, metavar="N", help="number of processes (default %(default)s)"
+    )
+    start.add_argument(
+        "--host", default=HOST, metavar="NAME", help="name of this machine, as training knows it (default %(default)s)"
+    )
+    stop = actions.add_parser(
+        "stop", help="end the processes", description="Ends the processes that `start` has started."
+    )
     for action in (start, stop):
         action.add_argument(
-            "--port", type=int, default=5050, metavar="PORT", help="port of the first process; others follow it (5050)"
+            "--port",
+            type=int,
+            default=PORT,
+            metavar="PORT",
+            help="port of the first process; the others take the ports after it (default %(default)s)",
         )
 
 

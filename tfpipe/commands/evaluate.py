@@ -13,13 +13,20 @@ HELP = "measure a run on held-out tracks: errors beside baselines, what is heard
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
+    from tfpipe.data.manifest import SPLITS
+    from tfpipe.evaluation.verdict import DRAWS
     from tfpipe.training.config import TrainConfig
 
     parser.add_argument("--data", required=True, metavar="DIR", help="dataset folder, local or s3://, gs://, http://")
     add_settings(parser, TrainConfig, only=("cache",))
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split to measure on (default %(default)s)")
+    parser.add_argument(
+        "--which",
+        default="best",
+        metavar="NAME",
+        help="checkpoint: best, latest or a name such as step-00000120 (default %(default)s)",
+    )
     parser.add_argument(
         "--against", metavar="DIR", help="another run, measured on the same windows, such as one of the preset notebook"
     )
@@ -27,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draws",
         type=int,
-        default=200,
+        default=DRAWS,
         metavar="N",
-        help="windows to draw from the prior and judge; 0 leaves them out",
+        help="windows to draw from the prior and judge; 0 leaves them out (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 

@@ -12,13 +12,23 @@ HELP = "write a run as the next version of a served model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from serving.protocol.names import MODEL_NAME
+
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of `tfpipe train`")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="MODEL_DIR", help="model folder: --model_base_path of a server"
     )
-    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument(
-        "--model-name", default="vae", metavar="NAME", help="name in warm-up requests and model card (vae)"
+        "--which",
+        default="best",
+        metavar="NAME",
+        help="checkpoint: best, latest or a name such as step-00000120 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--model-name",
+        default=MODEL_NAME,
+        metavar="NAME",
+        help="name in warm-up requests and model card (default %(default)s)",
     )
     parser.add_argument(
         "--latent-keep",

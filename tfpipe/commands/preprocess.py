@@ -1,4 +1,4 @@
-"""`tfpipe preprocess`: turns folders of audio into a dataset of augmented log-mel TFRecords."""
+"""`tfpipe preprocess`: turns folders of audio into a dataset: log-mel TFRecords of every window and its variants."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 from tfpipe.cli.options import add_settings, given
 from tfpipe.spec import FeatureSpec
 
-HELP = "turn folders of audio into a dataset of augmented log-mel TFRecords (a Beam job)"
+HELP = "turn folders of audio into a dataset of log-mel TFRecords with variants (a Beam job)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
+    from beam_jobs.config import PreprocessConfig
+
     add_corpus_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="dataset folder to make, also s3:// or gs://")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset made with other settings")
+    parser.add_argument("--output", required=True, metavar="DIR", help=_help("output"))
+    add_settings(parser, PreprocessConfig, only=("overwrite",))
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print what the dataset holds as one JSON object")
     parser.epilog = "Options after -- go to Apache Beam: --runner=FlinkRunner, ..."
@@ -27,10 +29,13 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the inputs and the options that shape the dataset."""
     from beam_jobs.config import PreprocessConfig
 
-    help_texts = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(PreprocessConfig)}
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=help_texts["inputs"])
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=_help("inputs"))
     group = parser.add_argument_group("dataset")
     add_settings(group, PreprocessConfig, leave_out=("inputs", "output", "overwrite", "shard_bytes"))
+    # The name of `--held-out-variants` in earlier versions.
+    group.add_argument(
+        "--augment-eval", dest="held_out_variants", action="store_true", default=None, help=argparse.SUPPRESS
+    )
     group.add_argument(
         "--shard-mib",
         type=_mebibytes,
@@ -62,6 +67,13 @@ def run(args: argparse.Namespace) -> int:
     summary = inspect(args.output)
     print(json.dumps(summary) if args.json else table(args.output, summary))
     return 0
+
+
+def _help(name: str) -> str:
+    """Returns the help text of a setting of the job."""
+    from beam_jobs.config import PreprocessConfig
+
+    return next(str(field.metadata["help"]) for field in dataclasses.fields(PreprocessConfig) if field.name == name)
 
 
 def _mebibytes(text: str) -> int:

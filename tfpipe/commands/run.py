@@ -14,10 +14,14 @@ HELP = "do it all: preprocess, verify, train, evaluate, export, and check the se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of preprocess and train, and those of the work folder."""
+    from serving.protocol.names import MODEL_NAME
+
     add_corpus_arguments(parser)
     add_training_arguments(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder for everything that is made")
-    parser.add_argument("--model-name", default="vae", metavar="NAME", help="name to serve the model under (vae)")
+    parser.add_argument(
+        "--model-name", default=MODEL_NAME, metavar="NAME", help="name to serve the model under (default %(default)s)"
+    )
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.epilog = "Options after -- go to Apache Beam."

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import UsageError
 
 HELP = "measure a run on recordings, without a dataset folder: error, KL and latents"
@@ -15,32 +16,24 @@ HELP = "measure a run on recordings, without a dataset folder: error, KL and lat
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
+    from tfpipe.evaluation.score_config import ScoreConfig
+
     text = "folder, audio file, glob, or .csv/.jsonl list of path and label; also s3:// or gs://"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=text)
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--which", default="best", metavar="NAME", help="checkpoint: best, latest or step-00000120")
     parser.add_argument(
         "--latents",
         metavar="OUT.npz",
         help="write z_mean, z_log_var, ref_db, mse, kl, start_s, track of each window",
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="windows in a batch (16)")
-    parser.add_argument("--hop-s", type=float, metavar="S", help="s between window starts (the window length)")
-    parser.add_argument(
-        "--min-fill", type=float, default=0.5, help="share of a window that a left-over end must fill (0.5)"
-    )
-    parser.add_argument(
-        "--decoder",
-        choices=("auto", "library", "tensorflow-io"),
-        default="auto",
-        help="auto is library; tensorflow-io is slower and reads fewer formats, for comparing",
-    )
+    add_settings(parser, ScoreConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the recordings, writes the latents if asked to, and prints the figures."""
     from beam_jobs.corpus import discover
+    from tfpipe.evaluation.score_config import ScoreConfig
     from tfpipe.files.remote import require_local
 
     require_local(args.run, what="the run folder")
@@ -48,21 +41,13 @@ def run(args: argparse.Namespace) -> int:
     if latents is not None:
         require_local(args.latents, what="the latents' file")
         if latents.is_dir() or latents.suffix != ".npz":
-            raise UsageError(f"{latents}: is no name for the file of latents; use one that ends in .npz")
+            raise UsageError(f"{latents}: cannot be the latents file; use a name that ends in .npz")
+    config = ScoreConfig(**given(args, ScoreConfig))
     corpus = discover(args.inputs)
     from tfpipe.evaluation.latents import write_latents
     from tfpipe.evaluation.score import score
 
-    scores = score(
-        corpus.files,
-        run=args.run,
-        skipped=corpus.skipped,
-        which=args.which,
-        batch_size=args.batch_size,
-        hop_s=args.hop_s,
-        min_fill=args.min_fill,
-        decoder=args.decoder,
-    )
+    scores = score(corpus.files, run=args.run, skipped=corpus.skipped, config=config)
     if latents is not None:
         write_latents(latents, scores.latents())
     print(json.dumps({**scores.summary, "base": corpus.base}) if args.json else describe(scores.summary))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfpipe import __version__
 from tfpipe.cli.arguments import IGNORED
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given, truth
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _EPILOG = (
-    "All flags of tensorflow_model_server (above: stock) are taken. {} change nothing here: the server says so in its "
-    "log and goes on, as it does for flags that it does not know."
+    "All flags of tensorflow_model_server are accepted; 'stock' above says how it differs. These flags change nothing "
+    "here, and the log says so: {}. Unknown flags are ignored in the same way."
 )
 
 HELP = "serve an exported model over the TensorFlow Serving API (gRPC and REST)"
@@ -40,8 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", dest=f"ignored.{name}", help=argparse.SUPPRESS, **how)
     add(IGNORED, dest="unknown_flags", action="append", default=[], help=argparse.SUPPRESS)
     parser.epilog = _EPILOG.format(", ".join(f"--{name}" for name in IGNORED_FLAGS))
+    add_examples(
+        parser,
+        "tfpipe serve --model_base_path models/vae",
+        "tfpipe serve --model_base_path models/vae --port 9000 --rest_api_port -1",
+        "tfpipe serve --model_config_file models.config --model_config_file_poll_wait_seconds 5",
+        "tfpipe serve --model_base_path models/vae --auth_token_file token.txt",
+        "tfpipe serve --model_base_path models/vae --host 0.0.0.0 --ssl_config_file ssl.config",
+    )
     add("--version", metavar="true|false", help="print the versions of server and TensorFlow, and end", **on)
-    add("--log_format", choices=("text", "json"), default="text", help="format of the log lines (default text)")
+    add("--log_format", choices=("text", "json"), default="text", help="format of the log lines (default %(default)s)")
     add("--json", action="store_true", help="print one JSON object with the ports when ready")
 
 

@@ -12,11 +12,21 @@ HELP = "synthesise a small corpus of piano and voice, for demos and tests"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from tfpipe.testing import SECONDS, TRACKS
+
     parser.add_argument("output", type=Path, metavar="OUT", help="folder that gets Piano/ and Voice/")
-    parser.add_argument("--tracks", type=int, default=6, metavar="N", help="tracks of each label (default 6)")
-    parser.add_argument("--seconds", type=float, default=14.0, metavar="S", help="length of a track in s (default 14)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="K", help="a different seed gives a different corpus (default 0)"
+        "--tracks", type=int, default=TRACKS, metavar="N", help="tracks of each label (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help="length of a track in s (default %(default)g)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="a different seed gives a different corpus (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
 

@@ -1,4 +1,4 @@
-"""`tfpipe train`: trains a model on a dataset, or goes on with a run that was stopped."""
+"""`tfpipe train`: trains a model on a dataset, or continues a run that was stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import UsageError
 
-HELP = "train a model on a dataset, or go on with a run that was stopped"
+HELP = "train a model on a dataset, or continue a run that was stopped"
 # Settings that say where data is read and written; `tfpipe run` decides them itself.
 _PLACES = ("data", "run", "cache", "data_service")
 

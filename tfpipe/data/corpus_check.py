@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from tfpipe.data.manifest import SPLITS, TRACKS, Folder, Manifest, Track, load_tracks
 from tfpipe.files.remote import exists, join
 
-# Below so many minutes to train on, a model repeats what it has heard instead of making something like it.
+# With fewer minutes to train on, a model repeats its recordings instead of making new sounds that are like them.
 LITTLE_MINUTES = 20.0
-# One label with so many times the windows of another is worth a word, as is so large a share of silent windows.
+# Training warns if one label has this many times the windows of another, and if a larger share of the windows than this
+# is silent.
 _UNEQUAL, _MUCH_SILENCE = 5.0, 0.5
-# At most so many tracks of a split, and so many labels, are named.
+# No more tracks of a split, and no more labels, are named.
 _TRACKS_NAMED, _LABELS_NAMED = 4, 12
 
 

@@ -77,6 +77,7 @@ def make_dataset(
             it by file; a whole epoch is asked for by file; augmentation has no seed or
             does not fit the spec.
     """
+    # One pass through the stages of the module's docstring, in their order; functions of their own would hide it.
     manifest = manifest or load_manifest(folder)
     if expected_spec is not None:
         require_same_spec(expected_spec, manifest.spec, expected_from="the model", actual_from=str(folder))

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.audio.cutting import DECODERS, CutConfig
 from tfpipe.audio.reader import TrackReader
 from tfpipe.errors import AudioError, UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.lanes import LANES, installed_version, tensorflow_io_loads
 from tfpipe.spec import FeatureSpec
 
-DECODERS = ("auto", "library", "tensorflow-io")
 # Number of tracks that are read at the same time, each by a thread of its own.
 _READERS = min(8, os.cpu_count() or 1)
 # Number of windows taken from one track before the next track's turn.
@@ -34,8 +34,7 @@ class RecordingWindows:
     Args:
         paths: audio files; the library decoder takes URLs too.
         spec: gives the sample rate, the window length and the level below which a window is silent.
-        hop_s: time between window starts in s; None is the window length.
-        min_fill: share of a window that a short track, or the rest at the end of a track, must fill.
+        cut: how each recording is cut into windows; None is the default.
         decoder: `auto`, `library` or `tensorflow-io`.
 
     Attributes:
@@ -55,20 +54,15 @@ class RecordingWindows:
         paths: Sequence[str],
         spec: FeatureSpec,
         *,
-        hop_s: float | None = None,
-        min_fill: float = 0.5,
+        cut: CutConfig | None = None,
         decoder: str = "auto",
     ) -> None:
         if decoder not in DECODERS:
             raise UsageError(f"decoder {decoder!r} is unknown; use one of {', '.join(DECODERS)}")
-        if hop_s is not None and not 0.01 <= hop_s <= 3600.0:
-            raise UsageError(f"hop_s={hop_s:g} is out of range; use 0.01 to 3600 s")
-        if not 0.0 < min_fill <= 1.0:
-            raise UsageError(f"min_fill={min_fill:g} is out of range; use above 0 and at most 1")
         self.paths, self.spec = tuple(paths), spec
         self.decoder = "library" if decoder == "auto" else decoder
         self._tfio = _tensorflow_io(self.paths) if self.decoder == "tensorflow-io" else None
-        self._hop_s, self._min_fill = hop_s, min_fill
+        self._cut = cut or CutConfig()
         self.seconds: dict[int, float] = {}
         self.windows: dict[int, int] = {}
         self.failed: dict[int, AudioError] = {}
@@ -110,7 +104,7 @@ class RecordingWindows:
         tfio = self._tfio
         try:
             with TrackReader(self.paths[index], decoder=tfio.TensorflowIoDecoder if tfio else None) as reader:
-                starts = reader.plan(spec=self.spec, hop_s=self._hop_s, min_fill=self._min_fill)
+                starts = reader.plan(spec=self.spec, hop_s=self._cut.hop_s, min_fill=self._cut.min_fill)
                 self.seconds[index], self.windows[index] = reader.info.seconds, len(starts)
                 for start in starts:
                     if tfio:

@@ -20,13 +20,15 @@ from pathlib import Path
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.process import children
 
+# Number of processes, port of the first one, and name of this machine, unless others are asked for.
+WORKERS, PORT, HOST = 2, 5050, "localhost"
 _MODULE = "tfpipe.data.data_service"
 _START_S = 120.0
 _POLL_S = 0.2
 _MOST_WORKERS = 999
 
 
-def start(*, workers: int = 2, port: int = 5050, host: str = "localhost") -> list[str]:
+def start(*, workers: int = WORKERS, port: int = PORT, host: str = HOST) -> list[str]:
     """Starts the processes and waits until each is ready.
 
     Args:
@@ -64,7 +66,7 @@ def start(*, workers: int = 2, port: int = 5050, host: str = "localhost") -> lis
         raise
 
 
-def stop(*, port: int = 5050) -> None:
+def stop(*, port: int = PORT) -> None:
     """Ends the processes that `start` started on this port; does nothing when none runs.
 
     Raises:

@@ -43,7 +43,7 @@ def disk(folder: Path) -> dict[str, float]:
 
 
 def _colon_table(path: Path) -> dict[str, str]:
-    """Reads lines of the form `name : value`. Of several with one name the first counts; without the file, {}."""
+    """Reads lines of the form `name : value`; the first value of a name counts. Empty if there is no file."""
     try:
         pairs = [line.split(":", 1) for line in path.read_text().splitlines() if ":" in line]
     except OSError:

@@ -22,7 +22,10 @@ Place = tuple[int, str]
 
 
 def pick(example: Example, picked: dict[Place, Example]) -> None:
-    """Keeps one example per label and variant: that with the lowest hash of track and time, in all variants alike."""
+    """Keeps one example per label and variant.
+
+    It is the one whose track and time have the lowest hash, so that all variants of a label show the same window.
+    """
     place = example.label, example.variant
     if place not in picked or _rank(example) < _rank(picked[place]):
         picked[place] = example

@@ -44,7 +44,7 @@ def frechet_distance(one: Points, other: Points) -> float:
 
     It is |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau, 1982; Heusel et al., 2017). The trace of
     the root is the sum of the singular values of A B^T if A and B are the centred sets over the roots of their
-    sizes. So no root of a matrix is needed that few points leave singular.
+    sizes. This avoids the root of a matrix that is singular if there are few points.
 
     Args:
         one: `[n, d]`, at least two points.

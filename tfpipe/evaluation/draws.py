@@ -24,7 +24,7 @@ from tfpipe.features.log_mel import log_mel
 from tfpipe.process.progress import Progress
 from tfpipe.training.trained_model import TrainedModel
 
-# Windows of which harmless changes are made, to fit the whitening.
+# Windows that are blurred and made noisy, to fit the whitening.
 _CHANGED = 128
 # Training windows that draws are compared with, to find copies. Each is reconstructed, which takes most of the time.
 _COMPARED = 1000

@@ -47,14 +47,15 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PIECE_S = 0.19
 # Keeps ratios and logarithms finite: a variation by less than 0.01 counts as none.
 _LEAST = 1e-4
-# A window whose maximum is below 1 is lifted, by so much at most, because inversion lifts it too.
+# A window whose maximum is below 1 is raised to 1, but by no more than this, because inversion raises it too.
 _MOST_LIFT = 0.25
-# Features further out than this many deviations count as this far. So one odd feature cannot decide a distance.
+# A feature is cut at this many deviations from the mean, so that one odd feature cannot decide a distance.
 _CLIP = 8.0
-# Harmless changes: a blur of so many bands and frames (standard deviation), and noise of so much (deviation).
+# The harmless changes: the standard deviation of a blur, in bands and frames, and that of added noise.
 _BLUR, _NOISE = 1.0, 0.02
-# Shares of the training windows' correlation and of the identity beside that of harmless changes. They keep what
-# neither changes from being stretched without limit. Chosen on the corpus of docs/EVALUATION.md.
+# Weights of the training windows' correlation and of the identity, which are added to the matrix of the harmless
+# changes. Without them, a direction that hardly varies would be stretched without limit. Chosen on the corpus of
+# docs/EVALUATION.md.
 _SHARE, _SHRINKAGE = 0.03, 0.5
 
 
@@ -178,7 +179,7 @@ def _frames(seconds: float, spec: FeatureSpec, *, most: int) -> int:
 
 
 def _onsets(mels: Floats) -> Floats:
-    """Returns, for each range of frequency, how much the bands rise, how unevenly over time, and against falling."""
+    """Returns how much the bands of each range rise, how unevenly over time, and the ratio of rising to falling."""
     found = []
     for part in _split(mels, _REGIONS):
         steps = np.diff(part, axis=2, prepend=part[:, :, :1])
@@ -196,7 +197,7 @@ def _onsets(mels: Floats) -> Floats:
 
 
 def _pitch(fine: Floats, spec: FeatureSpec) -> Floats:
-    """Returns how much the strongest pitch classes stand out, in the mean and by frame, and for how long they stay."""
+    """Returns how much the strongest pitch classes stand out, on average and in each frame, and how long they stay."""
     classes = _pitch_classes(spec).T @ fine
     size = np.sqrt(np.square(classes).sum(axis=1, keepdims=True))
     profile = np.sort(classes.mean(axis=2), axis=1)[:, ::-1]

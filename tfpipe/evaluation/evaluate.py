@@ -26,7 +26,7 @@ from tfpipe.evaluation.reconstruction import (
     measure_reconstruction,
     reconstruct,
 )
-from tfpipe.evaluation.verdict import verdict
+from tfpipe.evaluation.verdict import DRAWS, verdict
 from tfpipe.evaluation.windows import Sampler, Windows, sample, stream
 from tfpipe.model import measure
 from tfpipe.process.progress import Progress
@@ -35,8 +35,7 @@ from tfpipe.training.latent_health import ACTIVE_NATS, active_units
 from tfpipe.training.sources import keep_evaluation
 from tfpipe.training.trained_model import TrainedModel, load_models
 
-DRAWS = 200
-# The Gram matrix of so many examples takes 32 MB, and the examples themselves 220 MB.
+# Training windows in the sample: their Gram matrix takes 32 MB, and the windows themselves 220 MB.
 _MOST_TRAINING = 2000
 # Held-out windows that draws are compared with.
 _MOST_HELD_OUT = 1000
@@ -88,11 +87,12 @@ def evaluate(
         RunError: there is no run or no such checkpoint.
         UsageError: `draws` is 1 or negative.
     """
+    # Long because the object has many groups; each group is a function of its own.
     if draws < 0 or draws == 1:
         raise UsageError(f"draws is {draws}; use 0 for none, or at least 2")
     manifest = load_manifest(data)
     if not manifest.examples(split):
-        filled = [name for name in SPLITS if manifest.examples(name)]
+        filled = [name for name in reversed(SPLITS) if manifest.examples(name)]  # what was held out comes first
         raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
     model = _load(run, which, manifest, data)
     other = _load(against, which, manifest, data) if against is not None else None
@@ -105,27 +105,18 @@ def evaluate(
     fitted = Baselines.fit(training.mels, shape=model.latent_shape)
     baselines, better = _baselines(fitted, found, data, split)
     if other is not None:
-        other_found = measure_reconstruction(other, stream(data, split), total=total, quiet=quiet)
-        baselines[other.metadata["preset"]] = {
-            "mse": float(other_found.mse.mean()),
-            "kl": float(other_found.kl.sum()),
-            "active_units": active_units(other_found.kl),
-            "latent": other.latent,
-            "run": str(against),
-        }
+        rebuilt = measure_reconstruction(other, stream(data, split), total=total, quiet=quiet)
+        baselines[other.metadata["preset"]] = {**_errors(other, rebuilt), "run": str(against)}
     if plots is not None:
-        plot_reconstructions(model, data, split=split, path=Path(plots) / "reconstructions.png")
+        plot_reconstructions(model, held_out, split=split, path=Path(plots) / "reconstructions.png")
         plot_samples(model, path=Path(plots) / "samples.png")
     result = {
         "split": split,
         "windows": total,
         "tracks": len(set(held_out.track)),
-        "mse": float(found.mse.mean()),
-        "kl": float(found.kl.sum()),
+        **_errors(model, found),
         "kl_per_dimension": [round(float(value), 4) for value in found.kl],
-        "active_units": active_units(found.kl),
         "dead": np.flatnonzero(found.kl <= ACTIVE_NATS).tolist(),
-        "latent": model.latent,
         "checkpoint": {"which": which, "epoch": model.metadata["epoch"], "step": model.metadata["step"]},
         "baselines": baselines,
         "better_than_pca": better,
@@ -134,29 +125,37 @@ def evaluate(
         "draws": {"missing": "left out by --draws 0"},
     }
     if draws:
+        windows = {"training": training, "held_out": held_out}
         result["draws"] = judge_draws(
-            model,
-            training=training,
-            held_out=held_out,
-            count=draws,
-            seed=seed,
-            is_held_out=split != "train",
-            quiet=quiet,
+            model, **windows, count=draws, seed=seed, is_held_out=split != "train", quiet=quiet
         )
     keep_evaluation(Path(run), result)
     return {**result, "verdict": verdict(result, has_prior=knows_labels(model))}
 
 
-def plot_reconstructions(model: TrainedModel, data: Folder, *, split: str, path: Path, count: int = 4) -> None:
-    """Draws originals beside their reconstructions, for `count` windows spread over a split (notebook, last cell)."""
-    total = load_manifest(data).examples(split)
-    places = np.linspace(0, total - 1, min(count, total)).astype(int)
-    chosen = sample(data, split, Sampler(places)).mels
-    rebuilt = reconstruct(model, chosen)
+def _errors(model: TrainedModel, found: Reconstruction) -> dict[str, Any]:
+    """Returns the figures of a model that stand beside those of another one."""
+    return {
+        "mse": float(found.mse.mean()),
+        "kl": float(found.kl.sum()),
+        "active_units": active_units(found.kl),
+        "latent": model.latent,
+    }
+
+
+def plot_reconstructions(model: TrainedModel, windows: Windows, *, split: str, path: Path, count: int = 4) -> None:
+    """Draws originals beside their reconstructions, for up to `count` windows, as many of each label as possible."""
+    heard = spread(windows, count)
+    chosen = heard if len(heard) else windows.take(np.arange(min(count, len(windows))))
+    rebuilt = reconstruct(model, chosen.mels)
+    errors = measure.squared_error(chosen.mels, rebuilt)
     panels = []
-    for index, (original, reconstruction) in enumerate(zip(chosen, rebuilt, strict=True), start=1):
-        error = float(measure.squared_error(original[None], reconstruction[None])[0])
-        panels += [(f"{split} {index}: original", original), (f"reconstruction, mse {error:.4f}", reconstruction)]
+    for label, original, reconstruction, error in zip(chosen.label, chosen.mels, rebuilt, errors, strict=True):
+        name = model.labels[label]
+        panels += [
+            (f"{name}, {split}: original", original),
+            (f"{name}: reconstruction, mse {error:.5f}", reconstruction),
+        ]
     spectrograms(path, panels, model.spec, columns=2)
 
 

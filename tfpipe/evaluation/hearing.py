@@ -58,7 +58,7 @@ class Heard:
 
 
 def spread(windows: Windows, most: int) -> Windows:
-    """Returns at most `most` windows that are not silent: as many of each label, spread over its tracks and times."""
+    """Returns at most `most` windows that are not silent: equally many of each label, spread over tracks and times."""
     heard = np.flatnonzero(windows.codes.any(axis=(1, 2)))
     labels = np.unique(windows.label[heard])
     chosen: list[int] = []

@@ -107,5 +107,5 @@ def by_band(band_mse: NDArray[np.float64], spec: FeatureSpec) -> list[dict[str, 
 
 
 def kbit_per_s(kl: float, spec: FeatureSpec) -> float:
-    """Returns the rate of the latent in kbit/s: what the KL of a window, in nats, costs in each of its seconds."""
+    """Returns the rate of the latent in kbit/s: the KL of a window, given in nats, in bits for each second."""
     return kl / math.log(2.0) / spec.window_s / 1000.0

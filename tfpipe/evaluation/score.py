@@ -16,6 +16,7 @@ from tfpipe.data.manifest import Skipped
 from tfpipe.data.recordings import RecordingWindows
 from tfpipe.errors import AudioError, TfpipeError
 from tfpipe.evaluation.latents import Latents
+from tfpipe.evaluation.score_config import ScoreConfig
 from tfpipe.features.log_mel_tf import log_mel
 from tfpipe.model.measure import losses
 from tfpipe.process.progress import Progress
@@ -85,11 +86,7 @@ def score(
     *,
     run: str | Path,
     skipped: Iterable[Skipped] = (),
-    which: str = checkpoint.BEST,
-    batch_size: int = 16,
-    hop_s: float | None = None,
-    min_fill: float = 0.5,
-    decoder: str = "auto",
+    config: ScoreConfig | None = None,
     quiet: bool = False,
 ) -> Scores:
     """Measures a run on recordings, window by window.
@@ -104,26 +101,22 @@ def score(
         recordings: audio files, or one; `tfpipe.api.score` also takes folders and lists.
         run: run folder.
         skipped: files that were found and cannot be read; they are listed with those that cannot be used.
-        which: checkpoint: `best`, `latest` or the name of one, such as `step-00000120`.
-        batch_size: windows in a batch.
-        hop_s: time between window starts in s; None is the window length.
-        min_fill: share of a window that a short track, or the rest at the end of a track, must fill.
-        decoder: `auto`, `library` or `tensorflow-io`, see `tfpipe.data.recordings`.
+        config: checkpoint, windows and decoder; None is the default.
         quiet: show no progress.
 
     Raises:
         TfpipeError: none of the recordings can be used.
         RunError: there is no run or no such checkpoint.
-        UsageError: a value is out of range, or the decoder does not work here.
+        UsageError: the decoder does not work here.
     """
-    recordings = _recordings(recordings)
-    model = load_models(Path(run), which=which)
+    recordings, config = _recordings(recordings), config or ScoreConfig()
+    model = load_models(Path(run), which=config.which)
     paths = [recording.path for recording in recordings]
-    source = RecordingWindows(paths, model.spec, hop_s=hop_s, min_fill=min_fill, decoder=decoder)
+    source = RecordingWindows(paths, model.spec, cut=config, decoder=config.decoder)
     measure = _measure(model)
     parts: list[dict[str, NDArray[Any]]] = []
     with Progress("score", unit="window", quiet=quiet) as bar:
-        for batch in source.batches(batch_size):
+        for batch in source.batches(config.batch_size):
             audio = batch.pop("audio")
             parts.append({name: value.numpy() for name, value in {**batch, **measure(audio)}.items()})
             bar.update(len(audio))

@@ -24,11 +24,11 @@ _HOP = 256
 _FRAMES_PER_S = _RATE // _HOP
 _SAMPLES = 2 * _RATE - _HOP
 _FRAMES = 2 * _FRAMES_PER_S
-# The network sees pieces of 2 s, which overlap by so many frames.
+# The network sees pieces of 2 s, which overlap by this many frames.
 _OVERLAP = 30
 _LOWEST_MIDI = 21
 _ONSET_LEAST, _FRAME_LEAST = 0.5, 0.3
-# A note ends when it was below the threshold for so many frames, and is dropped if it is not longer than this.
+# A note ends when it was below the threshold for this many frames, and is dropped if it is not longer than this.
 _GAP, _SHORTEST = 11, round(0.1277 * _RATE / _HOP)
 # Offset in s by which the frames of each later piece are early, as the network's authors measured it.
 _SHIFT_S = (_HOP / _RATE) * (_FRAMES - _SAMPLES / _HOP) + 0.0018

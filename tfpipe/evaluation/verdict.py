@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Windows that are drawn from the prior and judged unless another number is asked for.
+DRAWS = 200
 # With fewer held-out windows than this, a difference can be chance.
 _FEW_WINDOWS = 20
 # Errors within 5 % of each other count as equal.
 _EQUAL = 0.05
-# Overfit: PCA's error is that of a linear model, which hardly overfits. If the model's share of it is so many times
-# larger on held-out recordings than on training recordings, the model has learned the recordings.
+# A model is called overfit if its error, as a share of PCA's, is this many times larger on held-out recordings than on
+# training recordings. PCA is a linear model, which hardly overfits, so its error shows how hard the recordings are.
 _OVERFIT = 1.25
 # Draws are good up to this share of the way from training windows to reconstructions out of order.
 _GOOD = 0.5

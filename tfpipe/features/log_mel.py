@@ -20,7 +20,7 @@ from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 
 FloatArray = NDArray[np.float64]
-# STFT frames that are transformed at a time; so many fit into the processor's cache.
+# STFT frames that are transformed at a time; this many fit into the processor's cache.
 _BLOCK = 16
 # 10 * log10(x) = _DB_PER_NEPER * log(x).
 _DB_PER_NEPER = 10.0 / math.log(10.0)

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, TextIO, cast
 from tfpipe.errors import TfpipeError, translate_os_errors
 from tfpipe.files.remote import open_read
 
+# The state file of `tfpipe run`; a folder with it is a work folder.
+WORK_STATE = "stages.json"
 # The file in a folder that `folder_lock` locks.
 LOCK = ".lock"
 
@@ -68,6 +70,35 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """
     for path in Path(folder).glob(".*.tmp-*"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a folder that gets its name only when the block ends without an error.
+
+    Until then it is `.NAME.tmp-PROCESS` beside `path`. An older folder at `path` is replaced at the end; if the block
+    raises, it stays.
+
+    Args:
+        path: local folder to make; the folder that it is in is made if it is missing.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        TfpipeError: the block or this function raised an `OSError`, such as a full disk.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with translate_os_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -81,7 +81,7 @@ def objective(name: str, mse: Any, kl: Any, *, pixels: int, latent: int) -> Any:
 
 
 def gradient_weight(name: str, mse: tf.Tensor) -> tf.Tensor:
-    """Returns the factor of the examples' mse that gives the sum over them the gradient of the objective.
+    """Returns the factor for each example's mse that makes their sum have the gradient of the objective.
 
     The gradient of 0.5 log(mse) equals that of mse / (2 mse) with the divisor held constant. A constant
     divisor lets the replicas of a distributed step sum their gradients without an error.

@@ -193,7 +193,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         )
     }
 )
-# Presets whose network became another one; run folders of theirs are still read.
+# Networks that presets had in earlier versions, so that run folders of those versions can be read.
 _EARLIER: Mapping[str, Preset] = MappingProxyType(
     {
         name: dataclasses.replace(PRESETS[name], network="timewise", width=width, depth=0, patch=None, channels=16)

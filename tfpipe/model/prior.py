@@ -132,7 +132,7 @@ def kept_steps(shape: LatentShape) -> int:
 
 
 def known_label(label: tf.Tensor, labels: int) -> tf.Tensor:
-    """Returns `label` `[n]` int32 with `labels`, the network's number for any label, in place of what is no label."""
+    """Returns `label` `[n]` int32; a number that is not a label's becomes `labels`, which stands for any label."""
     return tf.where((label >= 0) & (label < labels), label, labels)
 
 
@@ -263,8 +263,8 @@ def _condition(time: Any, label: Any, original: Any, *, width: int, labels: int)
     terms = [
         layers.Dense(width, dtype="float32", name="time_1")(features),
         layers.Embedding(labels + 1, width, dtype="float32", name="label_embedding")(label),
-        # Draws must not sound shifted because most of the training windows are. The network is told which are (as
-        # Karras et al., 2022, section 5 tell it of augmentations).
+        # Most of the training windows are shifted, but draws must not sound shifted. So the network is told which
+        # windows are (Karras et al., 2022, section 5, do the same with augmentations).
         layers.Embedding(2, width, dtype="float32", name="original_embedding")(original),
     ]
     return layers.Activation("silu", dtype="float32")(layers.Add(dtype="float32")(terms))

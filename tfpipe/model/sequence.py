@@ -24,9 +24,9 @@ _FRAME_KERNEL, _STEP_KERNEL = 3, 5
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Clip(layers.Layer):
-    """Limits its input to [0, 1], and passes the gradient as if it did not.
+    """Limits its input to [0, 1], but passes the gradient unchanged.
 
-    A value that is limited and still wrong therefore goes on learning. One that is limited and right has no error.
+    So a value outside [0, 1] can still learn if the limited value is wrong.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""How a command's process ends if libraries would change its exit status or keep it from ending.
+"""Ends a command's process with the right exit status, even if a library would change it or keep the process alive.
 
 TensorFlow's s3:// file system aborts while the interpreter shuts down, and a read
 from a data service that is gone never returns. In such cases the process must end

@@ -16,6 +16,7 @@ from numpy.random import Generator
 from tfpipe.audio.wav import write_wav
 from tfpipe.errors import UsageError
 from tfpipe.features.log_mel import FloatArray
+from tfpipe.testing import SECONDS, TRACKS
 from tfpipe.testing.piano import piano
 from tfpipe.testing.recording import SAMPLE_RATE
 from tfpipe.testing.voice import voice
@@ -24,7 +25,7 @@ MAX_SECONDS = 600.0
 
 
 def synthesise(
-    folder: str | os.PathLike[str], *, tracks_per_label: int = 6, seconds: float = 14.0, seed: int = 0
+    folder: str | os.PathLike[str], *, tracks_per_label: int = TRACKS, seconds: float = SECONDS, seed: int = 0
 ) -> list[Path]:
     """Writes `Piano/*.wav` and `Voice/*.wav`: mono, 16 bits, 22 050 Hz.
 

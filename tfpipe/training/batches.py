@@ -65,8 +65,8 @@ class Batches:
         if not rest:
             return ""
         return (
-            f"{replicas} replicas cannot share batches of {size} evenly: {rest} of each are left out, other examples "
-            f"each epoch; --batch-size {size - rest} or {size - rest + replicas} leaves out none"
+            f"{replicas} replicas cannot share batches of {size} evenly, so {rest} of each batch are left out, others "
+            f"in each epoch; use --batch-size {size - rest} or {size - rest + replicas}"
         )
 
     @property

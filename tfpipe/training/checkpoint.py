@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfpipe.errors import RunError, UsageError, translate_os_errors
-from tfpipe.files.storage import read_json, sha256_file, write_bytes, write_json
+from tfpipe.files.storage import atomic_folder, read_json, sha256_file, write_bytes, write_json
 
 LATEST, BEST = "latest", "best"
 _KEEP = "KEEP"
@@ -60,23 +59,15 @@ def save(
         TfpipeError: the disk is full, or another OS error; older checkpoints stay as they were.
     """
     name = f"step-{step:08d}"
-    temporary = folder / f".{name}.tmp-{os.getpid()}"
-    with translate_os_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            # Packed in memory first: if the disk is full, a zip file on disk raises a second error when it is closed.
-            packed = io.BytesIO()
-            np.savez(packed, **arrays)
-            write_bytes(temporary / "state.npz", packed.getvalue())
-            write_json(temporary / "state.json", {**state, "sha256": hashlib.sha256(packed.getbuffer()).hexdigest()})
-            if keep:
-                (temporary / _KEEP).touch()
-            # A run that is stopped right after the end of an epoch writes the same step twice.
-            shutil.rmtree(folder / name, ignore_errors=True)
-            os.rename(temporary, folder / name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    # A run that is stopped right after the end of an epoch writes the same step twice.
+    with atomic_folder(folder / name) as temporary:
+        # Packed in memory first: if the disk is full, a zip file on disk raises a second error when it is closed.
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        write_bytes(temporary / "state.npz", packed.getvalue())
+        write_json(temporary / "state.json", {**state, "sha256": hashlib.sha256(packed.getbuffer()).hexdigest()})
+        if keep:
+            (temporary / _KEEP).touch()
     if best:
         write_json(folder / f"{BEST}.json", {"checkpoint": name})
     write_json(folder / f"{LATEST}.json", {"checkpoint": name})

@@ -6,7 +6,6 @@ costs microseconds, so the encoder need not run again in each step.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfpipe.data.records import is_original
-from tfpipe.errors import translate_os_errors
 from tfpipe.features.log_mel_tf import to_mel
-from tfpipe.files.storage import read_json, write_json
+from tfpipe.files.storage import atomic_folder, read_json, write_json
 from tfpipe.process.progress import Progress
 from tfpipe.training.batches import Batches
 
@@ -72,17 +70,10 @@ def stored_latents(
         return Latents(posteriors=np.zeros((0, 2, 0), np.float16), about=np.zeros((0, 2), np.int32))
     stamp = {"autoencoder": autoencoder, "dataset": batches.manifest.fingerprint, "examples": count}
     if not (folder / _STAMP).is_file() or read_json(folder / _STAMP) != stamp:
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        with translate_os_errors(folder):
-            try:
-                temporary.mkdir(parents=True)
-                _encode(temporary, encode, batches=batches, split=split, quiet=quiet)
-                write_json(temporary / _STAMP, stamp)
-                os.rename(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # first, so that there is room for the new ones
+        with atomic_folder(folder) as temporary:
+            _encode(temporary, encode, batches=batches, split=split, quiet=quiet)
+            write_json(temporary / _STAMP, stamp)
     return Latents(posteriors=np.load(folder / _POSTERIORS, mmap_mode="r"), about=np.load(folder / _ABOUT))
 
 

@@ -31,7 +31,7 @@ def cosine(peak: float, *, total_steps: int, joined: Sequence[tuple[int, int]] =
 
 
 class Joined(keras.optimizers.schedules.LearningRateSchedule):
-    """Moves from a constant rate to another schedule, in equal parts of the difference.
+    """Moves from a constant rate to another schedule linearly.
 
     Args:
         schedule: the other schedule.

@@ -104,7 +104,7 @@ def _train_autoencoder(
     trainer = Trainer(config, manifest, strategy, raises=raises)
     if is_chief:
         init = initial.record if initial else None
-        claim(Path(config.run), config, manifest, machine=trainer.machine(), raises=raises, init=init)
+        claim(Path(config.run), config, manifest, machine=_machine(trainer), raises=raises, init=init)
         if not (Path(config.run) / SOURCES).exists():
             write_json(Path(config.run) / SOURCES, sources)
     trainer.restore(initial)
@@ -120,6 +120,11 @@ class _Launched(NamedTuple):
     examples: int
     keys: Any
     means: tf.Tensor
+
+    def own_keys(self, strategy: tf.distribute.Strategy) -> list[str]:
+        """Returns the keys of this worker's examples in the batch."""
+        local = strategy.experimental_local_results(self.keys)
+        return [key.decode() for part in local for key in np.asarray(part).tolist()]
 
 
 class Trainer:
@@ -157,17 +162,6 @@ class Trainer:
         self._settled: _Launched | None = None
         self._asked_to_stop = self._stopping = False
 
-    def machine(self) -> dict[str, Any]:
-        """Returns the values that `auto` was resolved to, and what is left out of the dataset, for `config.json`."""
-        part = self.batches.part
-        return {
-            "policy": self.stepper.policy,
-            "xla": self.stepper.jit,
-            "replicas": part.total,
-            "left_out": self.batches.lost,
-            "shard_by": self.config.shard_by if part.workers > 1 else "record",
-        }
-
     def restore(self, initial: Initial | None = None) -> None:
         """Continues from the latest checkpoint, or starts a new run; see `tfpipe.training.state.restore`."""
         parts: dict[str, Any] = {"stepper": self.stepper, "batches": self.batches, "strategy": self.strategy}
@@ -194,7 +188,7 @@ class Trainer:
             while self.state.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)
                 if self._stopping and self.state.epoch < self.epochs:
-                    raise Interrupted(f"stopped after epoch {self.state.epoch}; run the same command to go on")
+                    raise Interrupted(f"stopped after epoch {self.state.epoch}; run the same command to continue")
             if self.state.epoch < self.epochs:
                 bar.message(
                     f"train: no better validation loss for {self.config.patience} epochs, "
@@ -238,7 +232,7 @@ class Trainer:
                 last_saved = time.monotonic()
             if self._stopping:
                 place = f"epoch {self.state.epoch + 1}, step {self.state.step}"
-                raise Interrupted(f"stopped at {place}; run the same command to go on")
+                raise Interrupted(f"stopped at {place}; run the same command to continue")
         self._settle()
         self._stopping = self._asked_to_stop
         return waited
@@ -267,8 +261,9 @@ class Trainer:
         count = self.batches.count(self.state.step)
         means = self.stepper.train(batch["mel"], count=count, stop=stop.is_set(), step=self._global_step)
         self._settle()
-        # Here and at the end of the epoch all workers have read the same steps, so all stop at the same step. A save
-        # reads one step more, and each worker saves at a time of its own: a request read there waits until here.
+        # Here and at the end of an epoch all workers have read the figures of the same steps, so they all stop at the
+        # same step. A save reads one step further, and workers save at different times. So a request to stop that is
+        # read during a save takes effect only here.
         self._stopping = self._asked_to_stop
         self._launched = _Launched(self.state.epoch, self.state.step, count, batch["key"], means)
         self.state.step += 1
@@ -312,14 +307,11 @@ class Trainer:
         states.save(self.folder, self.state, arrays, steps=steps, seed=seed, best=best, keep=keep)
 
     def _not_finite(self, problem: str, at: _Launched) -> RunError:
-        before = self._keys(self._settled) if self._settled else []
+        before = self._settled.own_keys(self.strategy) if self._settled else []
         place = {"epoch": at.epoch, "step": at.step}
-        return RunError(self._reporter.not_finite(problem, **place, keys=self._keys(at), keys_before=before))
-
-    def _keys(self, step: _Launched) -> list[str]:
-        """Returns the keys of this worker's examples in the batch of a step."""
-        local = self.strategy.experimental_local_results(step.keys)
-        return [key.decode() for part in local for key in np.asarray(part).tolist()]
+        return RunError(
+            self._reporter.not_finite(problem, **place, keys=at.own_keys(self.strategy), keys_before=before)
+        )
 
     def _without_progress(self) -> bool:
         """Tells whether the validation loss has not improved for `patience` epochs."""
@@ -329,3 +321,15 @@ class Trainer:
     @property
     def _global_step(self) -> int:
         return self.state.epoch * self.batches.steps + self.state.step
+
+
+def _machine(trainer: Trainer) -> dict[str, Any]:
+    """Returns the values that `auto` was resolved to, and what is left out of the dataset, for `config.json`."""
+    part = trainer.batches.part
+    return {
+        "policy": trainer.stepper.policy,
+        "xla": trainer.stepper.jit,
+        "replicas": part.total,
+        "left_out": trainer.batches.lost,
+        "shard_by": trainer.config.shard_by if part.workers > 1 else "record",
+    }

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras's Adam, with one op of TensorFlow for each variable in place of about a dozen.
+    """Keras's Adam, but with one TensorFlow op for each variable instead of about a dozen.
 
-    The formula is the same. The op reads and writes each weight and each mean once, and a step is traced faster.
+    The formula is the same. The op reads and writes each weight and each mean only once, and tracing a step is faster.
     """
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:

@@ -131,7 +131,7 @@ class PriorTrainer:
             self.shape,
             steps=self.steps,
             labels=len(manifest.labels),
-            weights=self._channel_weights(autoencoder.decoder),
+            weights=_channel_weights(autoencoder.decoder, self.shape.channels),
             seed=config.seed,
             policy=policy,
             jit=jit,
@@ -173,7 +173,7 @@ class PriorTrainer:
                     self._save()
                     saved_at = time.monotonic()
                 if stopping and self.step < total:
-                    raise Interrupted(f"stopped at step {self.step} of the prior; run the same command to go on")
+                    raise Interrupted(f"stopped at step {self.step} of the prior; run the same command to continue")
         if self.is_chief:
             mark_done(self.folder)
             shutil.rmtree(self.folder / LATENTS, ignore_errors=True)
@@ -274,10 +274,11 @@ class PriorTrainer:
             quiet=self._quiet,
         )
 
-    def _channel_weights(self, decoder: Any) -> NDArray[np.float32]:
-        """Returns the weight of each channel in the loss: the root of how far it moves the log-mel.
 
-        All channels have variance 1, but one of the first principal components is heard and one of the last is not.
-        """
-        rows = np.asarray(decoder.get_layer("linear").kernel).reshape(self.shape.channels, -1)
-        return np.asarray(np.sqrt(np.linalg.norm(rows, axis=1)), np.float32)
+def _channel_weights(decoder: Any, channels: int) -> NDArray[np.float32]:
+    """Returns the weight of each channel in the loss: the root of how far it moves the log-mel.
+
+    All channels have variance 1, but one of the first principal components is heard and one of the last is not.
+    """
+    rows = np.asarray(decoder.get_layer("linear").kernel).reshape(channels, -1)
+    return np.asarray(np.sqrt(np.linalg.norm(rows, axis=1)), np.float32)

@@ -1,7 +1,7 @@
 """Raising the epochs of a run that is in a folder already. Loads no TensorFlow.
 
 `config.json` lists each raise under `raised`: `epochs` that were planned before it, and `epoch` and `step` of the
-checkpoint from which the run goes on. The learning rate is a function of this list, see
+checkpoint from which the run continues. The learning rate is a function of this list, see
 `tfpipe.training.learning_rate`, so a raised run that is killed continues exactly.
 """
 
@@ -51,7 +51,7 @@ def raises_of(folder: Path, stored: Mapping[str, Any], config: TrainConfig) -> l
     Args:
         folder: run folder.
         stored: its `config.json`.
-        config: the settings to go on with.
+        config: the settings to continue with.
     """
     raises = list(stored["raised"])
     if not is_raise(stored, config):

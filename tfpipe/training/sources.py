@@ -21,10 +21,11 @@ from tfpipe.files.storage import write_json
 
 SOURCES, EVALUATION = "sources.json", "evaluation.json"
 LICENCE_LIST = "licences.csv"
-# A text file beside the recordings counts as their licence if its name begins so; a readme only if there is no other.
+# A text file beside the recordings counts as their licence if its name begins with one of these words. A readme counts
+# only if there is no such file.
 _LICENCE_NAMES, _README = ("licence", "license", "copying"), "readme"
 _TEXT_SUFFIXES = ("", ".md", ".txt", ".rst")
-# Longer texts are cut; so many folders of recordings are looked into at most.
+# Longer texts are cut, and no more folders of recordings than this are looked into.
 _MAX_CHARACTERS, _MAX_FOLDERS = 20_000, 200
 
 

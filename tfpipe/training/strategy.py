@@ -121,7 +121,7 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         who = f"worker {' and '.join(lost)}" if lost else "another worker"
         raise TfpipeError(
             f"worker {index}: training stopped, since {who} is lost; "
-            "its own output says why; run the same command on all workers to go on from the last checkpoint"
+            "its own output says why; run the same command on all workers to continue from the last checkpoint"
         ) from error
 
 

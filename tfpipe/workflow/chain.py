@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.protocol.names import MODEL_NAME
 from tfpipe.errors import DatasetError, TfpipeError, UsageError
+from tfpipe.files.storage import WORK_STATE
 from tfpipe.workflow import configs
 from tfpipe.workflow.configs import PathLike
 from tfpipe.workflow.held_out import Outputs, first_window, held_out_split
 from tfpipe.workflow.report import gathered
-from tfpipe.workflow.stages import STATE, Stage, run_stages
+from tfpipe.workflow.stages import Stage, run_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +40,7 @@ def run(
     inputs: PathLike | Iterable[PathLike],
     workdir: PathLike,
     *,
-    model_name: str = "vae",
+    model_name: str = MODEL_NAME,
     beam_options: Sequence[str] = (),
     verbose: bool = False,
     quiet: bool = False,
@@ -75,8 +77,8 @@ def run(
     )
     folder = chain.workdir
     with folder_lock(folder, what="tfpipe run"):
-        if not (folder / STATE).exists():
-            write_json(folder / STATE, {})  # marks the folder as one of ours
+        if not (folder / WORK_STATE).exists():
+            write_json(folder / WORK_STATE, {})  # marks the folder as one of ours
         result = run_stages(folder, chain.stages(), say=say or (lambda line: None))
         report = gathered(result.outputs, folder, model_name=model_name)
         report["changed"] = list(result.worked)
@@ -101,7 +103,7 @@ class Chain:
     workdir: Path
     preprocess_config: PreprocessConfig
     train_config: TrainConfig
-    model_name: str = "vae"
+    model_name: str = MODEL_NAME
     beam_options: tuple[str, ...] = ()
     verbose: bool = False
     quiet: bool = False
@@ -112,7 +114,7 @@ class Chain:
         inputs: PathLike | Iterable[PathLike],
         workdir: PathLike,
         *,
-        model_name: str = "vae",
+        model_name: str = MODEL_NAME,
         beam_options: Sequence[str] = (),
         verbose: bool = False,
         quiet: bool = False,
@@ -162,7 +164,9 @@ class Chain:
             # The job itself finds out what is there already, shard by shard.
             Stage(name="preprocess", inputs=None, run=self.preprocess),
             Stage(
-                name="verify", inputs=lambda done: [done["preprocess"]["fingerprint"], self._stamps()], run=self.verify
+                name="verify",
+                inputs=lambda done: [done["preprocess"]["fingerprint"], _stamps(self.data)],
+                run=self.verify,
             ),
             Stage(
                 name="train",
@@ -227,13 +231,13 @@ class Chain:
         return self.train_config.prior != FLOW or prior_is_trained(self.run_folder)
 
     def train(self, done: Outputs) -> dict[str, Any]:
-        """Trains the model, or goes on with the run in the folder; returns its figures."""
+        """Trains the model, or continues the run in the folder; returns its figures."""
         from tfpipe.training import checkpoint
         from tfpipe.training.loop import train
         from tfpipe.training.prior_folder import PRIOR, best_of_prior
         from tfpipe.training.run_folder import CHECKPOINTS
 
-        self._set_aside_other_run(done["preprocess"]["fingerprint"])
+        _set_aside_other_run(self, done["preprocess"]["fingerprint"])
         result = train(self.train_config, quiet=self.quiet)
         best = checkpoint.load(self.run_folder / CHECKPOINTS, checkpoint.BEST)
         first, last = result.history[0], result.history[-1]
@@ -260,7 +264,7 @@ class Chain:
         """Writes the run as the next version of the model; returns the version."""
         from serving.export.saved_model import export
 
-        made = export(run=self.run_folder, output=self.model_folder)
+        made = export(run=self.run_folder, output=self.model_folder, model_name=self.model_name)
         return {"version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
@@ -284,23 +288,25 @@ class Chain:
         """Returns the name of the run whose weights the training begins with, if there is one."""
         return [self.train_config.init_name] if self.train_config.init_name else []
 
-    def _stamps(self) -> list[tuple[str, int, int]]:
-        """Returns name, size and time of change of every shard: a shard that was written to is verified again."""
-        shards = sorted(self.data.glob("*.tfrecord"))
-        return [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
 
-    def _set_aside_other_run(self, dataset: str) -> None:
-        """Moves a run of other settings or other data to `previous/run`, replacing the one there."""
-        from tfpipe.files.storage import replace_folder
-        from tfpipe.training.run_folder import differing, read_config
+def _stamps(data: Path) -> list[tuple[str, int, int]]:
+    """Returns name, size and time of change of every shard: a shard that was written to is verified again."""
+    shards = sorted(data.glob("*.tfrecord"))
+    return [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
 
-        if not (self.run_folder / "config.json").exists():
-            return
-        stored = read_config(self.run_folder)
-        wanted = {**self.train_config.settings(), "dataset": dataset}
-        if differing(stored, wanted, self.train_config):
-            (self.workdir / "previous").mkdir(parents=True, exist_ok=True)
-            replace_folder(self.run_folder, self.workdir / "previous" / "run")
+
+def _set_aside_other_run(chain: Chain, dataset: str) -> None:
+    """Moves a run of other settings or other data to `previous/run`, replacing the one there."""
+    from tfpipe.files.storage import replace_folder
+    from tfpipe.training.run_folder import differing, read_config
+
+    if not (chain.run_folder / "config.json").exists():
+        return
+    stored = read_config(chain.run_folder)
+    wanted = {**chain.train_config.settings(), "dataset": dataset}
+    if differing(stored, wanted, chain.train_config):
+        (chain.workdir / "previous").mkdir(parents=True, exist_ok=True)
+        replace_folder(chain.run_folder, chain.workdir / "previous" / "run")
 
 
 def _work_folder(workdir: PathLike, inputs: Sequence[str]) -> Path:
@@ -313,7 +319,7 @@ def _work_folder(workdir: PathLike, inputs: Sequence[str]) -> Path:
     folder = Path(workdir).expanduser()
     if any(Path(name).expanduser().resolve() == folder.resolve() for name in inputs):
         raise UsageError(f"work folder {folder}: is an input folder itself; use a folder beside it or inside it")
-    if not (folder / STATE).exists():
+    if not (folder / WORK_STATE).exists():
         for name in ("data", "run", "models", "figures", "check", "previous", "report.json"):
             if (folder / name).exists():
                 raise TfpipeError(

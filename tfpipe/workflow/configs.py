@@ -65,13 +65,20 @@ def train_config(data: PathLike, run: PathLike, settings: Mapping[str, Any]) -> 
 
 
 def paths(inputs: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
-    """Returns one path or several as a tuple of text."""
+    """Returns one path or several as a tuple of text.
+
+    Raises:
+        UsageError: something is given that is not a path.
+    """
     several = (inputs,) if isinstance(inputs, str | os.PathLike) else inputs
-    return tuple(os.fspath(path) for path in several)
+    try:
+        return tuple(os.fspath(path) for path in several)
+    except TypeError:
+        raise UsageError(f"{inputs!r} is not a path; give a path, or several in a list") from None
 
 
 def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts the settings of a whole chain into those of the job and those of training.
+    """Divides the settings of a whole chain into those of the job and those of training.
 
     Raises:
         UsageError: a setting is of neither.
@@ -93,7 +100,7 @@ def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 def _parted(
     settings: Mapping[str, Any], config: type, inner: type, *, leave_out: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts settings into those of a config and those of the config that one of its fields holds."""
+    """Divides settings into those of a config and those of the config that one of its fields holds."""
     own, others = names(config) - set(leave_out), names(inner)
     require_known(settings, own | others)
     return (

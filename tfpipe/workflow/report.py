@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfpipe.evaluation.table import pca_name
+
+_WIDTH = 80
 
 
 def gathered(done: Mapping[str, Mapping[str, Any]], workdir: Path, *, model_name: str) -> dict[str, Any]:
@@ -57,7 +60,27 @@ def table(report: Mapping[str, Any]) -> str:
     width = max(len(name) for name, _ in rows)
     state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
     lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-    return f"\n{state}{lines}\n\nServe it:\n  {report['serve']}"
+    paragraphs = [
+        f"\n{state}{lines}",
+        *_verdict(judged),
+        f"Hear what it makes:\n  {_generate(report)}",
+        f"Serve it:\n  {report['serve']}",
+    ]
+    return "\n\n".join(paragraphs)
+
+
+def _verdict(judged: Mapping[str, Any]) -> list[str]:
+    """Returns the verdict of the evaluation; nothing if an earlier version evaluated."""
+    text = judged.get("verdict", {}).get("text")
+    return [textwrap.fill(text, _WIDTH)] if text else []
+
+
+def _generate(report: Mapping[str, Any]) -> str:
+    """Returns the command that makes a new sound: of a label and as long as a piece, if there is a learned prior."""
+    workdir, label = Path(report["workdir"]), next(iter(report["preprocess"]["labels"]))
+    asked = f" --label {shlex.quote(label)} --seconds 30" if report["train"]["prior"] else ""
+    model = shlex.quote(str(Path(report["export"]["path"]).parent))
+    return f"{_tfpipe()} generate{asked} --model {model} --out {shlex.quote(str(workdir / 'sounds'))}"
 
 
 def _prior(prior: Mapping[str, Any] | None) -> str:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tfpipe.errors import TfpipeError
-from tfpipe.files.storage import digest, read_json, write_json
+from tfpipe.files.storage import WORK_STATE, digest, read_json, write_json
 
-STATE = "stages.json"
 Outputs = Mapping[str, Any]
 
 
@@ -64,7 +63,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
     Raises:
         TfpipeError: from a stage; the stages before it stay done.
     """
-    state = _read(folder / STATE)
+    state = _read(folder / WORK_STATE)
     outputs: dict[str, Outputs] = {}
     worked = []
     for number, stage in enumerate(stages, start=1):
@@ -82,7 +81,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
         if wanted is not None or known is None or known["outputs"] != made:
             worked.append(stage.name)
             state[stage.name] = {"inputs": wanted, "outputs": made}
-            write_json(folder / STATE, state)
+            write_json(folder / WORK_STATE, state)
         say(f"{title}: done in {time.monotonic() - started:.1f} s")
     return Result(outputs=outputs, worked=tuple(worked))
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::conversation::{converse, is_conversation};
 use crate::memory::{Body, Budget, Message};
 use crate::predict::rows_of;
 use crate::queue::{Answer, Call, Shared, code};
@@ -29,6 +30,11 @@ pub enum Stage {
 }
 
 const SLOW: &str = "The request came too slowly";
+/// What a client that does not speak gRPC reads, such as a browser.
+const NOT_GRPC: &[u8] = b"This port answers gRPC. REST has a port of its own: --rest_api_port.\n";
+const NO_TOKEN: &str = "Send the server's token: authorization: Bearer TOKEN (tfpipe client --token-file FILE)";
+/// Checks of health need no token.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const PREDICT: &str = "/tensorflow.serving.PredictionService/Predict";
 /// How long a client has for HTTP/2's handshake.
 const GREETING: Duration = Duration::from_secs(20);
@@ -157,12 +163,21 @@ async fn call(
     if let Some(status) = not_grpc(&head) {
         let mut response = Response::new(());
         *response.status_mut() = status;
-        respond.send_response(response, true)?;
-        return Ok(());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
+        let is_short = head.method == Method::HEAD;
+        let mut stream = respond.send_response(response, is_short)?;
+        return if is_short { Ok(()) } else { stream.send_data(Bytes::from_static(NOT_GRPC), true) };
+    }
+    if shared.token.as_ref().is_some_and(|token| !is_let_in(token, &head)) {
+        shared.count_refused(String::new(), code::UNAUTHENTICATED, NO_TOKEN);
+        return finish(respond, code::UNAUTHENTICATED, NO_TOKEN);
     }
     let Some(head) = read_head(head) else {
         return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
     };
+    if is_conversation(&head.path) {
+        return converse(shared, head.path, stream, respond).await;
+    }
     let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
         Err(Refusal(code, why)) => {
@@ -202,6 +217,20 @@ fn not_grpc(head: &Parts) -> Option<StatusCode> {
     (!kind.starts_with(b"application/grpc")).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
+/// Tells whether a call sends the token, or needs none.
+fn is_let_in(token: &str, head: &Parts) -> bool {
+    let sent = head.headers.get("authorization").map_or(&b""[..], |value| value.as_bytes());
+    let (scheme, sent) = sent.split_at_checked(7).unwrap_or((b"", b""));
+    head.uri.path().starts_with(HEALTH)
+        || (scheme.eq_ignore_ascii_case(b"bearer ") && is_same(sent.trim_ascii(), token.as_bytes()))
+}
+
+/// Compares in a time that depends on the lengths alone, so that nobody can find a secret letter by letter.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differ = one.iter().zip(other).fold(0, |differ, (a, b)| std::hint::black_box(differ | (a ^ b)));
+    one.len() == other.len() && differ == 0
+}
+
 /// Reads the headers that matter, or returns None if the timeout is not a valid time.
 fn read_head(head: Parts) -> Option<Head> {
     let encoding = head.headers.get("grpc-encoding").and_then(|name| name.to_str().ok()).unwrap_or("");
@@ -218,7 +247,7 @@ async fn passes(deadline: Option<Instant>) {
 }
 
 /// Waits until a task that starts now must give its room up: in `budget`, or among the calls in hand.
-async fn runs_out(shared: &Shared, budget: &Budget) {
+pub async fn runs_out(shared: &Shared, budget: &Budget) {
     let began = Instant::now();
     tokio::select! {
         () = budget.runs_out(began) => {}
@@ -322,7 +351,7 @@ fn finish(mut respond: SendResponse<Bytes>, code: u32, message: &str) -> Result<
     Ok(())
 }
 
-fn response() -> Response<()> {
+pub fn response() -> Response<()> {
     let mut response = Response::new(());
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -352,7 +381,7 @@ fn deadline(headers: &HeaderMap, now: Instant) -> Option<Option<Instant>> {
 }
 
 /// Percent-encodes a message for the header `grpc-message`.
-fn percent_encoded(message: &str) -> String {
+pub fn percent_encoded(message: &str) -> String {
     let mut result = String::with_capacity(message.len());
     for byte in message.bytes() {
         match byte {
@@ -397,6 +426,21 @@ mod tests {
     #[test]
     fn a_message_is_percent_encoded_byte_by_byte() {
         assert_eq!(percent_encoded("a row: 100 % \u{e9}\n"), "a row: 100 %25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn a_call_needs_the_token_unless_it_asks_for_health() {
+        let is_let_in = |path: &str, sent: &str| {
+            let request = Request::builder().uri(path).header("authorization", sent).body(()).unwrap();
+            is_let_in("abc", &request.into_parts().0)
+        };
+        for sent in ["Bearer abc", "bearer abc", "Bearer   abc "] {
+            assert!(is_let_in(PREDICT, sent), "{sent:?}");
+        }
+        for sent in ["", "Bearer", "Bearer ", "Bearer ab", "Bearer abcd", "Bearer abd", "Basic abc", "abc"] {
+            assert!(!is_let_in(PREDICT, sent), "{sent:?}");
+        }
+        assert!(is_let_in("/grpc.health.v1.Health/Check", ""));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Front {
 #[pymethods]
 impl Front {
     #[new]
-    #[pyo3(signature = (host, port, *, message_bytes, unread_bytes, patience_s, batch_rows, waiting_rows, waiting_calls, batches, fill_time_s))]
+    #[pyo3(signature = (host, port, *, message_bytes, unread_bytes, patience_s, batch_rows, waiting_rows, waiting_calls, batches, fill_time_s, token=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         host: &str,
@@ -48,6 +48,7 @@ impl Front {
         waiting_calls: usize,
         batches: usize,
         fill_time_s: f64,
+        token: Option<String>,
     ) -> PyResult<Self> {
         let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
         let listener = TcpListener::bind(&addresses[..])?;
@@ -59,7 +60,7 @@ impl Front {
         let limits =
             Limits { message_bytes, unread_bytes, batch_rows, waiting_rows, waiting_calls, batches, fill_time };
         Ok(Front {
-            shared: Shared::new(limits, time(patience_s)?),
+            shared: Shared::new(limits, time(patience_s)?, token),
             stage: watch::Sender::new(Stage::Open),
             port: listener.local_addr()?.port(),
             listener: Mutex::new(Some(listener)),

@@ -8,6 +8,7 @@
 //! Python takes it as a `Call` or a `Batch` (`handles`), and `connection` sends the answer from Python's `memory`.
 
 mod connection;
+mod conversation;
 mod front;
 mod handles;
 mod json_numbers;

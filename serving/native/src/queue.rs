@@ -20,6 +20,7 @@ pub mod code {
     pub const RESOURCE_EXHAUSTED: u32 = 8;
     pub const INTERNAL: u32 = 13;
     pub const UNAVAILABLE: u32 = 14;
+    pub const UNAUTHENTICATED: u32 = 16;
 }
 
 /// When this many kinds of requests are known, the idle ones are forgotten. No more than twice as many are kept.
@@ -98,6 +99,8 @@ pub struct Batch {
 /// The queue; the connections and the interpreter's threads share it.
 pub struct Shared {
     pub limits: Limits,
+    /// What clients must send, except to ask for health; None lets everyone in.
+    pub token: Option<String>,
     /// Calls of which some part is still to be read, computed or sent.
     pub in_hand: Arc<Budget>,
     pub connections: Arc<Budget>,
@@ -112,7 +115,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(limits: Limits, patience: Duration) -> Arc<Self> {
+    pub fn new(limits: Limits, patience: Duration, token: Option<String>) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Shared>| {
             let this = this.clone();
             let on_sent = Box::new(move || {
@@ -128,6 +131,7 @@ impl Shared {
                 bodies: Budget::new(4 * limits.message_bytes, patience),
                 outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, patience), on_sent)),
                 limits,
+                token,
                 numbers: AtomicU64::new(0),
                 state: Mutex::default(),
                 has_rows: Condvar::new(),

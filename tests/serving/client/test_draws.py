@@ -107,7 +107,16 @@ def test_bad_values_are_refused_before_anything_is_drawn(vae, ask, says):
         ask(vae)
 
 
-@pytest.mark.parametrize("draw", [lambda vae, z: vae.continue_(z, [1]), lambda vae, z: vae.vary(z, 0.1, [1])])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda vae, z: vae.continue_(z, [1]),
+        lambda vae, z: vae.vary(z, 0.1, [1]),
+        lambda vae, z: vae.decode(z),
+        lambda vae, z: vae.decode_audio(z, [9.0]),
+        lambda vae, z: vae.decode_wav(z, [9.0]),
+    ],
+)
 def test_a_latent_of_another_length_is_refused(vae, prior_client, draw):
     for each in (vae, prior_client):
         with pytest.raises(

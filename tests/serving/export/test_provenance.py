@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serving.export.provenance import Provenance, card_sections, read_provenance
+from serving.export.provenance import Provenance, card_sections, read_provenance, training_table
 from tfpipe.files.storage import write_json
 
 NEAREST = {"copies": 0.125, "copies_held_out": 0.02, "draws": 1.5, "held_out": 1.25}
@@ -42,3 +42,16 @@ def test_copies_are_said_for_the_evaluated_checkpoint_only(tmp_path):
     write_json(tmp_path / "evaluation.json", {"checkpoint": {"step": 7}, "draws": {"nearest_training": NEAREST}})
     assert "12.5% of the draws are near-copies" in card_sections(read_provenance(tmp_path, step=7))
     assert read_provenance(tmp_path, step=8) == Provenance()
+
+
+def test_figures_of_the_training_are_rows_of_their_own_with_five_digits():
+    figures = {"step": 1834, "mse": 0.000768488912363719, "kl": 3590.1}
+    metadata = {"preset": "sequence", "init": {"run": "many", "epoch": 7}, "step": 1834, "metrics": figures}
+    assert training_table(metadata).splitlines()[2:] == [
+        "| preset | sequence |",
+        "| init run | many |",
+        "| init epoch | 7 |",
+        "| step | 1834 |",
+        "| mse | 0.00076849 |",
+        "| kl | 3590.1 |",
+    ]

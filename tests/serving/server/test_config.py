@@ -8,6 +8,7 @@ import pytest
 from serving.protocol import status
 from serving.protocol.names import PREDICT
 from serving.protocol.status import Code
+from serving.protocol.token import NO_TOKEN
 from serving.server.config import Limits, ServerConfig
 from serving.server.config_files import Tls
 from serving.server.grpc_python import SMALL_ANSWER
@@ -86,7 +87,7 @@ def test_wrong_limits_are_refused():
 def test_the_native_server_has_the_same_codes_texts_and_bounds():
     """The Rust sources repeat these values, because they cannot import them."""
     source = "\n".join(path.read_text() for path in NATIVE.glob("*.rs"))
-    for text in (PREDICT, status.LATE, status.LEFT, status.QUEUE_FULL):
+    for text in (PREDICT, NO_TOKEN, status.LATE, status.LEFT, status.QUEUE_FULL):
         assert f'"{text}"' in source
     codes = dict(re.findall(r"pub const (\w+): u32 = (\d+);", source))
     codes = {name: int(number) for name, number in codes.items() if name in Code.__members__}

@@ -178,3 +178,14 @@ def test_hostile_models_are_one_line(tmp_path, text):
         read_models(written(tmp_path, text))
     assert "\n" not in str(info.value)
     assert len(str(info.value)) < 2000
+
+
+@pytest.mark.parametrize("read", [read_batching, read_tls, read_metrics_path])
+@pytest.mark.parametrize("data", [b"\0" * 100, b"a {" * 100_000, b"\xff\xfe", b'a: "' + b"x" * 100_000, b"[a.b/c] {}"])
+def test_hostile_files_of_every_kind_are_one_line(tmp_path, read, data):
+    path = tmp_path / "hostile.config"
+    path.write_bytes(data)
+    with pytest.raises(ServingError, match=r"hostile\.config: Error parsing") as info:
+        read(path)
+    assert "\n" not in str(info.value)
+    assert len(str(info.value)) < 2000

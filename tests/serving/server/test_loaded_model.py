@@ -11,6 +11,7 @@ from serving.protocol import protos
 from serving.protocol.names import WARMUP_FILE
 from serving.server import loaded_model
 from serving.server.config import ModelConfig, ServerConfig
+from serving.server.model_files import read_graph
 from serving.server.server import Server
 from tfpipe.data.records import write_record
 from tfpipe.errors import ServingError
@@ -52,8 +53,8 @@ def test_a_model_of_tensorflow_1_is_served_too(tmp_path, toy):
         scale = tf.compat.v1.get_variable("scale", initializer=2.0, use_resource=True)
         session.run(scale.initializer)
         tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": scale * x + 1.0})
-    assert loaded_model._only_calls_functions(loaded_model._graph_definition(toy / "1", ("serve",)))
-    assert not loaded_model._only_calls_functions(loaded_model._graph_definition(tmp_path / "1", ("serve",)))
+    assert loaded_model._only_calls_functions(read_graph(toy / "1", ("serve",)))
+    assert not loaded_model._only_calls_functions(read_graph(tmp_path / "1", ("serve",)))
     with serving(tmp_path) as (_, caller):
         answer = caller.predict("serving_default", x=np.ones((2, 3), np.float32))
     np.testing.assert_allclose(answer["y"], np.full((2, 3), 3.0))

@@ -85,3 +85,10 @@ def test_a_server_that_loads_is_healthy_but_not_ready():
 def test_nothing_but_the_whole_path_is_a_page(server, name):
     assert get(server, f"/{name}/")[0] == 400
     assert get(server, f"/v1/{name}")[0] == 400
+
+
+def test_a_model_with_a_prior_can_be_played_from_the_list(prior_server, server):
+    assert '<audio controls preload="none" src="/v1/models/vae/stream">' in get(prior_server, "/")[2]
+    paths = json.loads(get(prior_server, "/openapi.json")[2])["paths"]
+    assert [one["name"] for one in paths["/v1/models/vae/stream"]["get"]["parameters"]][:2] == ["label", "seed"]
+    assert "<audio" not in get(server, "/")[2]

@@ -107,7 +107,7 @@ def test_a_unix_socket_is_answered_too(toy, tmp_path, front_end):
 
 def test_a_socket_that_cannot_be_bound_is_one_line(toy, tmp_path):
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "nowhere" / "a.sock", tmp_path / "file", tmp_path / ("a" * 120), tmp_path):
+    for path in (tmp_path / "nowhere" / "a.sock", tmp_path / "file", tmp_path / ("a" * 120), tmp_path, "/proc/a.sock"):
         with pytest.raises(ServingError, match="--grpc_socket_path") as info:
             Server(ServerConfig(model_base_path=toy, port=0, rest_api_port=-1, grpc_socket_path=str(path)))
         assert "\n" not in str(info.value)

@@ -38,6 +38,10 @@ def test_encode_and_decode_without_a_server(exported, client, recordings, spec, 
     for change, says in (
         ({"checkpoint": json.dumps({"preset": "tiny", "step": 8})}, "step 8 in the file, 7 in the model"),
         ({"z_mean": np.full_like(arrays["z_mean"], np.nan)}, "NaN"),
+        (
+            {"z_mean": arrays["z_mean"][:, :5]},
+            r"y\.npz: z_mean has the shape \[4, 5\], .* latents are \[n, 8\]; encode",
+        ),
     ):
         np.savez(tmp_path / "y.npz", **{**arrays, **change})
         with pytest.raises(UsageError, match=says):
@@ -79,6 +83,20 @@ def test_command_generate_makes_one_continuous_wav_of_a_label(prior_server, tmp_
 
 
 @pytest.mark.slow
+def test_pictures_say_what_was_asked_for_and_where_a_window_begins(prior_exported, recordings, tmp_path, monkeypatch):
+    titles: list[str] = []
+    monkeypatch.setattr(
+        "tfpipe.evaluation.plots.spectrograms", lambda _, panels, *rest, **named: titles.extend(t for t, _ in panels)
+    )
+    model = ("--out", tmp_path, "--model", prior_exported)
+    run_command("generate", "--label", "Piano", "--seeds", "4", *model)
+    run_command("generate", *model)
+    run_command("reconstruct", recordings[0], "--overlap-s", "0.3456", *model)
+    assert titles[:4] == ["Piano, seed 4", "seed 0", "original, from 0.0 s", "reconstruction, from 0.0 s"]
+    assert titles[4] == "original, from 0.7 s"
+
+
+@pytest.mark.slow
 def test_command_continue_and_vary(prior_exported, recordings, tmp_path, capsys):
     model = ("--out", tmp_path, "--model", prior_exported, "--json")
     run_command("continue", recordings[0], "--seconds", "2.5", "--label", "Human", *model)
@@ -117,6 +135,25 @@ def test_bad_draws_are_refused_and_leave_no_file(prior_exported, exported, recor
         with pytest.raises(UsageError, match="no learned prior; train it with `--prior flow`"):
             run_command(command, *arguments, "--out", tmp_path / "out", "--model", exported.path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_silent_recording_is_named(prior_exported, recordings, tmp_path, capsys):
+    quiet, ends_quiet = tmp_path / "quiet.wav", tmp_path / "ends quiet.wav"
+    soundfile.write(quiet, np.zeros(30_000), 22_050)
+    soundfile.write(ends_quiet, np.concatenate([np.sin(np.arange(22_050)), np.zeros(30_000)]), 22_050)
+    model = ("--out", tmp_path / "out", "--model", prior_exported)
+    with pytest.raises(UsageError, match=r"quiet\.wav: is silent \(no sound above -60 dBFS\); use another recording"):
+        run_command("interpolate", recordings[0], quiet, *model)
+    with pytest.raises(UsageError, match=r"ends quiet\.wav: the last 1 s are silent .*; cut the silence off"):
+        run_command("continue", ends_quiet, *model)
+    assert not (tmp_path / "out").exists()
+    run_command("reconstruct", quiet, *model)
+    assert (
+        "is silent (no sound above -60 dBFS), so the result is silent; check the recording" in capsys.readouterr().err
+    )
+    run_command("reconstruct", ends_quiet, *model)
+    assert "is silent" not in capsys.readouterr().err
 
 
 def test_a_long_sound_that_is_stopped_leaves_no_half_file(prior_exported, tmp_path, monkeypatch):

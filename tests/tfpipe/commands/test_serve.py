@@ -8,7 +8,7 @@ from serving_tools import run_command
 
 from serving.server.config import IGNORED_FLAGS, ServerConfig
 from tfpipe.cli.main import main
-from tfpipe.errors import UsageError
+from tfpipe.errors import ServingError, UsageError
 
 # All flags of tensorflow_model_server (model_servers/main.cc), with a value that is not the default.
 STOCK_FLAGS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -121,6 +121,23 @@ def test_a_flag_that_is_given_twice_has_its_last_value(serve):
 def test_contradictory_flags_are_refused(serve):
     with pytest.raises(UsageError, match="both 7000"):
         serve("--model_base_path=m", "--port=7000", "--rest_api_port=7000")
+    with pytest.raises(UsageError, match="without setting --enable_batching to true"):
+        serve("--model_base_path=m", "--enable_batching=false", "--batching_parameters_file=f")
+    with pytest.raises(UsageError, match="give --model_base_path or --model_config_file"):
+        serve("--model_base_path=m", "--model_base_path=")
+
+
+def test_the_token_is_read_from_its_file(serve, tmp_path):
+    path = tmp_path / "token"
+    path.write_text("abc\n")
+    path.chmod(0o600)
+    assert serve("--model_base_path=m", f"--auth_token_file={path}").token.value == "abc"
+    assert serve("--model_base_path=m").token is None
+    path.write_text("")
+    with pytest.raises(UsageError, match="holds no token"):
+        serve("--model_base_path=m", f"--auth_token_file={path}")
+    with pytest.raises(ServingError, match="the token cannot be read"):
+        serve("--model_base_path=m", "--auth_token_file=nowhere")
 
 
 def test_version_prints_two_lines_and_needs_no_model(capsys):

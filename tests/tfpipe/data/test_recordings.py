@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from audio_files import sound, write_sf
 
+from tfpipe.audio.cutting import CutConfig
 from tfpipe.audio.reader import read_window, window_starts
 from tfpipe.audio.wav import write_wav
 from tfpipe.data.recordings import RecordingWindows
@@ -37,7 +38,7 @@ def test_windows_are_the_jobs(tmp_path: Path) -> None:
         write_sf(tmp_path / f"{seconds}-{rate}.wav", sound(seconds, rate, channels), rate, "WAV", "PCM_16")
         for seconds, rate, channels in [(13.0, 44_100, 2), (7.6, 22_050, 1), (3.1, 16_000, 1), (31.0, 8_000, 1)]
     ]
-    raw = RecordingWindows([str(path) for path in paths], SPEC, hop_s=4.0, min_fill=0.6)
+    raw = RecordingWindows([str(path) for path in paths], SPEC, cut=CutConfig(hop_s=4.0, min_fill=0.6))
     found = windows_of(raw)
     assert not raw.failed
     for index, path in enumerate(paths):

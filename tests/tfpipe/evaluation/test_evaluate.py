@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from run_tools import save_run
 
 from tfpipe.commands import evaluate as command
 from tfpipe.data.manifest import load_manifest
-from tfpipe.errors import RunError, UsageError
-from tfpipe.evaluation.evaluate import evaluate
+from tfpipe.errors import DatasetError, RunError, UsageError
+from tfpipe.evaluation.evaluate import evaluate, plot_reconstructions
+from tfpipe.evaluation.windows import Sampler, sample
 from tfpipe.model import networks
+from tfpipe.training.trained_model import load_models
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,30 @@ def test_one_draw_cannot_be_judged(dataset: Path, half_dead: Path, draws: int) -
         evaluate(dataset, half_dead, draws=draws, quiet=True)
 
 
+def test_without_a_test_split_the_one_that_was_held_out_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(examples=lambda split: int(split != "test"))
+    monkeypatch.setattr("tfpipe.evaluation.evaluate.load_manifest", lambda _: manifest)
+    with pytest.raises(DatasetError, match="split 'test' is empty; use --split validation or train"):
+        evaluate("data", "run")
+
+
 def test_a_run_to_compare_with_must_be_there(dataset: Path, half_dead: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing: no training run here"):
         evaluate(dataset, half_dead, split="train", against=tmp_path / "nothing", quiet=True)
+
+
+def test_reconstructions_are_drawn_of_every_label_by_its_name(
+    dataset: Path, half_dead: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+
+    def note(path: Path, panels: list[tuple[str, object]], *_: object, **__: object) -> None:
+        titles.extend(title for title, _ in panels)
+
+    monkeypatch.setattr("tfpipe.evaluation.evaluate.spectrograms", note)
+    windows = sample(dataset, "train", Sampler.random(10_000, 10_000))
+    model = load_models(half_dead)
+    plot_reconstructions(model, windows, split="train", path=tmp_path / "x.png")
+    assert len(model.labels) > 1
+    assert {title.partition(",")[0] for title in titles[::2]} == set(model.labels)
+    assert all(" reconstruction, mse 0." in title for title in titles[1::2])

@@ -157,7 +157,7 @@ def test_people_get_a_line_for_each_track(mixed: Path, run: Path, capsys) -> Non
     ("options", "code", "message"),
     [
         (["--batch-size", "0"], 2, "batch_size=0 is out of range"),
-        (["--hop-s", "0"], 2, "hop_s=0 is out of range"),
+        (["--hop-s", "0"], 2, "hop_s=0.0 is out of range"),
         (["--min-fill", "1.5"], 2, "min_fill=1.5 is out of range"),
         (["--latents", "out.csv"], 2, "ends in .npz"),
         (["--latents", "s3://bucket/out.npz"], 2, "must be a local folder"),

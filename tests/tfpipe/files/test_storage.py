@@ -1,5 +1,6 @@
 """Files that are whole or absent, folder locks, checksums."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -28,6 +29,18 @@ def test_nobody_sees_a_file_before_it_is_whole(tmp_path):
         file.write(b"x")
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_bytes() == b"x23"
+
+
+def test_nobody_sees_a_folder_before_it_is_whole(tmp_path):
+    for content in (b"one", b"two"):
+        with storage.atomic_folder(tmp_path / "in" / "new") as folder:
+            (folder / "a").write_bytes(content)
+            assert folder != tmp_path / "in" / "new"
+        assert (tmp_path / "in" / "new" / "a").read_bytes() == content
+    with pytest.raises(TfpipeError, match="disk full"), storage.atomic_folder(tmp_path / "in" / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "in" / "new" / "a").read_bytes() == b"two"
+    assert names(tmp_path / "in") == ["new"]
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])

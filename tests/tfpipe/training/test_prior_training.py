@@ -91,7 +91,9 @@ def test_a_stopped_prior_continues_to_the_same_weights(copy: Path, with_prior: P
     assert finished_autoencoder(config) is not None
     strategy, manifest = make_strategy("single"), load_manifest(small)
     for step in (2, 9):
-        with pytest.raises(Interrupted, match=rf"stopped at step {step} of the prior; run the same command to go on"):
+        with pytest.raises(
+            Interrupted, match=rf"stopped at step {step} of the prior; run the same command to continue"
+        ):
             train_prior(config, manifest, strategy, stop=StopsAt(1 if step == 2 else 6), quiet=True)
     assert (copy / PRIOR / "latents" / "train").is_dir()
     train(config, quiet=True)

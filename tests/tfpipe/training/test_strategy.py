@@ -30,7 +30,7 @@ from tfpipe.training.run_folder import Run, load_run, read_history
 THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
 # A latent along time, so that there is a prior to train.
 WITH_PRIOR: dict[str, object] = {"latent": "2x4", "prior_steps": 20}
-GO_ON = "run the same command on all workers to go on from the last checkpoint"
+GO_ON = "run the same command on all workers to continue from the last checkpoint"
 
 
 def free_port() -> int:
@@ -163,8 +163,8 @@ def test_batches_that_devices_cannot_share_evenly_are_reported(small: Path, tmp_
         assert process.stderr is not None
         said = next((line for line in process.stderr if "evenly" in line), "")
         process.kill()  # it is said before the training begins
-    assert "3 replicas cannot share batches of 10 evenly: 1 of each are left out" in said
-    assert "--batch-size 9 or 12 leaves out none" in said
+    assert "3 replicas cannot share batches of 10 evenly, so 1 of each batch are left out" in said
+    assert "use --batch-size 9 or 12" in said
 
 
 @pytest.mark.slow

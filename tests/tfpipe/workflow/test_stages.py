@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tfpipe.errors import TfpipeError
-from tfpipe.workflow.stages import STATE, Result, Stage, run_stages
+from tfpipe.files.storage import WORK_STATE
+from tfpipe.workflow.stages import Result, Stage, run_stages
 
 
 class Work:
@@ -81,5 +82,5 @@ def test_after_a_failure_the_next_run_begins_at_the_stage_that_failed(work, tmp_
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"second": 3}', '{"second": {"inputs": "x"}}'])
 def test_a_damaged_state_file_counts_as_nothing_done(work, tmp_path, damage):
     work.run(tmp_path)
-    (tmp_path / STATE).write_text(damage)
+    (tmp_path / WORK_STATE).write_text(damage)
     assert work.run(tmp_path).worked == ("first", "second", "third")

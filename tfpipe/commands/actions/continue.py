@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfpipe.commands.actions.drawing import add_label, add_seed, add_temperature, check_draw
 from tfpipe.commands.actions.output import add_out, plot, write_sound, wrote
+from tfpipe.commands.actions.rebuilding import silent
+from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from serving.client.vae import Vae
@@ -19,7 +21,9 @@ HELP = "what could follow a recording, to wav and PNG"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file; its last window is continued")
-    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="length of the new sound, s (20)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, metavar="S", help="length of the new sound, s (default %(default)g)"
+    )
     add_label(parser)
     add_temperature(parser)
     add_seed(parser)
@@ -30,7 +34,8 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     """Writes one wav, the last window as the model rebuilds it and the new sound after it, and a picture.
 
     Raises:
-        UsageError: a value is out of range, the label is not known, or the model has no learned prior.
+        UsageError: a value is out of range, the label is not known, the model has no learned prior, or the
+            recording ends in silence.
         AudioError: the file cannot be read as audio.
     """
     import numpy as np
@@ -44,6 +49,11 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
     vae.require_label(args.label)
     spec = vae.spec()
     encoded = vae.encode_audio(last_window(args.file, spec)[np.newaxis])
+    if not encoded.mel.any():
+        raise UsageError(
+            f"{args.file}: the last {spec.window_s:g} s are {silent(spec)}, so there is nothing to continue; "
+            "cut the silence off"
+        )
     sound = LongSound(
         vae,
         seconds=spec.window_s + args.seconds,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfpipe.process.progress import Progress
 
 HELP = "latents of `encode` to wav, npz and PNG"
-# Windows in one request; so many are held in memory at a time.
+# Windows in one request; no more are held in memory at a time.
 _ROWS = 32
 
 
@@ -45,6 +45,11 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
             f"{args.latents}: made by another model ({'; '.join(differing)}); encode the recordings with {vae.target}"
         )
     z, ref_db, spec = latents.z_mean, latents.ref_db, vae.spec()
+    if z.ndim != 2 or z.shape[1] != served["latent"]:
+        raise UsageError(
+            f"{args.latents}: z_mean has the shape {list(z.shape)}, but the model's latents are "
+            f"[n, {served['latent']}]; encode the recordings with {vae.target}"
+        )
     panels: list[Panel] = []
 
     def decoded(bar: Progress) -> Iterator[NDArray[Any]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "new sounds from seeds, to wav and PNG"
-# Windows in one request; so many are held in memory at a time.
+# Windows in one request; no more are held in memory at a time.
 _ROWS = 32
 _MAX_COUNT = 100_000
 
@@ -22,13 +22,15 @@ _MAX_COUNT = 100_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", type=whole_numbers, metavar="1,2,3", help="one sound is made from each seed (0)")
+    which.add_argument(
+        "--seeds", type=whole_numbers, metavar="1,2,3", help="one sound is made from each seed (default 0)"
+    )
     which.add_argument("--count", type=int, metavar="N", help="make N sounds, from the seeds 0 to N - 1")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="length of each sound, s (one window); a longer one needs a learned prior",
+        help="length of each sound, s (default: one window); a longer one needs a learned prior",
     )
     add_label(parser)
     add_temperature(parser)
@@ -73,7 +75,7 @@ def _windows(vae: Vae, args: argparse.Namespace, seeds: list[int]) -> list[Panel
             made = vae.generate(rows, args.temperature, args.label)
             for seed, audio in zip(rows, vae.decode_audio(made.z, np.full(len(rows), args.ref_db)), strict=True):
                 write_wav(args.out / f"seed-{seed}.wav", audio, vae.spec().sample_rate, fade_s=EDGE_FADE_S)
-            panels.extend((f"seed {seed}", mel) for seed, mel in zip(rows, made.mel, strict=True))
+            panels.extend((_title(args, seed), mel) for seed, mel in zip(rows, made.mel, strict=True))
             del panels[MAX_PANELS:]
             bar.update(len(rows))
     return panels
@@ -91,5 +93,10 @@ def _long(vae: Vae, args: argparse.Namespace, seed: int) -> list[Panel]:
         temperature=args.temperature,
         ref_db=args.ref_db,
     )
-    write_sound(args.out / f"seed-{seed}.wav", sound, what=f"generate {seed}")
-    return [(f"seed {seed}, window {index}", mel) for index, mel in enumerate(sound.mels, start=1)]
+    write_sound(args.out / f"seed-{seed}.wav", sound, what=f"generate, seed {seed}")
+    return [(f"{_title(args, seed)}, window {index}", mel) for index, mel in enumerate(sound.mels, start=1)]
+
+
+def _title(args: argparse.Namespace, seed: int) -> str:
+    """Returns what a panel is called: the label, if one was asked for, and the seed."""
+    return f"{args.label}, seed {seed}" if args.label is not None else f"seed {seed}"

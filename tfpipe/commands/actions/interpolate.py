@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.commands.actions.output import add_out, add_overlap, plot, wrote
+from tfpipe.commands.actions.rebuilding import silent
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,13 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("first", type=Path, metavar="A", help="audio file; its loudest window is taken")
     parser.add_argument("last", type=Path, metavar="B", help="audio file; its loudest window is taken")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="windows, both ends included (5)")
+    parser.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="windows, both ends included (default %(default)s)"
+    )
     add_out(parser)
     add_overlap(parser)
 
 
 def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
-    """Writes the walk as one wav, and a picture of its windows."""
+    """Writes the walk as one wav, and a picture of its windows.
+
+    Raises:
+        UsageError: fewer than two steps, or a recording is silent.
+        AudioError: a file cannot be read as audio.
+    """
     import numpy as np
 
     from serving.client.windows import overlap_samples, stitch
@@ -55,4 +63,6 @@ def _loudest(vae: Vae, path: Path) -> Encoded:
             best = type(encoded)(*(array[at : at + 1] for array in encoded))
     if best is None:
         raise UsageError(f"{path}: holds no window; use a longer recording")
+    if not best.mel.any():
+        raise UsageError(f"{path}: is {silent(vae.spec())}; use another recording")
     return best

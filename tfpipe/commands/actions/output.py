@@ -92,5 +92,9 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 def add_overlap(parser: argparse.ArgumentParser) -> None:
     """Adds the option of actions that join windows to one recording."""
     parser.add_argument(
-        "--overlap-s", type=float, default=0.5, metavar="S", help="length of the cross-fade between windows, in s (0.5)"
+        "--overlap-s",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="length of the cross-fade between windows, in s (default %(default)g)",
     )

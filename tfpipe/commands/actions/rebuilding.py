@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tfpipe.commands.actions.output import MAX_PANELS, Panel, plot, wrote
+from tfpipe.commands.actions.output import MAX_PANELS, Panel, plot, say, wrote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from serving.client.answers import FloatArray
     from serving.client.vae import Vae
     from tfpipe.process.progress import Progress
+    from tfpipe.spec import FeatureSpec
 
 
 def rebuild(
@@ -43,15 +44,18 @@ def rebuild(
     spec = vae.spec()
     panels: list[Panel] = []
     errors: list[float] = []
+    heard = False
     length = round(probe(args.file).seconds * spec.sample_rate)
     overlap = overlap_samples(spec, args.overlap_s)
     windows = 1 + max(0, math.ceil((length - spec.samples) / (spec.samples - overlap)))
 
     def rebuilt(bar: Progress) -> Iterator[tuple[int, NDArray[Any]]]:
+        nonlocal heard
         for starts, encoded, mels, audio in vae.rebuild_file(args.file, overlap_s=args.overlap_s, change=change):
             errors.extend(squared_error(mels, encoded.mel).tolist())
+            heard = heard or bool(encoded.mel.any())
             for start, original, copy in zip(starts, encoded.mel, mels, strict=True):
-                panels.extend([(f"original, {start:g} s", original), (f"{name}, {start:g} s", copy)])
+                panels.extend([(f"original, from {start:.1f} s", original), (f"{name}, from {start:.1f} s", copy)])
             del panels[MAX_PANELS:]
             bar.update(len(starts))
             yield from ((round(start * spec.sample_rate), window) for start, window in zip(starts, audio, strict=True))
@@ -62,7 +66,14 @@ def rebuild(
         pieces = _first(length, stitch(rebuilt(bar), overlap=overlap))
         write_long_wav(target, pieces, spec.sample_rate, fade_s=EDGE_FADE_S)
     plot(target.with_suffix(".png"), panels, vae, columns=2)
+    if not heard:
+        say(f"{args.file}: is {silent(spec)}, so the result is silent; check the recording")
     return wrote(args.out, windows=len(errors), mse=float(np.mean(errors)))
+
+
+def silent(spec: FeatureSpec) -> str:
+    """Returns what is wrong with a recording of which all windows are silent."""
+    return f"silent (no sound above {spec.silence_dbfs:g} dBFS)"
 
 
 def _first(count: int, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -21,7 +21,13 @@ HELP = "a variation of an audio file, to wav and PNG"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file")
-    parser.add_argument("--amount", type=float, default=0.3, metavar="A", help="0 (as it is) to 1 (a new draw) (0.3)")
+    parser.add_argument(
+        "--amount",
+        type=float,
+        default=0.3,
+        metavar="A",
+        help="how much to change, from 0 (nothing) to 1 (a new draw) (default %(default)g)",
+    )
     add_label(parser)
     add_seed(parser)
     add_out(parser)
@@ -39,7 +45,7 @@ def run(vae: Vae, args: argparse.Namespace) -> dict[str, Any]:
 
     check_draw(args)
     if not 0.0 <= args.amount <= 1.0:
-        raise UsageError(f"--amount {args.amount:g} is out of range; use 0 (as it is) to 1 (a new draw)")
+        raise UsageError(f"--amount {args.amount:g} is out of range; use 0 (no change) to 1 (a new draw)")
     vae.require_prior("vary")
     vae.require_label(args.label)
 

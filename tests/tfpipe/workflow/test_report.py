@@ -1,0 +1,59 @@
+"""The table that ends `tfpipe run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfpipe.workflow.report import table
+
+_REPORT: dict[str, Any] = {
+    "workdir": "my work",
+    "changed": ["train"],
+    "serve": "tfpipe serve",
+    "preprocess": {
+        "tracks": 2,
+        "labels": {"Grand Piano": 1, "Voice": 1},
+        "windows": 9,
+        "silent_windows": 0,
+        "examples": 54,
+        "variants": {},
+        "skipped": {"total": 0, "by_reason": {}},
+    },
+    "train": {
+        "epochs": 2,
+        "best": {"epoch": 2},
+        "first_mse": 0.2,
+        "last_mse": 0.1,
+        "loss": -2.0,
+        "prior": {"step": 9, "loss": 1.0},
+    },
+    "evaluate": {
+        "split": "test",
+        "windows": 5,
+        "mse": 0.1,
+        "baselines": {"mean": {"mse": 0.2}, "pca": {"components": 4, "mse": 0.1}},
+        "active_units": 4,
+        "latent": 4,
+        "kl": 10.0,
+        "verdict": {"text": "Reconstructions are worse than PCA. Next: train for more --epochs."},
+    },
+    "serve_check": {"folder": "my work/check"},
+    "export": {"path": "my work/models/vae/1"},
+}
+
+
+def test_it_ends_with_the_verdict_and_the_commands_to_hear_and_to_serve_the_model() -> None:
+    said = table(_REPORT)
+    assert "\n\nReconstructions are worse than PCA. Next: train for more --epochs.\n\n" in said
+    heard = said.partition("Hear what it makes:\n")[2].splitlines()[0]
+    assert heard.endswith(
+        "generate --label 'Grand Piano' --seconds 30 --model 'my work/models/vae' --out 'my work/sounds'"
+    )
+    assert said.endswith("Serve it:\n  tfpipe serve")
+
+
+def test_without_a_prior_nothing_is_asked_for_and_a_figure_of_an_earlier_version_is_not_missed() -> None:
+    judged = {name: value for name, value in _REPORT["evaluate"].items() if name != "verdict"}
+    said = table({**_REPORT, "evaluate": judged, "train": {**_REPORT["train"], "prior": None}})
+    assert "generate --model 'my work/models/vae' --out" in said
+    assert "Reconstructions" not in said
