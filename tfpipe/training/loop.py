@@ -6,6 +6,7 @@ continues from its checkpoint to the same weights, bit for bit, on a CPU in floa
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ from tfpipe.training.initial import Initial, load_initial
 from tfpipe.training.prior_training import train_prior
 from tfpipe.training.raising import Raise
 from tfpipe.training.reporting import Reporter
-from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, write_history
+from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, stored_latent, write_history
 from tfpipe.training.sources import SOURCES, find_sources
 from tfpipe.training.stages import finished, finished_autoencoder
 from tfpipe.training.state import State
@@ -69,6 +70,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         stack.enter_context(together(strategy))
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
+        latent, _ = from_chief(strategy, stored_latent(config) if is_chief else None)
+        config = dataclasses.replace(config, latent=latent)
         if (run := finished(config)) is not None:
             return run
         stop = stack.enter_context(stop_signals())

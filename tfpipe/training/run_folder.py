@@ -128,7 +128,7 @@ def claim(
     Raises:
         RunError: the folder holds a run with other settings or of another dataset.
     """
-    wanted = {**_wanted(config, manifest), **(machine or {})}
+    wanted = {**wanted_config(config, manifest), **(machine or {})}
     if not (folder / CONFIG).exists():
         write_json(folder / SPEC, manifest.spec.to_dict())
         written = {name: value for name, value in config.to_dict().items() if name not in OF_PRIOR}
@@ -150,8 +150,23 @@ def trained(config: TrainConfig, manifest: Manifest) -> Run | None:
     if not (folder / CONFIG).exists():
         return None
     stored = read_config(folder)
-    _require_same(folder, stored, config, _wanted(config, manifest))
+    _require_same(folder, stored, config, wanted_config(config, manifest))
     return load_run(folder) if (folder / DONE).exists() and not raising.is_raise(stored, config) else None
+
+
+def stored_latent(config: TrainConfig) -> int | str | None:
+    """Returns the size of the latent to train with: the config's, or that of the run in its folder if it has none.
+
+    The version that began the run may have had another size as the default of the preset.
+    """
+    folder = Path(config.run)
+    if config.latent is not None or not (folder / CONFIG).exists():
+        return config.latent
+    stored = read_config(folder)
+    if stored["preset"] != config.preset:
+        return None
+    steps, channels = stored["latent_shape"]
+    return f"{steps}x{channels}" if steps > 1 else int(channels)
 
 
 def planned_raises(config: TrainConfig) -> list[Raise]:
@@ -190,7 +205,7 @@ def _require_same(folder: Path, stored: Mapping[str, Any], config: TrainConfig, 
         raise RunError(f"{folder}: holds a run with other settings ({values}); use those, or another --run folder")
 
 
-def _wanted(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+def wanted_config(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
     """Returns the values of `config.json` that a run must have to be continued, without those of the machine."""
     wanted = {**config.settings(), **_model(config, manifest.spec), "labels": list(manifest.labels)}
     return {**wanted, "dataset": manifest.fingerprint}

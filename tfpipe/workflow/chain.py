@@ -13,6 +13,7 @@ Each stage imports the libraries that it needs when it runs.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -237,7 +238,7 @@ class Chain:
         from tfpipe.training.prior_folder import PRIOR, best_of_prior
         from tfpipe.training.run_folder import CHECKPOINTS
 
-        _set_aside_other_run(self, done["preprocess"]["fingerprint"])
+        _set_aside_other_run(self)
         result = train(self.train_config, quiet=self.quiet)
         best = checkpoint.load(self.run_folder / CHECKPOINTS, checkpoint.BEST)
         first, last = result.history[0], result.history[-1]
@@ -295,16 +296,17 @@ def _stamps(data: Path) -> list[tuple[str, int, int]]:
     return [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
 
 
-def _set_aside_other_run(chain: Chain, dataset: str) -> None:
+def _set_aside_other_run(chain: Chain) -> None:
     """Moves a run of other settings or other data to `previous/run`, replacing the one there."""
+    from tfpipe.data.manifest import load_manifest
     from tfpipe.files.storage import replace_folder
-    from tfpipe.training.run_folder import differing, read_config
+    from tfpipe.training.run_folder import CONFIG, differing, read_config, stored_latent, wanted_config
 
-    if not (chain.run_folder / "config.json").exists():
+    if not (chain.run_folder / CONFIG).exists():
         return
-    stored = read_config(chain.run_folder)
-    wanted = {**chain.train_config.settings(), "dataset": dataset}
-    if differing(stored, wanted, chain.train_config):
+    config = dataclasses.replace(chain.train_config, latent=stored_latent(chain.train_config))
+    wanted = wanted_config(config, load_manifest(chain.data))
+    if differing(read_config(chain.run_folder), wanted, config):
         (chain.workdir / "previous").mkdir(parents=True, exist_ok=True)
         replace_folder(chain.run_folder, chain.workdir / "previous" / "run")
 

@@ -33,7 +33,7 @@ def test_a_size_out_of_range_is_refused(text: str) -> None:
 
 
 def test_without_a_size_the_preset_decides() -> None:
-    assert latent_shape(SEQUENCE, None, FeatureSpec()) == LatentShape(27, 64)
+    assert latent_shape(SEQUENCE, None, FeatureSpec()) == LatentShape(27, 96)
     assert latent_shape(SEQUENCE, None, FeatureSpec(window_s=10.0)).steps == 54
     assert latent_shape(SEQUENCE, None, FeatureSpec(n_mels=4)) == LatentShape(27, 32)
     assert latent_shape(COMPACT, None, FeatureSpec()) == LatentShape(1, 16)

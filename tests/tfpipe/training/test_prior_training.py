@@ -68,6 +68,7 @@ def test_a_finished_run_is_not_trained_again(copy: Path, small: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (copy / PRIOR).rglob("*")}
     assert finished(config) == load_run(copy)
     train(config, quiet=True)
+    train(train_config(small, copy, **{**SETTINGS, "latent": None}), quiet=True)  # the size is that of the run
     assert {path: path.stat().st_mtime_ns for path in (copy / PRIOR).rglob("*")} == before
 
 

@@ -1,13 +1,16 @@
 """What the chain refuses before any work is done; tests/integration/test_run.py runs it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from tfpipe.data.manifest import load_manifest
 from tfpipe.errors import TfpipeError, UsageError
-from tfpipe.files.storage import folder_lock
+from tfpipe.files.storage import WORK_STATE, folder_lock
+from tfpipe.training.run_folder import claim
 from tfpipe.workflow import chain
 
 
@@ -62,3 +65,27 @@ def test_recordings_without_a_window_give_one_sentence(corpus, tmp_path):
 def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
     with folder_lock(tmp_path / "work", what="tfpipe run"), pytest.raises(TfpipeError, match="another tfpipe run"):
         chain.run(corpus, tmp_path / "work")
+
+
+def test_a_run_that_has_begun_goes_on_unless_its_settings_are_others(corpus, small, tmp_path):
+    def of(**settings):
+        made = chain.Chain.of(corpus, tmp_path / "work", preset="tiny", **settings)
+        chain._set_aside_other_run(made)
+        return made
+
+    work = tmp_path / "work"
+    run = work / "run"
+    work.mkdir()
+    (work / WORK_STATE).write_text("{}")
+    shutil.copytree(small, work / "data")
+    claim(run, of(latent="2x4").train_config, load_manifest(work / "data"))
+    # The size of a run that has begun is kept: in an earlier version the default was another one.
+    for same in ({}, {"latent": "2x4"}):
+        of(**same)
+        assert (run / "config.json").exists()
+    of(seed=7)
+    assert not run.exists()
+    assert (work / "previous" / "run" / "config.json").exists()
+    claim(run, of().train_config, load_manifest(work / "data"))
+    of()
+    assert (run / "config.json").exists()
