@@ -1,4 +1,4 @@
-"""The gRPC server in Python (grpcio), used for TLS, or if the native server is not built.
+"""The gRPC server in Python (grpcio), used if the native server is not built or cannot do what the settings ask for.
 
 It is grpcio's asyncio server: a call takes a thread only once its message has
 arrived, so calls that never arrive cannot take the threads of others.
