@@ -28,7 +28,7 @@ from serving.protocol.token import NO_TOKEN, Token
 from serving.server import reflection
 from serving.server.admission import SMALL_REQUEST, Call, UnreadAnswers
 from serving.server.config_files import Tls
-from serving.server.grpc_methods import Methods
+from serving.server.service import Methods
 from tfpipe.errors import ServingError
 
 # An answer of at most this many bytes is not counted as unread, so that health and status always find room. The

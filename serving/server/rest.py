@@ -23,7 +23,7 @@ from serving.protocol import protos
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.protocol.token import Token
 from serving.protocol.wire import Buffer, Predict
-from serving.server import json_examples, json_tensors, json_values
+from serving.server import examples, json_tensors, json_values
 from serving.server.access import cors_headers, gate
 from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.compression import Unpacker, packed, takes_gzip
@@ -259,10 +259,10 @@ class Application:
         kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
         request = asked(kind(), match)
         with self._body(environ, call) as data:
-            json_examples.read_examples(data, request)
+            examples.read_examples(data, request)
             if method == "Classify":
-                return json_examples.write_classes(self._api.classify(request, call).result)
-            return json_examples.write_values(self._api.regress(request, call).result)
+                return examples.write_classes(self._api.classify(request, call).result)
+            return examples.write_values(self._api.regress(request, call).result)
 
     @contextlib.contextmanager
     def _body(self, environ: Mapping[str, Any], call: Call) -> Iterator[bytes]:

@@ -19,7 +19,6 @@ from serving.server.admission import AdmissionQueue
 from serving.server.catalog import Catalog
 from serving.server.config import SPARE_THREADS, ServerConfig
 from serving.server.config_files import ModelSettings, read_models
-from serving.server.grpc_methods import Methods
 from serving.server.grpc_native import CertificatesError, NativeGrpcServer, is_built
 from serving.server.grpc_python import PythonGrpcServer
 from serving.server.http_server import allow_more_files
@@ -27,7 +26,7 @@ from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
 from serving.server.model_files import is_url, require_readable
 from serving.server.rest import RestServer
-from serving.server.service import Api
+from serving.server.service import Api, Methods
 from serving.server.versions import LOADING_S, Retries
 from tfpipe.errors import ServingError
 from tfpipe.process.exit_status import skip_cleanup
