@@ -24,7 +24,6 @@ from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.protocol.token import Token
 from serving.protocol.wire import Buffer, Predict
 from serving.server import examples, json_tensors, json_values
-from serving.server.access import cors_headers, gate
 from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.compression import Unpacker, packed, takes_gzip
 from serving.server.config import SPARE_THREADS
@@ -32,7 +31,7 @@ from serving.server.http_server import UNSENT, HttpServer
 from serving.server.loaded_model import LoadedModel, Query
 from serving.server.metrics import Monitor
 from serving.server.pages import Pages
-from serving.server.rest_models import asked, metadata, status
+from serving.server.rest_requests import asked, cors_headers, gate, metadata, status
 from serving.server.row_batches import Arrays
 from serving.server.service import Api
 from serving.server.streams import MOST_STREAMS, RETRY_AFTER_S, Client, Stream, Streams
