@@ -109,15 +109,19 @@ class Front:
             together.
         unread_bytes: bytes of all answers that clients have not read yet.
         patience_s: when others need room, a request that is still being read, an answer that is not read, or an idle
-            connection is given up after this time, in s.
+            connection is given up after this time, in s. A connection whose handshake is not done after this time is
+            closed in any case, and after 20 s at the latest.
         batch_rows: rows of a full batch; a request with as many rows or more is not batched.
         waiting_rows: rows of one signature that may wait.
         waiting_calls: calls that may wait for `next_call`.
         batches: batches of one signature that are computed at the same time.
         fill_time_s: how long a batch that is not full waits for more rows, in s.
+        tls: the server's key, its chain of certificates, and the authorities that sign clients' certificates (None if
+            clients need no certificate), each in PEM; None means plain text.
         token: what every call but a check of health must send as `authorization: Bearer TOKEN`; None asks for nothing.
 
     Raises:
+        ValueError: the key or the certificates cannot be used.
         OSError: the port cannot be bound.
     """
 
@@ -135,6 +139,7 @@ class Front:
         waiting_calls: int,
         batches: int,
         fill_time_s: float,
+        tls: tuple[bytes, bytes, bytes | None] | None = None,
         token: str | None = None,
     ) -> Self: ...
     def start(self) -> None:

@@ -208,7 +208,7 @@ class ServerConfig(ModelConfig):
     )
     grpc_front_end: str = setting(
         "auto",
-        help="gRPC server: native (compiled, no TLS), python (grpcio), or auto (native if it is built and TLS is off)",
+        help="gRPC server: native (compiled), python (grpcio), or auto (native if it is built)",
         choices=FRONT_ENDS,
     )
     file_system_poll_wait_seconds: float = setting(
@@ -236,10 +236,9 @@ class ServerConfig(ModelConfig):
             raise UsageError("give --model_base_path or --model_config_file")
         if self.port and self.port == self.rest_api_port:
             raise UsageError(f"--port and --rest_api_port are both {self.port}; give them different ports")
-        if self.grpc_front_end == "native" and (self.tls is not None or self.grpc_channel_arguments):
+        if self.grpc_front_end == "native" and self.grpc_channel_arguments:
             raise UsageError(
-                "--grpc_front_end native has no TLS and takes no --grpc_channel_arguments; "
-                "use --grpc_front_end python, or leave it out"
+                "--grpc_front_end native takes no --grpc_channel_arguments; leave --grpc_front_end out, or use python"
             )
         for text in self.grpc_channel_arguments:
             key, _, value = text.partition("=")

@@ -1,11 +1,12 @@
 """Classify, Regress and MultiInference: calls that send `tf.Example` messages to signatures that parse them.
 
-The checks, their order and their words are TensorFlow Serving's (`servables/tensorflow/classifier.cc`,
-`regressor.cc` and `multi_inference.cc`).
+The checks, their order and their words are TensorFlow Serving's (`servables/tensorflow/classifier.cc`, `regressor.cc`
+and `multi_inference.cc`, and for the JSON of `:classify` and `:regress` `util/json_tensor.cc`).
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from serving.protocol import protos
 from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
 from serving.server.admission import Call
+from serving.server.json_tensors import signature_name, written
+from serving.server.json_values import as_bytes, is_base64, read_object, refused, shown
 from serving.server.signature import Signature
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 # The alias of the only input, and the aliases of the outputs.
 _INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"
+_INT64 = 1 << 63
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+_KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
+_WORDS = {dict: "Object", list: "Array", type(None): "Null"}
 
 
 def classify(model: LoadedModel, request: Any, call: Call) -> Any:
@@ -59,20 +66,20 @@ def infer(model: LoadedModel, request: Any, call: Call) -> Any:
     for task in request.tasks:
         name = _signature_name(task.model_spec)
         if not task.model_spec.name:
-            raise _refused("Found ModelSpec with an empty model name.")
+            raise refused("Found ModelSpec with an empty model name.")
         if task.model_spec.name != request.tasks[0].model_spec.name:
-            raise _refused("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+            raise refused("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         if name in names:
-            raise _refused(f"Duplicate evaluation of signature: {name}")
+            raise refused(f"Duplicate evaluation of signature: {name}")
         names.add(name)
         if name not in model.signatures:
-            raise _refused(f"Requested signature not found in model graph: {name}")
+            raise refused(f"Requested signature not found in model graph: {name}")
         if task.method_name not in (CLASSIFY, REGRESS):
             raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
         signature = _signature(model, task.model_spec, task.method_name)
         inputs.add(signature.definition.inputs[_INPUTS].name)
         if len(inputs) > 1:
-            raise _refused("Input tensor must be the same for all Signatures.")
+            raise refused("Input tensor must be the same for all Signatures.")
     for task in request.tasks:
         result = response.results.add()
         part = result.classification_result if task.method_name == CLASSIFY else result.regression_result
@@ -93,13 +100,13 @@ def _signature(model: LoadedModel, spec: Any, method: str) -> Signature:
     name = _signature_name(spec)
     signature = model.signatures.get(name)
     if signature is None:
-        raise _refused(f"No signature was found with the name: {name}")
+        raise refused(f"No signature was found with the name: {name}")
     kind = "classification" if method == CLASSIFY else "regression"
     definition = signature.definition
     problem = _unfit(definition, kind)
     if problem is not None:
         if definition.method_name != method:
-            raise _refused(f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}")
+            raise refused(f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}")
         raise problem
     return signature
 
@@ -108,11 +115,11 @@ def _unfit(definition: Any, kind: str) -> StatusError | None:
     """Returns why a signature cannot be used for a kind of call, or None if it can."""
     classes = kind == "classification"
     if len(definition.inputs) != 1:
-        return _refused("Expected one input Tensor.")
+        return refused("Expected one input Tensor.")
     if classes and len(definition.outputs) not in (1, 2):
-        return _refused(f"Expected one or two output Tensors, found {len(definition.outputs)}")
+        return refused(f"Expected one or two output Tensors, found {len(definition.outputs)}")
     if not classes and len(definition.outputs) != 1:
-        return _refused("Expected one output Tensor.")
+        return refused("Expected one output Tensor.")
     if _INPUTS not in definition.inputs:
         return StatusError(Code.FAILED_PRECONDITION, f"No {kind} inputs found in SignatureDef: {definition}")
     if classes and not {_CLASSES, _SCORES} & set(definition.outputs):
@@ -131,7 +138,7 @@ def _serialized(given: Any) -> NDArray[Any]:
     kind = given.WhichOneof("kind")
     listed = getattr(given, kind) if kind else None
     if listed is None or not listed.examples:
-        raise _refused("Input is empty.")
+        raise refused("Input is empty.")
     # Protobuf merges messages that are written one after another.
     context = listed.context.SerializeToString() if kind == "example_list_with_context" else b""
     examples = np.empty(len(listed.examples), object)
@@ -145,13 +152,13 @@ def _fill_classes(result: Any, outputs: dict[str, NDArray[Any]], count: int) -> 
         if array is None:
             continue
         if array.ndim != 2:
-            raise _refused(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
+            raise refused(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
         if array.dtype != np.dtype(kind):
-            raise _refused(f"Expected {name} Tensor of {word}. Got: {array.dtype.name}")
+            raise refused(f"Expected {name} Tensor of {word}. Got: {array.dtype.name}")
         if len(array) != count:
-            raise _refused(f"Expected {name} output batch size of {count}. Got: {len(array)}")
+            raise refused(f"Expected {name} output batch size of {count}. Got: {len(array)}")
     if classes is not None and scores is not None and classes.shape != scores.shape:
-        raise _refused(
+        raise refused(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     labels = None if classes is None else classes.tolist()
@@ -169,13 +176,13 @@ def _fill_classes(result: Any, outputs: dict[str, NDArray[Any]], count: int) -> 
 def _fill_values(result: Any, outputs: dict[str, NDArray[Any]], count: int) -> None:
     values = outputs[_OUTPUTS]
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
-        raise _refused(
+        raise refused(
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(values)}"
         )
     if len(values) != count:
-        raise _refused(f"Input batch size did not match output batch size: {count} vs. {len(values)}")
+        raise refused(f"Input batch size did not match output batch size: {count} vs. {len(values)}")
     if values.dtype != np.float32:
-        raise _refused(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype.name}")
+        raise refused(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype.name}")
     for value in values.ravel().tolist():
         result.regressions.add(value=value)
 
@@ -194,5 +201,76 @@ def _shape(array: NDArray[Any]) -> str:
     return f"[{','.join(map(str, array.shape))}]"
 
 
-def _refused(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)
+def read_examples(data: bytes, request: Any) -> None:
+    """Fills a ClassificationRequest or a RegressionRequest from the JSON of its body.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT; the body is not JSON, or holds no examples.
+    """
+    body = read_object(data, many=None)
+    request.model_spec.signature_name = signature_name(body)
+    listed = request.input.example_list
+    if "context" in body:
+        listed = request.input.example_list_with_context
+        _fill(listed.context, body["context"])
+    if "examples" not in body:
+        raise refused(
+            f"JSON Value: {shown(body)} When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = body["examples"]
+    if not isinstance(examples, list):
+        raise refused(f"JSON Value: {shown(body)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise refused(f"JSON Value: {shown(body)} 'examples' value is an empty array")
+    for value in examples:
+        _fill(listed.examples.add(), value)
+
+
+def _fill(example: Any, value: Any) -> None:
+    """Fills a tf.Example from an object of features."""
+    if not isinstance(value, dict):
+        word = _WORDS.get(type(value)) or ("String" if isinstance(value, str) else "Number")
+        raise refused(f"Example must be JSON object but got JSON {word}")
+    for name, content in value.items():
+        feature = example.features.feature[name]
+        for item in content if isinstance(content, list) else [content]:
+            _add(feature, name, item)
+
+
+def _add(feature: Any, name: str, value: Any) -> None:
+    """Adds a value to a feature, whose first value decides its type."""
+    if isinstance(value, list | None) or (isinstance(value, dict) and not is_base64(value)):
+        raise refused(f"Feature: {name} has element with unexpected JSON type: {_WORDS[type(value)]}")
+    if isinstance(value, str | dict):
+        field = "bytes_list"
+    else:
+        field = "float_list" if isinstance(value, float) else "int64_list"
+    given = feature.WhichOneof("kind")
+    if given not in (None, field):
+        raise refused(f"Unexpected element type in feature: {name} expecting type: {_KINDS[given]}")
+    if field == "bytes_list":
+        value = as_bytes(value)
+    elif field == "int64_list" and not -_INT64 <= value < _INT64:
+        raise refused(f"Feature: {name} has uint64 element. Only int64 is supported.")
+    elif field == "float_list" and _FLOAT_MAX < abs(value) < float("inf"):
+        raise refused(f"Cannot convert JSON value: {value} to float without loss of precision.")
+    getattr(feature, field).value.append(value)
+
+
+def write_classes(result: Any) -> bytes:
+    """Returns the body of an answer to `:classify`: for each example, a list of `[label, score]`."""
+    rows = (
+        b"[%b]"
+        % b", ".join(b"[%b, %b]" % (json.dumps(entry.label).encode(), _number(entry.score)) for entry in row.classes)
+        for row in result.classifications
+    )
+    return b'{"results": [%b]}' % b", ".join(rows)
+
+
+def write_values(result: Any) -> bytes:
+    """Returns the body of an answer to `:regress`: one number for each example."""
+    return b'{"results": [%b]}' % b", ".join(_number(row.value) for row in result.regressions)
+
+
+def _number(value: float) -> bytes:
+    return written("", np.float32(value))

@@ -23,11 +23,11 @@ from serving.protocol.wire import read_predict
 from serving.server.admission import Call
 from serving.server.compression import Unpacker, is_known, packed
 from serving.server.config import Limits
-from serving.server.config_files import Batching
-from serving.server.grpc_methods import Methods
+from serving.server.config_files import Batching, Tls
 from serving.server.grpc_python import UNREAD_TIMEOUT_S, address_of, cannot_listen
 from serving.server.metrics import Monitor
-from serving.server.service import Api
+from serving.server.service import Api, Methods
+from tfpipe.errors import ServingError
 
 if TYPE_CHECKING:
     from serving.server import _front
@@ -41,6 +41,10 @@ _JOIN_S = 2.0
 _AFTER_FAILURE_S = 0.1
 # Requests that may wait for a thread; more are refused at once.
 _WAITING_CALLS = 1024
+
+
+class CertificatesError(ServingError):
+    """The compiled module cannot use the key or the certificates."""
 
 
 def is_built() -> bool:
@@ -64,9 +68,11 @@ class NativeGrpcServer:
         host: address to listen on.
         port: 0 picks a free one.
         threads: single requests handled at the same time.
+        tls: certificates; None means plain text.
         token: what clients must send, except for health; None lets everyone in.
 
     Raises:
+        CertificatesError: the key or the certificates cannot be used.
         ServingError: the port cannot be bound.
     """
 
@@ -81,6 +87,7 @@ class NativeGrpcServer:
         host: str,
         port: int,
         threads: int,
+        tls: Tls | None = None,
         token: Token | None = None,
     ) -> None:
         from serving.server import _front
@@ -100,8 +107,13 @@ class NativeGrpcServer:
                 waiting_calls=_WAITING_CALLS,
                 batches=self._batching.num_batch_threads,
                 fill_time_s=self._batching.batch_timeout_micros / 1e6,
+                tls=None if tls is None else (tls.key, tls.certificate, tls.client_ca if tls.client_verify else None),
                 token=token.value if token else None,
             )
+        except ValueError as error:
+            raise CertificatesError(
+                f"--ssl_config_file: {error}; write a key and X.509 v3 certificates that fit each other"
+            ) from error
         except OSError as error:
             raise cannot_listen(address_of(host, port), error.strerror or str(error)) from error
         self.port = self.native.port

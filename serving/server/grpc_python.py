@@ -1,4 +1,4 @@
-"""The gRPC server in Python (grpcio), used for TLS, or if the native server is not built.
+"""The gRPC server in Python (grpcio), used if the native server is not built or cannot do what the settings ask for.
 
 It is grpcio's asyncio server: a call takes a thread only once its message has
 arrived, so calls that never arrive cannot take the threads of others.
@@ -28,7 +28,7 @@ from serving.protocol.token import NO_TOKEN, Token
 from serving.server import reflection
 from serving.server.admission import SMALL_REQUEST, Call, UnreadAnswers
 from serving.server.config_files import Tls
-from serving.server.grpc_methods import Methods
+from serving.server.service import Methods
 from tfpipe.errors import ServingError
 
 # An answer of at most this many bytes is not counted as unread, so that health and status always find room. The

@@ -23,8 +23,7 @@ from serving.protocol import protos
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.protocol.token import Token
 from serving.protocol.wire import Buffer, Predict
-from serving.server import json_examples, json_tensors, json_values
-from serving.server.access import cors_headers, gate
+from serving.server import examples, json_tensors, json_values
 from serving.server.admission import AdmissionQueue, Call, open_slots
 from serving.server.compression import Unpacker, packed, takes_gzip
 from serving.server.config import SPARE_THREADS
@@ -32,7 +31,7 @@ from serving.server.http_server import UNSENT, HttpServer
 from serving.server.loaded_model import LoadedModel, Query
 from serving.server.metrics import Monitor
 from serving.server.pages import Pages
-from serving.server.rest_models import asked, metadata, status
+from serving.server.rest_requests import asked, cors_headers, gate, metadata, status
 from serving.server.row_batches import Arrays
 from serving.server.service import Api
 from serving.server.streams import MOST_STREAMS, RETRY_AFTER_S, Client, Stream, Streams
@@ -259,10 +258,10 @@ class Application:
         kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
         request = asked(kind(), match)
         with self._body(environ, call) as data:
-            json_examples.read_examples(data, request)
+            examples.read_examples(data, request)
             if method == "Classify":
-                return json_examples.write_classes(self._api.classify(request, call).result)
-            return json_examples.write_values(self._api.regress(request, call).result)
+                return examples.write_classes(self._api.classify(request, call).result)
+            return examples.write_values(self._api.regress(request, call).result)
 
     @contextlib.contextmanager
     def _body(self, environ: Mapping[str, Any], call: Call) -> Iterator[bytes]:

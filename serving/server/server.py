@@ -19,15 +19,14 @@ from serving.server.admission import AdmissionQueue
 from serving.server.catalog import Catalog
 from serving.server.config import SPARE_THREADS, ServerConfig
 from serving.server.config_files import ModelSettings, read_models
-from serving.server.grpc_methods import Methods
-from serving.server.grpc_native import NativeGrpcServer, is_built
+from serving.server.grpc_native import CertificatesError, NativeGrpcServer, is_built
 from serving.server.grpc_python import PythonGrpcServer
 from serving.server.http_server import allow_more_files
 from serving.server.loaded_model import LoadedModel
 from serving.server.metrics import Monitor
 from serving.server.model_files import is_url, require_readable
 from serving.server.rest import RestServer
-from serving.server.service import Api
+from serving.server.service import Api, Methods
 from serving.server.versions import LOADING_S, Retries
 from tfpipe.errors import ServingError
 from tfpipe.process.exit_status import skip_cleanup
@@ -233,30 +232,36 @@ def _bind_grpc(
     """Returns the gRPC server that the settings ask for.
 
     Raises:
-        ServingError: the port cannot be bound, or the native front end is not built.
+        ServingError: the port cannot be bound, the certificates do not fit, or the native front end is not built.
     """
-    plain = config.tls is None and not config.grpc_channel_arguments
-    native = config.grpc_front_end == "native" or (config.grpc_front_end == "auto" and plain)
+    must_be_native = config.grpc_front_end == "native"
+    native = must_be_native or (config.grpc_front_end == "auto" and not config.grpc_channel_arguments)
     if config.grpc_channel_arguments:
         _LOG.info("gRPC is answered in Python, because --grpc_channel_arguments are options of grpcio")
     if native and is_built():
-        return NativeGrpcServer(
-            methods,
-            api=api,
-            monitor=monitor,
-            limits=config.limits,
-            batching=config.batching,
-            host=config.host,
-            port=config.port,
-            threads=_threads(config),
-            token=config.token,
-        )
-    if config.grpc_front_end == "native":
+        try:
+            return NativeGrpcServer(
+                methods,
+                api=api,
+                monitor=monitor,
+                limits=config.limits,
+                batching=config.batching,
+                host=config.host,
+                port=config.port,
+                threads=_threads(config),
+                tls=config.tls,
+                token=config.token,
+            )
+        except CertificatesError as error:
+            if must_be_native:
+                raise
+            _LOG.warning("gRPC is answered in Python, at less than half the rate, because of %s", error)
+    elif must_be_native:
         raise ServingError(
             "the native front end is not built; install Rust (rustup.rs) and install tfpipe again, "
             "or use --grpc_front_end python"
         )
-    if native:
+    elif native:
         _LOG.info(
             "the native front end is not built, so gRPC is answered in Python, at less than half the rate; "
             "to build it, install Rust and install tfpipe again"
@@ -283,6 +288,7 @@ def _bind_socket(methods: Methods, config: ServerConfig) -> PythonGrpcServer | N
         message_bytes=config.limits.message_bytes,
         threads=_threads(config),
         socket_path=config.grpc_socket_path,
+        tls=config.tls,
         token=config.token,
     )
 

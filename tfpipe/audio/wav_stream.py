@@ -43,7 +43,9 @@ def wav_stream(
         limited = limit_peaks(held, sample_rate)[sent:end]
         faded = fade_edges(limited, start=start, total=sys.maxsize if samples is None else samples, fade=fade)
         if len(faded):
-            yield np.round(np.clip(faded, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
+            # libsndfile makes numbers of 32 bits of a file's samples, and keeps the upper 16.
+            whole = np.clip(faded.astype(np.float64), -1.0, 1.0) * (2**31 - 1)
+            yield np.floor(whole / 2**16).astype("<i2").tobytes()
         start += end - sent
         sent = min(end, reach)
         held = held[end - sent :]

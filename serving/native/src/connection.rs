@@ -1,24 +1,23 @@
-//! HTTP/2 connections and the calls on them: gRPC's framing, deadlines, and clients that disconnect.
+//! Connections: TLS, HTTP/2's handshake, which connections get room, and the calls that arrive on them.
 
-use std::future::{pending, poll_fn};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
-use h2::server::SendResponse;
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::Request;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
-use crate::conversation::{converse, is_conversation};
-use crate::memory::{Body, Budget, Message};
-use crate::predict::rows_of;
-use crate::queue::{Answer, Call, Shared, code};
-use crate::waiting::LATE;
+use crate::call::{STUCK, answer, finish};
+use crate::queue::{Shared, code};
 
 /// Whether the server is shutting down.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,15 +28,6 @@ pub enum Stage {
     Closed,
 }
 
-const SLOW: &str = "The request came too slowly";
-/// What a client that does not speak gRPC reads, such as a browser.
-const NOT_GRPC: &[u8] = b"This port answers gRPC. REST has a port of its own: --rest_api_port.\n";
-const NO_TOKEN: &str = "Send the server's token: authorization: Bearer TOKEN (tfpipe client --token-file FILE)";
-/// Checks of health need no token.
-const HEALTH: &str = "/grpc.health.v1.Health/";
-const PREDICT: &str = "/tensorflow.serving.PredictionService/Predict";
-/// How long a client has for HTTP/2's handshake.
-const GREETING: Duration = Duration::from_secs(20);
 /// Bytes that a client may send on one connection, and for one call, before we have read them.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const CALL_WINDOW: u32 = 4 << 20;
@@ -49,19 +39,62 @@ const CALLS: u32 = 1000;
 /// Calls that each connection may have even if all clients together have too many, so that a check of health always
 /// finds room.
 const RESERVED: usize = 8;
-/// How long a client may send nothing of a message that it has begun, or has not begun.
-const SILENCE: Duration = Duration::from_secs(20);
 /// After this time without traffic, TCP checks whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
-/// How long a cancelled answer may keep its memory if the client reads nothing; then the connection is closed.
-const STUCK: Duration = Duration::from_secs(1);
 
-/// Accepts connections until the server drains or closes.
-pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
+/// Connections whose handshakes (of TLS, then of HTTP/2) are not done, oldest first.
+///
+/// They hold room like all connections, but not against others: if there is no room for a new client, the oldest
+/// handshake is ended. So clients that begin handshakes and never finish them cannot keep others away.
+#[derive(Default)]
+struct Handshakes {
+    /// By number, in order of arrival. Dropping the sender ends the handshake.
+    open: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+/// A handshake that is not done; dropping it records that it is over.
+struct Handshake {
+    all: Arc<Handshakes>,
+    number: u64,
+    /// Resolves when it must end.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Handshakes {
+    fn begin(self: &Arc<Self>, number: u64) -> Handshake {
+        let (sender, ended) = oneshot::channel();
+        self.open().insert(number, sender);
+        Handshake { all: self.clone(), number, ended }
+    }
+
+    /// Ends the oldest handshake; returns false if there is none.
+    fn end_oldest(&self) -> bool {
+        self.open().pop_first().is_some()
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.all.open().remove(&self.number);
+    }
+}
+
+/// Accepts connections until the server drains or closes; with `tls`, they must begin with its handshake.
+pub async fn listen(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let handshakes = Arc::default();
     while *stage.borrow_and_update() == Stage::Open {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => start_connection(socket, &shared, &stage),
+                Ok((socket, _)) => start_connection(socket, tls.clone(), &handshakes, &shared, &stage),
                 // No file descriptor is free, or the client has already gone.
                 Err(_) => sleep(Duration::from_millis(50)).await,
             },
@@ -70,29 +103,47 @@ pub async fn listen(listener: TcpListener, shared: Arc<Shared>, mut stage: watch
     }
 }
 
-fn start_connection(socket: TcpStream, shared: &Arc<Shared>, stage: &watch::Receiver<Stage>) {
-    // If there is no room, this connection is closed at once, and those that have been idle for long are closed too.
-    let Some(room) = shared.connections.take(1) else { return };
+fn start_connection(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    handshakes: &Arc<Handshakes>,
+    shared: &Arc<Shared>,
+    stage: &watch::Receiver<Stage>,
+) {
+    // If there is no room, connections that have been idle for long are closed. This one gets the room of a handshake
+    // that is not done; if there is none, it is closed at once.
+    let room = match shared.connections.take(1) {
+        Some(room) => room,
+        None if handshakes.end_oldest() => shared.connections.take_anyway(1),
+        None => return,
+    };
     let _ = socket.set_nodelay(true);
     let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+    let handshake = handshakes.begin(shared.number());
     let (shared, stage) = (shared.clone(), stage.clone());
     tokio::spawn(async move {
-        connection(socket, &shared, stage).await;
+        match tls {
+            None => connection(async { Some(socket) }, handshake, &shared, stage).await,
+            Some(tls) => connection(async { tls.accept(socket).await.ok() }, handshake, &shared, stage).await,
+        }
         drop(room);
     });
 }
 
-async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::Receiver<Stage>) {
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(CALL_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
-        .max_header_list_size(HEADERS)
-        .max_concurrent_streams(CALLS)
-        // A client may cancel all its calls at the same time.
-        .max_pending_accept_reset_streams(CALLS as usize)
-        .handshake::<_, Bytes>(socket);
-    let Ok(Ok(mut connection)) = timeout(GREETING, handshake).await else { return };
+/// Serves one connection; `socket` resolves once the handshake of TLS is done, if there is one.
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: impl Future<Output = Option<S>>,
+    mut handshake: Handshake,
+    shared: &Arc<Shared>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let greeted = tokio::select! {
+        biased;
+        greeted = timeout(shared.greeting, greet(socket)) => greeted.ok().flatten(),
+        _ = &mut handshake.ended => None,
+    };
+    drop(handshake);
+    let Some(mut connection) = greeted else { return };
     if *stage.borrow_and_update() != Stage::Open {
         connection.graceful_shutdown();
     }
@@ -125,6 +176,23 @@ async fn connection(socket: TcpStream, shared: &Arc<Shared>, mut stage: watch::R
     }
 }
 
+/// Does HTTP/2's handshake; returns None if it, or that of TLS, fails.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: impl Future<Output = Option<S>>,
+) -> Option<Connection<S, Bytes>> {
+    h2::server::Builder::new()
+        .initial_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADERS)
+        .max_concurrent_streams(CALLS)
+        // A client may cancel all its calls at the same time.
+        .max_pending_accept_reset_streams(CALLS as usize)
+        .handshake(socket.await?)
+        .await
+        .ok()
+}
+
 fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>, stuck: &Arc<Notify>) {
     // Every other call of the connection holds a clone of `stuck`.
     let others = Arc::strong_count(stuck) - 1;
@@ -138,320 +206,26 @@ fn take_call(shared: &Arc<Shared>, request: Request<RecvStream>, respond: SendRe
     };
     let (shared, stuck) = (shared.clone(), stuck.clone());
     tokio::spawn(async move {
-        let _ = call(&shared, request, respond, &stuck).await;
+        let _ = answer(&shared, request, respond, &stuck).await;
         drop(room);
     });
 }
 
-/// The status code and the reason of a call that is refused before its message is looked at.
-struct Refusal(u32, &'static str);
-
-/// The headers of a call that matter later.
-struct Head {
-    path: String,
-    encoding: String,
-    deadline: Option<Instant>,
-}
-
-async fn call(
-    shared: &Arc<Shared>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-    stuck: &Notify,
-) -> Result<(), h2::Error> {
-    let (head, mut stream) = request.into_parts();
-    if let Some(status) = not_grpc(&head) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
-        let is_short = head.method == Method::HEAD;
-        let mut stream = respond.send_response(response, is_short)?;
-        return if is_short { Ok(()) } else { stream.send_data(Bytes::from_static(NOT_GRPC), true) };
-    }
-    if shared.token.as_ref().is_some_and(|token| !is_let_in(token, &head)) {
-        shared.count_refused(String::new(), code::UNAUTHENTICATED, NO_TOKEN);
-        return finish(respond, code::UNAUTHENTICATED, NO_TOKEN);
-    }
-    let Some(head) = read_head(head) else {
-        return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
-    };
-    if is_conversation(&head.path) {
-        return converse(shared, head.path, stream, respond).await;
-    }
-    let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
-        Ok(read) => read,
-        Err(Refusal(code, why)) => {
-            shared.count_refused(String::new(), code, why);
-            return finish(respond, code, why);
-        }
-    };
-    let (deadline, encoding) = (head.deadline, compressed.then_some(head.encoding));
-    let rows = if head.path == PREDICT && encoding.is_none() { rows_of(body.bytes()) } else { None };
-    let (reply, answer) = oneshot::channel();
-    let (id, arrived, body) = (shared.number(), Instant::now(), Arc::new(body));
-    shared.submit(Call { id, path: head.path, encoding, arrived, deadline, body, rows, reply });
-    tokio::select! {
-        biased;
-        answer = answer => match answer {
-            Ok(Answer::Message(message)) => send(shared, respond, message, stuck).await,
-            Ok(Answer::Status(code, message)) => finish(respond, code, &message),
-            Err(_) => finish(respond, code::INTERNAL, "the server failed; its log says why"),
-        },
-        _ = poll_fn(|context| respond.poll_reset(context)) => {
-            shared.left(id);
-            Ok(())
-        }
-        () = passes(deadline) => {
-            shared.left(id);
-            finish(respond, code::DEADLINE_EXCEEDED, LATE)
-        }
-    }
-}
-
-/// Returns the HTTP status that refuses a request that is not gRPC, or None if it is gRPC.
-fn not_grpc(head: &Parts) -> Option<StatusCode> {
-    if head.method != Method::POST {
-        return Some(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    let kind = head.headers.get("content-type").map_or(&b""[..], |kind| kind.as_bytes());
-    (!kind.starts_with(b"application/grpc")).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
-}
-
-/// Tells whether a call sends the token, or needs none.
-fn is_let_in(token: &str, head: &Parts) -> bool {
-    let sent = head.headers.get("authorization").map_or(&b""[..], |value| value.as_bytes());
-    let (scheme, sent) = sent.split_at_checked(7).unwrap_or((b"", b""));
-    head.uri.path().starts_with(HEALTH)
-        || (scheme.eq_ignore_ascii_case(b"bearer ") && is_same(sent.trim_ascii(), token.as_bytes()))
-}
-
-/// Compares in a time that depends on the lengths alone, so that nobody can find a secret letter by letter.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let differ = one.iter().zip(other).fold(0, |differ, (a, b)| std::hint::black_box(differ | (a ^ b)));
-    one.len() == other.len() && differ == 0
-}
-
-/// Reads the headers that matter, or returns None if the timeout is not a valid time.
-fn read_head(head: Parts) -> Option<Head> {
-    let encoding = head.headers.get("grpc-encoding").and_then(|name| name.to_str().ok()).unwrap_or("");
-    let deadline = deadline(&head.headers, Instant::now())?;
-    Some(Head { path: head.uri.path().to_owned(), encoding: encoding.to_owned(), deadline })
-}
-
-/// Waits until a deadline, or for ever if there is none.
-async fn passes(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => sleep_until(at.into()).await,
-        None => pending().await,
-    }
-}
-
-/// Waits until a task that starts now must give its room up: in `budget`, or among the calls in hand.
-pub async fn runs_out(shared: &Shared, budget: &Budget) {
-    let began = Instant::now();
-    tokio::select! {
-        () = budget.runs_out(began) => {}
-        () = shared.in_hand.runs_out(began) => {}
-    }
-}
-
-/// Reads a call's message. Stops when the deadline passes, or when it takes too long while others need the room.
-async fn read_in_time(
-    shared: &Shared,
-    stream: &mut RecvStream,
-    deadline: Option<Instant>,
-) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
-    tokio::select! {
-        read = read_message(shared, stream) => read,
-        () = passes(deadline) => Ok(Err(Refusal(code::DEADLINE_EXCEEDED, LATE))),
-        () = runs_out(shared, &shared.bodies) => Ok(Err(Refusal(code::UNAVAILABLE, SLOW))),
-        // A call that does not arrive must not keep its connection either.
-        () = shared.connections.runs_out(Instant::now()) => Ok(Err(Refusal(code::UNAVAILABLE, SLOW))),
-    }
-}
-
-/// Reads a call's message, and tells whether it is compressed.
-async fn read_message(shared: &Shared, stream: &mut RecvStream) -> Result<Result<(bool, Body), Refusal>, h2::Error> {
-    const PREFIX: usize = 5;
-    let (mut prefix, mut whole) = (Vec::with_capacity(PREFIX), 0);
-    let mut body = Body::default();
-    loop {
-        let Ok(data) = timeout(SILENCE, stream.data()).await else {
-            return Ok(Err(Refusal(code::UNAVAILABLE, SLOW)));
-        };
-        let Some(data) = data else { break };
-        let mut data = data?;
-        stream.flow_control().release_capacity(data.len())?;
-        if prefix.len() < PREFIX {
-            let part = data.split_to(data.len().min(PREFIX - prefix.len()));
-            prefix.extend_from_slice(&part);
-            if prefix.len() < PREFIX {
-                continue;
-            }
-            whole = (&prefix[1..]).get_u32() as usize;
-            if whole > shared.limits.message_bytes {
-                return Ok(Err(Refusal(code::RESOURCE_EXHAUSTED, "Received message larger than max")));
-            }
-        }
-        if body.bytes().len() + data.len() > whole {
-            return Ok(Err(Refusal(code::INTERNAL, "More than one message came where one was expected.")));
-        }
-        if !body.push(&data, whole, &shared.bodies) {
-            return Ok(Err(Refusal(code::UNAVAILABLE, "Too many large requests are being read")));
-        }
-    }
-    if prefix.len() < PREFIX || body.bytes().len() < whole {
-        return Ok(Err(Refusal(code::INTERNAL, "The call ended before its message was whole.")));
-    }
-    if prefix[0] > 1 {
-        return Ok(Err(Refusal(code::INTERNAL, "The message does not say whether it is compressed.")));
-    }
-    Ok(Ok((prefix[0] == 1, body)))
-}
-
-/// Sends an answer. Waits until the client has read it or disconnected, or until others need the room.
-async fn send(
-    shared: &Shared,
-    mut respond: SendResponse<Bytes>,
-    message: Message,
-    stuck: &Notify,
-) -> Result<(), h2::Error> {
-    let mut sent = message.sent;
-    let mut response = response();
-    if let Some(encoding) = message.encoding.and_then(|name| HeaderValue::try_from(name).ok()) {
-        response.headers_mut().insert("grpc-encoding", encoding);
-    }
-    let mut stream = respond.send_response(response, false)?;
-    for part in message.parts {
-        stream.send_data(part, false)?;
-    }
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    stream.send_trailers(trailers)?;
-    tokio::select! {
-        _ = &mut sent => return Ok(()),
-        () = runs_out(shared, &shared.outgoing.unread) => {}
-    }
-    stream.send_reset(Reason::CANCEL);
-    // A frame that h2 has begun to write stays in memory until the client reads it, or until the connection closes.
-    if timeout(STUCK, sent).await.is_err() {
-        stuck.notify_one();
-    }
-    Ok(())
-}
-
-/// Ends a call with a status and no message.
-fn finish(mut respond: SendResponse<Bytes>, code: u32, message: &str) -> Result<(), h2::Error> {
-    let mut response = response();
-    response.headers_mut().insert("grpc-status", code.into());
-    if let Ok(message) = HeaderValue::try_from(percent_encoded(message)) {
-        response.headers_mut().insert("grpc-message", message);
-    }
-    respond.send_response(response, true)?;
-    Ok(())
-}
-
-pub fn response() -> Response<()> {
-    let mut response = Response::new(());
-    let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity, deflate, gzip"));
-    response
-}
-
-/// Reads the header `grpc-timeout`. Returns None if it is not a valid time, and Some(None) if there is none.
-fn deadline(headers: &HeaderMap, now: Instant) -> Option<Option<Instant>> {
-    let Some(given) = headers.get("grpc-timeout") else { return Some(None) };
-    let (unit, digits) = given.as_bytes().split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = digits.iter().fold(0, |number, digit| 10 * number + u64::from(digit - b'0'));
-    let time = match unit {
-        b'H' => Duration::from_secs(3600 * number),
-        b'M' => Duration::from_secs(60 * number),
-        b'S' => Duration::from_secs(number),
-        b'm' => Duration::from_millis(number),
-        b'u' => Duration::from_micros(number),
-        b'n' => Duration::from_nanos(number),
-        _ => return None,
-    };
-    // A time that the clock cannot hold counts as no deadline.
-    Some(now.checked_add(time))
-}
-
-/// Percent-encodes a message for the header `grpc-message`.
-pub fn percent_encoded(message: &str) -> String {
-    let mut result = String::with_capacity(message.len());
-    for byte in message.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => result.push(byte as char),
-            _ => result.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
 
-    fn timeout_header(value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(value))])
-    }
-
     #[test]
-    fn timeouts_are_read_in_every_unit() {
-        let now = Instant::now();
-        for (text, time) in [
-            ("2H", Duration::from_secs(7200)),
-            ("3M", Duration::from_secs(180)),
-            ("99999999S", Duration::from_secs(99_999_999)),
-            ("250m", Duration::from_millis(250)),
-            ("7u", Duration::from_micros(7)),
-            ("0n", Duration::ZERO),
-        ] {
-            assert_eq!(deadline(&timeout_header(text), now), Some(Some(now + time)), "{text}");
-        }
-        assert_eq!(deadline(&HeaderMap::new(), now), Some(None));
-    }
-
-    #[test]
-    fn a_timeout_that_is_not_valid_is_refused() {
-        for text in ["", "S", "5", "5x", "-5S", "1.5S", "123456789S", " 5S"] {
-            assert_eq!(deadline(&timeout_header(text), Instant::now()), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_message_is_percent_encoded_byte_by_byte() {
-        assert_eq!(percent_encoded("a row: 100 % \u{e9}\n"), "a row: 100 %25 %C3%A9%0A");
-    }
-
-    #[test]
-    fn a_call_needs_the_token_unless_it_asks_for_health() {
-        let is_let_in = |path: &str, sent: &str| {
-            let request = Request::builder().uri(path).header("authorization", sent).body(()).unwrap();
-            is_let_in("abc", &request.into_parts().0)
-        };
-        for sent in ["Bearer abc", "bearer abc", "Bearer   abc "] {
-            assert!(is_let_in(PREDICT, sent), "{sent:?}");
-        }
-        for sent in ["", "Bearer", "Bearer ", "Bearer ab", "Bearer abcd", "Bearer abd", "Basic abc", "abc"] {
-            assert!(!is_let_in(PREDICT, sent), "{sent:?}");
-        }
-        assert!(is_let_in("/grpc.health.v1.Health/Check", ""));
-    }
-
-    #[test]
-    fn a_request_that_is_not_grpc_gets_an_http_status() {
-        let status = |method: Method, kind: &str| {
-            let request = Request::builder().method(method).header("content-type", kind).body(()).unwrap();
-            not_grpc(&request.into_parts().0)
-        };
-        assert_eq!(status(Method::POST, "application/grpc"), None);
-        assert_eq!(status(Method::POST, "application/grpc+proto"), None);
-        assert_eq!(status(Method::POST, "application/json"), Some(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-        assert_eq!(status(Method::GET, "application/grpc"), Some(StatusCode::METHOD_NOT_ALLOWED));
+    fn the_oldest_handshake_that_is_not_done_is_ended() {
+        let all = Arc::<Handshakes>::default();
+        let mut begun: Vec<_> = (0..3).map(|number| all.begin(number)).collect();
+        drop(begun.remove(0));
+        assert!(all.end_oldest());
+        let is_ended = |handshake: &mut Handshake| handshake.ended.try_recv() == Err(TryRecvError::Closed);
+        assert!(is_ended(&mut begun[0]) && !is_ended(&mut begun[1]));
+        drop(begun);
+        assert!(!all.end_oldest(), "none is left");
     }
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::connection::{percent_encoded, response, runs_out};
+use crate::call::{percent_encoded, response, runs_out};
 use crate::memory::Body;
 use crate::queue::{Answer, Call, Shared, code};
 

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Stage};
 use crate::handles::{Batch, Call, LONGEST};
 use crate::queue::{Limits, Shared};
+use crate::tls::{self, Pem};
 
 /// How long `drain` waits for answers that have been given to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -29,13 +31,14 @@ pub struct Front {
     #[pyo3(get)]
     port: u16,
     listener: Mutex<Option<TcpListener>>,
+    tls: Option<TlsAcceptor>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[pymethods]
 impl Front {
     #[new]
-    #[pyo3(signature = (host, port, *, message_bytes, unread_bytes, patience_s, batch_rows, waiting_rows, waiting_calls, batches, fill_time_s, token=None))]
+    #[pyo3(signature = (host, port, *, message_bytes, unread_bytes, patience_s, batch_rows, waiting_rows, waiting_calls, batches, fill_time_s, tls=None, token=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         host: &str,
@@ -48,8 +51,10 @@ impl Front {
         waiting_calls: usize,
         batches: usize,
         fill_time_s: f64,
+        tls: Option<Pem>,
         token: Option<String>,
     ) -> PyResult<Self> {
+        let tls = tls.map(tls::acceptor).transpose().map_err(PyValueError::new_err)?;
         let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
         let listener = TcpListener::bind(&addresses[..])?;
         listener.set_nonblocking(true)?;
@@ -64,6 +69,7 @@ impl Front {
             stage: watch::Sender::new(Stage::Open),
             port: listener.local_addr()?.port(),
             listener: Mutex::new(Some(listener)),
+            tls,
             thread: Mutex::default(),
         })
     }
@@ -72,7 +78,7 @@ impl Front {
         let Some(listener) = self.listener.lock().unwrap().take() else {
             return Err(PyRuntimeError::new_err("the front end was started before; make a new one"));
         };
-        let (shared, stage) = (self.shared.clone(), self.stage.subscribe());
+        let (shared, stage, tls) = (self.shared.clone(), self.stage.subscribe(), self.tls.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -82,7 +88,7 @@ impl Front {
         let thread = std::thread::Builder::new().name("front".into()).spawn(move || {
             runtime.block_on(async move {
                 let mut ended = ended;
-                tokio::spawn(connection::listen(listener, shared, stage));
+                tokio::spawn(connection::listen(listener, tls, shared, stage));
                 let _ = ended.wait_for(|stage| *stage == Stage::Closed).await;
             });
         })?;

@@ -4,9 +4,11 @@
 //! requests. Python (`serving/server/grpc_native.py`) decides once for each batch what it means and which model
 //! computes it. The crate `h2` implements HTTP/2.
 //!
-//! A request's way: `connection` reads it, `predict` finds its rows, `queue` and `waiting` keep it until a thread of
-//! Python takes it as a `Call` or a `Batch` (`handles`), and `connection` sends the answer from Python's `memory`.
+//! A request's way: `connection` accepts it (with `tls`, if there are certificates), `call` reads it, `predict` finds its
+//! rows, `queue` and `waiting` keep it until a thread of Python takes it as a `Call` or a `Batch` (`handles`), and `call`
+//! sends the answer from Python's `memory`.
 
+mod call;
 mod connection;
 mod conversation;
 mod front;
@@ -15,6 +17,7 @@ mod json_numbers;
 mod memory;
 mod predict;
 mod queue;
+mod tls;
 mod waiting;
 
 use pyo3::prelude::*;

@@ -30,6 +30,8 @@ const MOST_CALLS: usize = 8192;
 const MOST_CONNECTIONS: usize = 1000;
 /// Connections use at most one in so many of the files that this process may open. Models need files too.
 const SHARE_OF_FILES: usize = 4;
+/// How long a client has for the handshakes of TLS and HTTP/2 together.
+const GREETING: Duration = Duration::from_secs(20);
 /// When others need room, calls that wait for their client, and connections without calls, give it up after this time.
 const PATIENCE_FOR_CALLS: Duration = Duration::from_secs(5);
 const ENDING: &str = "The server is shutting down";
@@ -101,6 +103,8 @@ pub struct Shared {
     pub limits: Limits,
     /// What clients must send, except to ask for health; None lets everyone in.
     pub token: Option<String>,
+    /// How long a client has for the handshakes of a connection.
+    pub greeting: Duration,
     /// Calls of which some part is still to be read, computed or sent.
     pub in_hand: Arc<Budget>,
     pub connections: Arc<Budget>,
@@ -132,6 +136,7 @@ impl Shared {
                 outgoing: Arc::new(Outgoing::new(Budget::new(limits.unread_bytes, patience), on_sent)),
                 limits,
                 token,
+                greeting: patience.min(GREETING),
                 numbers: AtomicU64::new(0),
                 state: Mutex::default(),
                 has_rows: Condvar::new(),

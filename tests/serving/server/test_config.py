@@ -10,7 +10,6 @@ from serving.protocol.names import PREDICT
 from serving.protocol.status import Code
 from serving.protocol.token import NO_TOKEN
 from serving.server.config import Limits, ServerConfig
-from serving.server.config_files import Tls
 from serving.server.grpc_python import SMALL_ANSWER
 from tfpipe.errors import UsageError
 
@@ -48,7 +47,6 @@ def test_a_path_may_be_text():
             "not all three",
         ),
         ({"grpc_front_end": "c++"}, "auto, native, python"),
-        ({"grpc_front_end": "native", "tls": Tls(key=b"", certificate=b"")}, "has no TLS"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(settings, says):

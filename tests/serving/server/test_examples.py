@@ -11,7 +11,7 @@ from serving_tools import Caller
 from serving.protocol import protos
 from serving.protocol.names import CLASSIFY, PREDICTION_SERVICE, REGRESS
 from serving.protocol.status import StatusError
-from serving.server import json_examples
+from serving.server import examples
 
 ANSWERS = {
     "Classify": (protos.ClassificationRequest, protos.ClassificationResponse),
@@ -190,14 +190,14 @@ def test_a_string_without_dimensions_crosses_both_ways(served, caller):
 )
 def test_examples_that_cannot_be_read_are_refused(body, says):
     with pytest.raises(StatusError, match=says):
-        json_examples.read_examples(json.dumps(body).encode(), protos.RegressionRequest())
+        examples.read_examples(json.dumps(body).encode(), protos.RegressionRequest())
 
 
 def test_features_take_the_type_of_their_values():
     message = protos.ClassificationRequest()
     features = b'"a": ["x", {"b64": "aGVsbG8="}], "b": [1.5, NaN, -Infinity], "c": [1, true, false], "d": 2'
     body = b'{"examples": [{%b}]}' % features
-    json_examples.read_examples(body, message)
+    examples.read_examples(body, message)
     features = message.input.example_list.examples[0].features.feature
     assert features["a"].bytes_list.value == [b"x", b"hello"]
     np.testing.assert_array_equal(features["b"].float_list.value, [1.5, np.nan, -np.inf])

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from serving.server import rest
-from serving.server.access import cors_headers
 from serving.server.admission import AdmissionQueue
 from serving.server.metrics import Monitor
+from serving.server.rest_requests import cors_headers
 from serving.server.service import Api
 
 PREDICT = "/v1/models/vae:predict"

@@ -1,20 +1,30 @@
-"""What REST says about a model: the request that a path makes, the states of versions, and the signatures.
+"""Requests of REST: who may send them, what their paths ask for, and the answers about a model.
 
-Each function takes the match of a path, which has the groups `name`, `version` and `label`.
+A match is that of a path, with the groups `name`, `version` and `label`.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import json_format
 
 from serving.protocol import protos
 from serving.protocol.status import Code, StatusError
+from serving.protocol.token import Token
 from serving.server.admission import Call
+from serving.server.pages import HEALTH_PAGES
 from serving.server.service import Api
+
+# What web pages of other sites may do, as TensorFlow Serving says it.
+_CORS = [
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+]
 
 
 def status(api: Api, match: re.Match[str]) -> Any:
@@ -50,3 +60,23 @@ def asked(request: Any, match: re.Match[str]) -> Any:
             raise StatusError(Code.INVALID_ARGUMENT, f"Failed to convert version: {version[:100]} to numeric.")
         request.model_spec.version.value = int(version)
     return request
+
+
+def cors_headers(allowed: bool, token: Token | None) -> list[tuple[str, str]]:
+    """Returns the headers that tell browsers what web pages of other sites may do."""
+    if not allowed or token is None:
+        return _CORS if allowed else []
+    return [*_CORS[:-1], ("Access-Control-Allow-Headers", "Content-Type, Authorization")]
+
+
+def gate(token: Token | None, *, cors: bool) -> Callable[[str, str, str | None], bool]:
+    """Returns the function that tells whether a request may be answered, by its verb, path and `authorization`.
+
+    Health needs no token. Browsers ask with OPTIONS, and without the token, what web pages of other sites may do.
+    """
+
+    def may_ask(verb: str, path: str, authorization: str | None) -> bool:
+        is_open = (verb == "GET" and path in HEALTH_PAGES) or (verb == "OPTIONS" and cors)
+        return token is None or is_open or token.allows(authorization)
+
+    return may_ask
