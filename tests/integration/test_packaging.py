@@ -203,6 +203,7 @@ def test_every_import_is_declared(wheel, repo):
         "boto3": "apache-beam",  # the extra `aws`
         "botocore": "apache-beam",
         "grpc": "grpcio",
+        "grpc_reflection": "grpcio-reflection",
         "google.protobuf": "protobuf",
         "ml_dtypes": "tensorflow",
         "tensorflow_serving": "tensorflow-serving-api",
