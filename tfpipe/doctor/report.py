@@ -21,7 +21,8 @@ from tfpipe.doctor.problems import OPTIONAL, differences, machine_problems, pack
 # The packages that tfpipe needs. They are listed here because a checkout on PYTHONPATH has no installed metadata.
 PACKAGES = (
     *lanes.LANES["default"],
-    *("scipy", "soundfile", "soxr", "av", "google-crc32c", "grpcio", "tensorboard", "matplotlib", "tqdm", "waitress"),
+    *("scipy", "soundfile", "soxr", "av", "google-crc32c", "grpcio", "grpcio-reflection", "tensorboard"),
+    *("matplotlib", "tqdm", "waitress"),
 )
 _FRONT_ENDS = {
     "native": "compiled front end",
