@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from serving.server import _front
 
 _LOG = logging.getLogger(__name__)
-# There are enough threads for so many signatures to compute their batches at the same time, up to a total.
+# How many signatures can compute their batches at the same time, and the most threads that they may take together.
 _BATCHED_SIGNATURES, _MAX_BATCH_THREADS = 8, 64
 # A server that stops waits this long for its threads, in s. One may still compute an answer that no client wants.
 _JOIN_S = 2.0
@@ -258,7 +258,7 @@ class NativeGrpcServer:
 def _keep_running(loop: Callable[[], None]) -> None:
     """Runs a thread's loop until the server is closed, and again if it fails.
 
-    A panic of the compiled module is no `Exception`, so that it is easily overlooked.
+    A panic of the compiled module is a BaseException, which `except Exception` would not catch.
     """
     while True:
         try:
