@@ -64,7 +64,8 @@ pub async fn answer(
         return finish(respond, code::INTERNAL, "The header grpc-timeout is not a valid time.");
     };
     if is_conversation(&head.path) {
-        return converse(shared, head.path, stream, respond).await;
+        // Boxed, so that a conversation, which is rare, does not make the state of every call larger.
+        return Box::pin(converse(shared, head.path, stream, respond)).await;
     }
     let (compressed, body) = match read_in_time(shared, &mut stream, head.deadline).await? {
         Ok(read) => read,
