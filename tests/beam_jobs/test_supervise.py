@@ -132,6 +132,7 @@ def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     assert resumed.fingerprint == clean.fingerprint
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_every_process(long_corpus, tmp_path, marker):
     output, interrupted = tmp_path / "out", []
 

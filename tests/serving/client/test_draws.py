@@ -44,6 +44,7 @@ def test_the_server_and_this_process_draw_the_same(vae, prior_client):
     assert prior_client.generate([]).z.shape == (0, 96)
 
 
+@pytest.mark.slow
 def test_wav_files_are_the_audio(vae, prior_client):
     drawn = vae.generate([5, 6], label="Piano")
     files = prior_client.generate_wav([5, 6], label="Piano", ref_db=LOW)

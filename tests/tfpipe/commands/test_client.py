@@ -11,6 +11,7 @@ from tfpipe.audio.reader import probe
 from tfpipe.errors import AudioError, TfpipeError, UsageError
 
 
+@pytest.mark.slow
 def test_encode_and_decode_without_a_server(exported, client, recordings, spec, tmp_path, capsys):
     model = exported.path.parent
     broken = tmp_path / "broken.wav"

@@ -56,6 +56,7 @@ def test_dead_dimensions_and_another_run_on_the_same_windows(dataset: Path, half
     }
 
 
+@pytest.mark.slow
 def test_command_tells_people_and_scripts(
     dataset: Path, half_dead: Path, notebook: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

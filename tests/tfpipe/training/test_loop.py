@@ -72,6 +72,7 @@ def test_run_stops_early_and_is_not_trained_further_if_it_was_killed_right_then(
     assert len(train(config, quiet=True).history) == epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_mixed_precision_trains_as_float32_does(small: Path, trained: Run, tmp_path: Path, precision: str) -> None:
     run = train(train_config(small, tmp_path / "run", precision=precision), quiet=True)
