@@ -26,7 +26,7 @@ from tfpipe.process import children
 from tfpipe.process.progress import Progress
 
 _CHILD = "from beam_jobs.pipeline import main; main()"
-# Seconds between two looks at the counts.
+# How often the counts are read, in s.
 _POLL_S = 0.2
 # Seconds that the child gets to cancel its job on a cluster.
 _CANCEL_S = 15.0

@@ -223,7 +223,7 @@ def score(
     configs.require_known(settings, configs.names(ScoreConfig))
     config = ScoreConfig(**settings)
     corpus = discover(configs.paths(recordings))
-    from tfpipe.evaluation.score import score as measure
+    from tfpipe.evaluation.score import score as measure  # last, because it imports TensorFlow, which takes seconds
 
     return measure(corpus.files, run=_run_path(run), skipped=corpus.skipped, config=config, quiet=quiet)
 

@@ -25,7 +25,7 @@ class Catalog:
 
     Args:
         load: loads a version from its folder and number, or raises StatusError.
-        poll_s: time between two looks for new versions, in s; 0 looks once, a negative number never.
+        poll_s: how often to look for new versions, in s; 0 looks once, a negative number never.
         retries: how often a version that does not load is tried again.
         early_labels: a new label may name a version that is not available yet.
     """

@@ -213,7 +213,7 @@ class ServerConfig(ModelConfig):
     )
     file_system_poll_wait_seconds: float = setting(
         1.0,
-        help="time between two looks for new versions, in s; 0 looks once, a negative number never",
+        help="how often to look for new versions, in s; 0 looks once, a negative number never",
         metavar="SECONDS",
         below=2**31,
     )

@@ -40,7 +40,7 @@ _SHORT_PATIENCE_S = 5.0
 _SLOWEST_BYTES_PER_S = 64 << 10
 # Largest headers of a request, in bytes; they are held while they arrive.
 _HEADER_BYTES = 64 << 10
-# Time between two looks for clients that are too slow, in s.
+# How often the server looks for clients that are too slow, in s.
 _LOOK_S = 5
 # waitress writes bodies and answers above this size to files. It is never reached: they stay in memory, which is
 # bounded, so that nobody can fill the disk.

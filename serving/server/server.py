@@ -32,7 +32,7 @@ from tfpipe.errors import ServingError
 from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)
-# Time between two looks whether a server that starts must end, in s.
+# How often a server that is starting checks whether it must end, in s.
 _LOOK_S = 0.1
 
 

@@ -183,7 +183,7 @@ class _Method:
 
 
 class Methods:
-    """The methods of gRPC by path: TensorFlow Serving's two services, and gRPC's health check.
+    """Answers gRPC calls by their path: those of TensorFlow Serving's two services, health checks and reflection.
 
     Args:
         api: answers the requests.

@@ -36,7 +36,7 @@ from tfpipe.errors import UsageError
 MOST_STREAMS, RETRY_AFTER_S = 4, 10
 # How far a stream may be ahead of what is heard, in s, and how many of its bytes may wait for the client.
 _AHEAD_S, _UNSENT_BYTES = 10.0, 1 << 20
-# Time between two looks whether a stream must go on or end, in s.
+# How often a stream that waits checks whether it must continue or end, in s.
 _LOOK_S = 0.05
 # If the model's queue is full, a stream that plays tries again after these times, in s.
 _WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)

@@ -102,7 +102,7 @@ def tls_server(certificates, tmp_path, monkeypatch, *, verify=False, **settings)
 
 
 def is_closed(raw):
-    """Waits until the server has closed a connection; it may say before why."""
+    """Waits until the server has closed a connection; before that, the server may send the reason."""
     try:
         while raw.recv(4096):
             pass

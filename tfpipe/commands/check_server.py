@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tfpipe.cli.examples import add_examples
+from tfpipe.cli.token_option import add_token_file, token_of
 from tfpipe.errors import UsageError
 
 HELP = "check that a server speaks the TensorFlow Serving API as tfpipe's clients need it"
@@ -44,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
     )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the token that the server asks for (the variable TFPIPE_AUTH_TOKEN)",
-    )
+    add_token_file(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -64,15 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.grpc:
         raise UsageError("give the server's gRPC address, HOST:PORT")
     from serving.checks.conformance import Target, api_conformance, conformance
-    from serving.protocol.token import read_token
 
-    token = read_token(args.token_file)
     target = Target(
         grpc=args.grpc,
         rest=args.rest,
         model=args.api_model or args.model_name,
         timeout_s=args.timeout_s,
-        token=token.value if token else None,
+        token=token_of(args),
     )
     found: dict[str, str] = {}
     for name, difference in (api_conformance if args.api_model else conformance)(target):

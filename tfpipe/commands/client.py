@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from tfpipe.cli.examples import add_examples
+from tfpipe.cli.token_option import add_token_file, token_of
 from tfpipe.commands.actions import action
 from tfpipe.commands.actions.output import say
 from tfpipe.errors import UsageError
@@ -46,19 +47,17 @@ def run(args: argparse.Namespace) -> int:
     """
     from serving.client.client import Client
     from serving.client.connection import ClientTls
-    from serving.protocol.token import read_token
 
     if (args.tls_cert or args.tls_key) and not args.tls_ca:
         raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key) if args.tls_ca else None
-    token = read_token(args.token_file)
     with Client(
         args.server,
         model=args.model_name,
         version=args.version,
         timeout_s=args.timeout_s,
         tls=tls,
-        token=token.value if token else None,
+        token=token_of(args),
         on_wait=say,
     ) as client:
         result = action(args.action).run(client, args)
@@ -83,10 +82,5 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="the client's certificate, if the server asks")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of the client's certificate")
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the token that the server asks for (the variable TFPIPE_AUTH_TOKEN)",
-    )
+    add_token_file(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")

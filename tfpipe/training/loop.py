@@ -70,7 +70,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         stack.enter_context(together(strategy))
         if is_chief:
             stack.enter_context(folder_lock(folder, what="tfpipe train"))
-        config = _with_stored_latent(config, strategy, is_chief=is_chief)
+        config = _with_stored_latent(config, manifest, strategy, is_chief=is_chief)
         if (run := finished(config)) is not None:
             return run
         stop = stack.enter_context(stop_signals())
@@ -87,12 +87,14 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Run:
         return Run(path=folder, config=config.to_dict(), spec=manifest.spec, history=history, done=True)
 
 
-def _with_stored_latent(config: TrainConfig, strategy: tf.distribute.Strategy, *, is_chief: bool) -> TrainConfig:
+def _with_stored_latent(
+    config: TrainConfig, manifest: Manifest, strategy: tf.distribute.Strategy, *, is_chief: bool
+) -> TrainConfig:
     """Returns the config with the size of the latent of the run in the folder, if it leaves the size to the preset.
 
     Only the chief has a run folder. A size that a worker was started with stays, so that another one is refused.
     """
-    stored, _ = from_chief(strategy, stored_latent(config) if is_chief and config.latent is None else None)
+    stored, _ = from_chief(strategy, stored_latent(config, manifest) if is_chief and config.latent is None else None)
     return dataclasses.replace(config, latent=stored) if config.latent is None else config
 
 

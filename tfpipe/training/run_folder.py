@@ -154,16 +154,17 @@ def trained(config: TrainConfig, manifest: Manifest) -> Run | None:
     return load_run(folder) if (folder / DONE).exists() and not raising.is_raise(stored, config) else None
 
 
-def stored_latent(config: TrainConfig) -> int | str | None:
+def stored_latent(config: TrainConfig, manifest: Manifest) -> int | str | None:
     """Returns the size of the latent to train with: the config's, or that of the run in its folder if it has none.
 
-    The version that began the run may have had another size as the default of the preset.
+    The version that began the run may have had another size as the default of the preset. A run of another preset or
+    dataset cannot be continued, so its size does not matter; it need not fit this dataset's windows either.
     """
     folder = Path(config.run)
     if config.latent is not None or not (folder / CONFIG).exists():
         return config.latent
     stored = read_config(folder)
-    if stored["preset"] != config.preset:
+    if (stored["preset"], stored["dataset"]) != (config.preset, manifest.fingerprint):
         return None
     steps, channels = stored["latent_shape"]
     return f"{steps}x{channels}" if steps > 1 else int(channels)

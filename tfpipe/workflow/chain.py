@@ -304,9 +304,9 @@ def _set_aside_other_run(chain: Chain) -> None:
 
     if not (chain.run_folder / CONFIG).exists():
         return
-    config = dataclasses.replace(chain.train_config, latent=stored_latent(chain.train_config))
-    wanted = wanted_config(config, load_manifest(chain.data))
-    if differing(read_config(chain.run_folder), wanted, config):
+    manifest = load_manifest(chain.data)
+    config = dataclasses.replace(chain.train_config, latent=stored_latent(chain.train_config, manifest))
+    if differing(read_config(chain.run_folder), wanted_config(config, manifest), config):
         (chain.workdir / "previous").mkdir(parents=True, exist_ok=True)
         replace_folder(chain.run_folder, chain.workdir / "previous" / "run")
 

@@ -28,7 +28,7 @@ const MOST_KINDS: usize = 256;
 /// Calls of all clients that are read, wait, are computed or are being answered.
 const MOST_CALLS: usize = 8192;
 const MOST_CONNECTIONS: usize = 1000;
-/// Connections use at most one in so many of the files that this process may open. Models need files too.
+/// Connections use at most one in four of the files that this process may open, because models need files too.
 const SHARE_OF_FILES: usize = 4;
 /// How long a client has for the handshakes of TLS and HTTP/2 together.
 const GREETING: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
 """What the chain refuses before any work is done; tests/integration/test_run.py runs it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -89,3 +90,8 @@ def test_a_run_that_has_begun_goes_on_unless_its_settings_are_others(corpus, sma
     claim(run, of().train_config, load_manifest(work / "data"))
     of()
     assert (run / "config.json").exists()
+    # A run of another dataset may have a latent that does not fit the windows of this one.
+    stored = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**stored, "dataset": "other", "latent_shape": [27, 96]}))
+    of()
+    assert not run.exists()
