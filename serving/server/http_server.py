@@ -57,7 +57,7 @@ class _NoRoom(waitress.utilities.Error):
     code, reason = 503, "Service Unavailable"
 
 
-class _Unknown(waitress.utilities.Error):
+class _Unauthorized(waitress.utilities.Error):
     code, reason = 401, "Unauthorized"
 
 
@@ -75,7 +75,7 @@ class _Parser(HTTPRequestParser):
         if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
             self.headers["CONNECTION"] = "close"
         if not self._may_ask(self.command, self.path, self.headers.get("AUTHORIZATION")):
-            self.error, self.completed, self.expect_continue = _Unknown(NO_TOKEN), True, False
+            self.error, self.completed, self.expect_continue = _Unauthorized(NO_TOKEN), True, False
 
 
 class _JsonErrorTask(waitress.task.ErrorTask):
@@ -86,7 +86,7 @@ class _JsonErrorTask(waitress.task.ErrorTask):
         body = json.dumps({"error": f"{error.reason}: {error.body}"}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
-        if error.code == _Unknown.code:
+        if error.code == _Unauthorized.code:
             self.response_headers.append(("WWW-Authenticate", "Bearer"))
         self.set_close_on_finish()
         self.content_length = len(body)

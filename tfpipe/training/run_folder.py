@@ -164,7 +164,7 @@ def stored_latent(config: TrainConfig, manifest: Manifest) -> int | str | None:
     if config.latent is not None or not (folder / CONFIG).exists():
         return config.latent
     stored = read_config(folder)
-    if (stored["preset"], stored["dataset"]) != (config.preset, manifest.fingerprint):
+    if (stored["preset"], stored.get("dataset")) != (config.preset, manifest.fingerprint):
         return None
     steps, channels = stored["latent_shape"]
     return f"{steps}x{channels}" if steps > 1 else int(channels)
