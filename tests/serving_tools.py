@@ -318,11 +318,22 @@ class Caller:
 
 
 def assert_same_sound(one, other):
-    """Requires two sounds `[samples]` to be the same but for phases that differ in places.
+    """Requires two sounds `[samples]` at 22 050 Hz to be the same but for their phases.
 
-    Rounding differs between two graphs with the same ops, and where a log-mel has two peaks of nearly the same height,
-    that decides which of them the phases follow.
+    Rounding differs between two graphs with the same ops, and on some CPUs between batches of two sizes. Where a
+    log-mel has two peaks of nearly the same height, rounding decides which of them the phases follow. With the random
+    weights of the tests, energies of the same sound differ by up to 1.3 dB, those of two seeds by 4.7 dB or more.
     """
     levels = [10 * np.log10(np.mean(np.square(sound, dtype=np.float64)) + 1e-12) for sound in (one, other)]
     assert abs(levels[0] - levels[1]) < 0.3, levels
-    assert np.corrcoef(one, other)[0, 1] > 0.8
+    difference = np.abs(_energies(one) - _energies(other)).mean()
+    assert difference < 2.0, difference
+
+
+def _energies(sound):
+    """Returns energies in dB, `[64 bands, windows of 0.1 s]`."""
+    import librosa
+
+    power = librosa.feature.melspectrogram(y=np.asarray(sound, np.float32), sr=22_050, n_mels=64)
+    whole = power[:, : power.shape[1] // 4 * 4].reshape(64, -1, 4)
+    return 10 * np.log10(whole.mean(axis=2) + 1e-10)

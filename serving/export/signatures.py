@@ -102,8 +102,8 @@ class _Graphs:
         mel = tf.TensorSpec([None, *self._spec.mel_shape])
         audio = tf.TensorSpec([None, self._spec.samples])
         z, ref_db = tf.TensorSpec([None, model.latent]), tf.TensorSpec([None])
-        self._encoded = _once(lambda mel: model.encoder(mel[..., tf.newaxis], training=False), mel)
-        self._decoded = _once(lambda z: model.decoder(z, training=False)[..., 0], z)
+        self._encoded = _once(_never_empty(lambda mel: model.encoder(mel[..., tf.newaxis], training=False)), mel)
+        self._decoded = _once(_never_empty(lambda z: model.decoder(z, training=False)[..., 0]), z)
         self._log_mel = _once(lambda audio: log_mel(audio, model.spec), audio)
         self._inverted = _once(lambda mel, ref_db: invert_log_mel(mel, ref_db, model.spec), mel, ref_db)
 
@@ -138,7 +138,7 @@ class _Graphs:
     def generate(self, seed: tf.Tensor, temperature: tf.Tensor, label: tf.Tensor | None = None) -> Tensors:
         z = self._noise(seed) * temperature[:, tf.newaxis]
         if label is not None:
-            z = self._prior.draw(z, label)
+            z = _never_empty(self._prior.draw)(z, label)
         return self._drawn(z)
 
     def generate_wav(
@@ -148,10 +148,10 @@ class _Graphs:
 
     def continue_(self, z: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, label: tf.Tensor) -> Tensors:
         noise = self._noise(seed) * temperature[:, tf.newaxis]
-        return self._drawn(self._prior.continue_(z, noise, label))
+        return self._drawn(_never_empty(self._prior.continue_)(z, noise, label))
 
     def vary(self, z: tf.Tensor, amount: tf.Tensor, seed: tf.Tensor, label: tf.Tensor) -> Tensors:
-        return self._drawn(self._prior.vary(z, self._noise(seed), amount, label))
+        return self._drawn(_never_empty(self._prior.vary)(z, self._noise(seed), amount, label))
 
     def spec(self, index: tf.Tensor) -> Tensors:
         return {"json": tf.fill(tf.shape(index), tf.constant(self._description))}
@@ -167,6 +167,24 @@ class _Graphs:
 def _once(body: Callable[..., Any], *types: tf.TensorSpec) -> Any:
     """Returns `body` as a tf.function for arguments of these types. It is traced once, even if many graphs call it."""
     return tf.function(body, input_signature=types, autograph=False)
+
+
+def _never_empty(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `body`, which takes and gives batches, such that an empty batch is computed as one row of zeros.
+
+    TensorFlow uses oneDNN on newer CPUs. Its convolutions give an empty batch a wrong shape.
+    """
+
+    def guarded(*batches: tf.Tensor) -> Any:
+        count = tf.shape(batches[0])[0]
+        filled = []
+        for batch in batches:
+            padded = tf.pad(batch, [[0, tf.maximum(0, 1 - count)], *[[0, 0]] * (len(batch.shape) - 1)])
+            # Rows of another size are refused here. With -1 as their number they would be cut into more rows.
+            filled.append(tf.reshape(padded, [tf.maximum(1, count), *batch.shape[1:]]))
+        return tf.nest.map_structure(lambda output: output[:count], body(*filled))
+
+    return guarded
 
 
 def _one_window(audio: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:

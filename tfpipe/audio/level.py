@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.floating[Any]]
 
 # A made sound can start or end in the middle of a wave. A fade of this length makes that inaudible, s.
-EDGE_FADE_S = 0.01
+EDGE_FADE_S = 0.02
 # The limiter turns the sound down this long before and after a peak, s.
 _REACH_S = 0.005
 

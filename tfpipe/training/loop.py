@@ -195,6 +195,8 @@ class Trainer:
         total, done = self.epochs * self.batches.steps, self._global_step
         with Progress("train", total=total, unit="step", done=done, quiet=quiet) as bar:
             self._reporter.start(bar)
+            if not quiet:
+                self._reporter.estimate(bar)
             if self._raised:
                 bar.message(f"train: {self._raised}")
             # Checked before each epoch, because the run may have been killed after its last epoch.

@@ -13,7 +13,8 @@ from tfpipe.files.storage import write_json
 from tfpipe.process.progress import Progress
 from tfpipe.training import checkpoint, latent_health
 from tfpipe.training.batches import Batches
-from tfpipe.training.config import FLOW, TrainConfig
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.forecast import forecast
 from tfpipe.training.latent_health import active_units
 from tfpipe.training.run_folder import CHECKPOINTS
 from tfpipe.training.state import State
@@ -24,6 +25,8 @@ from tfpipe.training.time_left import TimeLeft
 NONFINITE = "nonfinite.json"
 # Slow input is reported if it takes more than this share of an epoch that lasts longer than this many seconds.
 _SLOW_INPUT_SHARE, _SLOW_INPUT_EPOCH_S = 0.1, 10.0
+# A training of fewer examples is over before an estimate of its time would be of use.
+_ESTIMATED_EXAMPLES = 2000
 # An error message names at most this many keys of examples; the file has all of them.
 _KEYS_NAMED = 3
 
@@ -41,7 +44,7 @@ class Reporter:
         self._is_chief = batches.part.worker == 0
         self._warned: set[str] = set()
         self._summaries: Summaries | None = None
-        self._time_left = TimeLeft(int(config.epochs or 0) * batches.steps)
+        self._time_left = TimeLeft(epochs=int(config.epochs or 0), steps=batches.steps)
         self.z_mean, self.kl = np.zeros((0, stepper.latent), np.float32), np.zeros(stepper.latent)
 
     def start(self, bar: Progress) -> None:
@@ -53,6 +56,16 @@ class Reporter:
             f"{self._stepper.policy}, {self._batches.part.total} replica(s)"
         )
         for sentence in filter(None, [*self._batches.lost, self._batches.uneven]):
+            bar.message(f"train: {sentence}")
+
+    def estimate(self, bar: Progress) -> None:
+        """Prints how long the training will take here, unless it is clearly short."""
+        left = int(self._config.epochs or 0) * self._batches.steps - bar.done
+        if left * self._batches.batch_size < _ESTIMATED_EXAMPLES:
+            return
+        settings = {"policy": self._stepper.policy, "replicas": self._batches.part.total}
+        expected = forecast(self._config, self._batches.manifest, **settings)
+        if sentence := self._time_left.before_steps(expected, done=bar.done):
             bar.message(f"train: {sentence}")
 
     def step(self, bar: Progress, *, input_share: float) -> None:
@@ -68,7 +81,7 @@ class Reporter:
             }
         bar.update(1, epoch=f"{self._state.epoch + 1}/{self._config.epochs}", **notes, wait=f"{input_share:.0%}")
         if sentence := self._time_left.after_step(bar.done):
-            bar.message(f"train: {sentence}" + (", then the prior" if self._config.prior == FLOW else ""))
+            bar.message(f"train: {sentence}")
 
     def row(
         self, *, seconds: float, waited: float, steps: int, validation: NDArray[np.float64] | None

@@ -1,9 +1,10 @@
-"""How long the rest of a training will take, said once, from its first steps. Does not load TensorFlow."""
+"""How long a training will take, said before its first step and again after some steps. Does not load TensorFlow."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 # The first steps are not measured, because TensorFlow compiles the step in them.
 _SKIPPED_STEPS = 5
@@ -13,19 +14,46 @@ _MEASURED_STEPS, _MEASURED_S = 20, 5.0
 _WORTH_A_LINE_S = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Estimated times of the two stages of a training, in s. `tfpipe.training.forecast` makes it.
+
+    Attributes:
+        step_s: one step of the autoencoder.
+        validation_s: one validation, which follows each epoch.
+        prior_s: the whole training of the prior; 0 without one.
+    """
+
+    step_s: float
+    validation_s: float
+    prior_s: float
+
+
 class TimeLeft:
     """Measures the first steps of a process.
 
     Args:
-        total: steps of the whole training.
+        epochs: epochs of the whole training.
+        steps: steps of an epoch.
         clock: gives the time in s.
     """
 
-    def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._clock = total, clock
+    def __init__(self, *, epochs: int, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epochs, self._steps, self._clock = epochs, steps, clock
+        self._forecast = Forecast(step_s=0.0, validation_s=0.0, prior_s=0.0)
         self._seen = 0
         self._started: float | None = None
         self._said = False
+
+    def before_steps(self, forecast: Forecast, *, done: int) -> str:
+        """Returns a sentence with the estimated time; an empty text if it is short.
+
+        Args:
+            forecast: estimated times.
+            done: finished steps of the whole training.
+        """
+        self._forecast = forecast
+        return self._sentence(forecast.step_s, done=done, how="estimated from one batch")
 
     def after_step(self, done: int) -> str:
         """Counts a finished step; returns the sentence once, when enough is measured, else an empty text.
@@ -43,10 +71,19 @@ class TimeLeft:
         if steps < _MEASURED_STEPS or seconds < _MEASURED_S:
             return ""
         self._said = True
-        left = seconds / steps * (self._total - done)
-        if left < _WORTH_A_LINE_S:
+        return self._sentence(seconds / steps, done=done, how=f"measured over {steps} steps")
+
+    def _sentence(self, step_s: float, *, done: int, how: str) -> str:
+        """Returns the time that is left; what was not measured is as much slower than estimated as the steps are."""
+        expected = self._forecast
+        slower = step_s / expected.step_s if expected.step_s else 1.0
+        left = self._epochs * self._steps - done
+        validation = expected.validation_s * left / max(1, self._steps)
+        first, prior = left * step_s + slower * validation, slower * expected.prior_s
+        if first + prior < _WORTH_A_LINE_S:
             return ""
-        return f"about {duration(left)} left for these epochs, measured over {steps} steps; validation comes on top"
+        parts = f"{duration(first)} for the autoencoder and {duration(prior)} for the prior"
+        return f"about {duration(first + prior)} left" + (f", {parts}" if prior else "") + f" ({how})"
 
 
 def duration(seconds: float) -> str:

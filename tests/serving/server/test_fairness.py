@@ -15,7 +15,8 @@ CLIENTS, TIME_S = 4, 4.0
 ROW = json.dumps([0.123456789012345] * 1_700_000)
 BODY = f'{{"signature_name": "decode", "instances": [{ROW}]}}'
 # While an interpreter parsed such a body, it answered nobody else: the p95 rose from 8 ms to 1.4 s and more.
-MOST = 12.0
+# Both limits are passed then; the second one is there for machines on which the p95 alone is very small.
+MOST, MOST_S = 12.0, 0.2
 
 
 def p95_s(port):
@@ -60,4 +61,4 @@ def test_a_client_that_posts_large_bodies_of_json_does_not_stop_the_others(serve
         poster.join()
     assert answers
     assert {status for status, _ in answers} == {400}, answers[0]
-    assert beside < MOST * alone, f"p95 {1000 * alone:.1f} ms alone, {1000 * beside:.1f} ms beside large JSON"
+    assert beside < max(MOST * alone, MOST_S), f"p95 {1000 * alone:.1f} ms alone, {1000 * beside:.1f} ms beside large JSON"

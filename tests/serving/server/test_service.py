@@ -160,6 +160,8 @@ def _huge():
         (predict_request(z=Z.astype(str)), "INVALID_ARGUMENT", "to be float but string is provided"),
         (predict_request(z=Z.astype(np.float64)), "INVALID_ARGUMENT", "to be float but double is provided"),
         (predict_request(z=np.zeros((1, 9), np.float32)), "INVALID_ARGUMENT", "tensor with 9 values"),
+        # Not two rows of eight.
+        (predict_request(z=np.zeros((1, 16), np.float32)), "INVALID_ARGUMENT", "tensor with 16 values"),
         (predict_request(z=np.zeros((2000, 8), np.float32)), "INVALID_ARGUMENT", "2000 rows"),
         (b"\xff\xff\xff garbage", "INTERNAL", "not a message"),
     ],

@@ -1,0 +1,75 @@
+"""How long a training will take here, estimated before its first step (needs TensorFlow)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.data.manifest import Manifest
+from tfpipe.model import networks, prior
+from tfpipe.training.config import FLOW, TrainConfig
+from tfpipe.training.prior_folder import prior_settings
+from tfpipe.training.time_left import Forecast
+
+# A step costs more than its gradients: the optimizer, the average of the weights, augmentation, input.
+_STEP_SHARE = 1.15
+# Validation computes the outputs but no gradients, which is about a third of the work.
+_VALIDATION_SHARE = 0.35
+# On a CPU so few windows take as long as a whole batch for each window. A GPU is only busy with a whole batch.
+_ROWS = 16
+
+
+def forecast(config: TrainConfig, manifest: Manifest, *, policy: str, replicas: int) -> Forecast:
+    """Measures how long the networks of a run take for one batch, and multiplies.
+
+    The networks are built anew with the sizes that the run has, so that nothing of the run changes.
+
+    Args:
+        config: settings of the run.
+        manifest: the dataset.
+        policy: Keras dtype policy of the layers.
+        replicas: devices that share a batch.
+    """
+    batch, spec = int(config.batch_size or 1), manifest.spec
+    models = networks.build(config.chosen, spec, latent=config.latent, policy=policy)
+    mel = tf.fill([_rows(batch // replicas), *spec.mel_shape, 1], 0.5)
+    variables = [*models.encoder.trainable_variables, *models.decoder.trainable_variables]
+    one = _gradient_s(lambda: models.decoder(models.encoder(mel)[0]), variables) / len(mel) / replicas
+    return Forecast(
+        step_s=_STEP_SHARE * batch * one,
+        validation_s=_VALIDATION_SHARE * manifest.examples("validation") * one,
+        prior_s=_prior_s(config, manifest, policy=policy, replicas=replicas) if config.prior == FLOW else 0.0,
+    )
+
+
+def _prior_s(config: TrainConfig, manifest: Manifest, *, policy: str, replicas: int) -> float:
+    """Returns the estimated time of all steps of the prior, s."""
+    size, shape = config.prior_size(), config.latent_shape(manifest.spec)
+    network = prior.build(size, shape, labels=len(manifest.labels), policy=policy)
+    rows = _rows(size.batch_size // replicas)
+    x, numbers, label = tf.zeros([rows, shape.steps, shape.channels]), tf.zeros([rows]), tf.zeros([rows], tf.int32)
+    inputs = [x, x[..., 0], numbers, label, label]
+    one = _gradient_s(lambda: network(inputs), network.trainable_variables) / rows / replicas
+    return float(_STEP_SHARE * prior_settings(config, manifest)["steps"] * size.batch_size * one)
+
+
+def _rows(share: int) -> int:
+    """Returns how many windows of a replica's share of a batch are measured."""
+    return max(1, share if tf.config.list_physical_devices("GPU") else min(share, _ROWS))
+
+
+def _gradient_s(output: Callable[[], Any], variables: Sequence[Any]) -> float:
+    """Returns the seconds that outputs and gradients take; the first of two calls, which prepares, is not measured."""
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(tf.cast(output(), tf.float32)))
+        gradients = tape.gradient(loss, list(variables))
+        np.asarray(next(gradient for gradient in gradients if gradient is not None))  # waits for a GPU
+        seconds = time.perf_counter() - began
+    return seconds
