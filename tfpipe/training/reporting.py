@@ -63,8 +63,8 @@ class Reporter:
         left = int(self._config.epochs or 0) * self._batches.steps - bar.done
         if left * self._batches.batch_size < _ESTIMATED_EXAMPLES:
             return
-        settings = {"policy": self._stepper.policy, "replicas": self._batches.part.total}
-        expected = forecast(self._config, self._batches.manifest, **settings)
+        policy, replicas = self._stepper.policy, self._batches.part.total
+        expected = forecast(self._config, self._batches.manifest, policy=policy, replicas=replicas)
         if sentence := self._time_left.before_steps(expected, done=bar.done):
             bar.message(f"train: {sentence}")
 
