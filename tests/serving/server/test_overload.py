@@ -14,7 +14,7 @@ from serving.server.config_files import Batching
 SMALL = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
 
 
-LONG = 80_000
+LONG = 160_000
 
 
 @contextlib.contextmanager
