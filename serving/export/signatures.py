@@ -170,9 +170,12 @@ def _once(body: Callable[..., Any], *types: tf.TensorSpec) -> Any:
 
 
 def _never_empty(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `body`, which takes and gives batches, such that an empty batch is computed as one row of zeros.
+    """Returns a function that calls `body`, but replaces an empty batch by one row of zeros and drops the result's row.
 
-    TensorFlow uses oneDNN on newer CPUs. Its convolutions give an empty batch a wrong shape.
+    TensorFlow uses oneDNN on newer CPUs. There a depthwise convolution gives an empty batch a wrong shape.
+
+    Args:
+        body: a function of batches that returns batches with as many rows.
     """
 
     def guarded(*batches: tf.Tensor) -> Any:
@@ -180,7 +183,7 @@ def _never_empty(body: Callable[..., Any]) -> Callable[..., Any]:
         filled = []
         for batch in batches:
             padded = tf.pad(batch, [[0, tf.maximum(0, 1 - count)], *[[0, 0]] * (len(batch.shape) - 1)])
-            # Rows of another size are refused here. With -1 as their number they would be cut into more rows.
+            # This refuses rows of a wrong size. If the number of rows were -1, such rows would become more rows.
             filled.append(tf.reshape(padded, [tf.maximum(1, count), *batch.shape[1:]]))
         return tf.nest.map_structure(lambda output: output[:count], body(*filled))
 

@@ -15,18 +15,19 @@ from tfpipe.training.config import FLOW, TrainConfig
 from tfpipe.training.prior_folder import prior_settings
 from tfpipe.training.time_left import Forecast
 
-# A step costs more than its gradients: the optimizer, the average of the weights, augmentation, input.
+# A step takes longer than its gradients, because it also reads a batch, augments it and updates the weights.
 _STEP_SHARE = 1.15
-# Validation computes the outputs but no gradients, which is about a third of the work.
+# Validation computes no gradients, so it takes about a third of the time for each window.
 _VALIDATION_SHARE = 0.35
-# On a CPU so few windows take as long as a whole batch for each window. A GPU is only busy with a whole batch.
+# A CPU is timed with at most so many windows, because it needs as long for each window of a larger batch. A GPU does
+# not, so it is timed with a whole batch.
 _ROWS = 16
 
 
 def forecast(config: TrainConfig, manifest: Manifest, *, policy: str, replicas: int) -> Forecast:
-    """Measures how long the networks of a run take for one batch, and multiplies.
+    """Estimates how long a training will take: times one batch on this machine and multiplies by the number of batches.
 
-    The networks are built anew with the sizes that the run has, so that nothing of the run changes.
+    It builds networks of its own, of the same sizes, so it does not change those of the run.
 
     Args:
         config: settings of the run.
@@ -58,12 +59,12 @@ def _prior_s(config: TrainConfig, manifest: Manifest, *, policy: str, replicas: 
 
 
 def _rows(share: int) -> int:
-    """Returns how many windows of a replica's share of a batch are measured."""
+    """Returns the number of windows to time. `share` is the number of windows of a batch that one replica gets."""
     return max(1, share if tf.config.list_physical_devices("GPU") else min(share, _ROWS))
 
 
 def _gradient_s(output: Callable[[], Any], variables: Sequence[Any]) -> float:
-    """Returns the seconds that outputs and gradients take; the first of two calls, which prepares, is not measured."""
+    """Returns how long outputs and gradients take, in s. It calls twice and times the second call."""
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()

@@ -25,7 +25,7 @@ from tfpipe.training.time_left import TimeLeft
 NONFINITE = "nonfinite.json"
 # Slow input is reported if it takes more than this share of an epoch that lasts longer than this many seconds.
 _SLOW_INPUT_SHARE, _SLOW_INPUT_EPOCH_S = 0.1, 10.0
-# A training of fewer examples is over before an estimate of its time would be of use.
+# No estimate is printed if fewer examples are left, because such a training ends within seconds.
 _ESTIMATED_EXAMPLES = 2000
 # An error message names at most this many keys of examples; the file has all of them.
 _KEYS_NAMED = 3

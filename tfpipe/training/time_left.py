@@ -1,4 +1,4 @@
-"""How long a training will take, said before its first step and again after some steps. Does not load TensorFlow."""
+"""Sentences on how long a training will take: an estimate at first, a measurement later. Does not load TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORTH_A_LINE_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Estimated times of the two stages of a training, in s. `tfpipe.training.forecast` makes it.
+    """How long the parts of a training are estimated to take, in s. `tfpipe.training.forecast` makes the estimate.
 
     Attributes:
         step_s: one step of the autoencoder.
@@ -30,7 +30,7 @@ class Forecast:
 
 
 class TimeLeft:
-    """Measures the first steps of a process.
+    """Makes a sentence of an estimate before the first step, and another one once the first steps are measured.
 
     Args:
         epochs: epochs of the whole training.
@@ -74,7 +74,7 @@ class TimeLeft:
         return self._sentence(seconds / steps, done=done, how=f"measured over {steps} steps")
 
     def _sentence(self, step_s: float, *, done: int, how: str) -> str:
-        """Returns the time that is left; what was not measured is as much slower than estimated as the steps are."""
+        """Returns the sentence. Estimates of validation and prior are scaled by the error of the estimate of a step."""
         expected = self._forecast
         slower = step_s / expected.step_s if expected.step_s else 1.0
         left = self._epochs * self._steps - done

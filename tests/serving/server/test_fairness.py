@@ -15,7 +15,7 @@ CLIENTS, TIME_S = 4, 4.0
 ROW = json.dumps([0.123456789012345] * 1_700_000)
 BODY = f'{{"signature_name": "decode", "instances": [{ROW}]}}'
 # While an interpreter parsed such a body, it answered nobody else: the p95 rose from 8 ms to 1.4 s and more.
-# Both limits are passed then; the second one is there for machines on which the p95 alone is very small.
+# That exceeds both limits. The second one is for machines on which the p95 alone is very small.
 MOST, MOST_S = 12.0, 0.2
 
 

@@ -13,7 +13,7 @@ from serving.server.config_files import Batching
 
 SMALL = Batching(max_batch_size=2, max_enqueued_batches=1, num_batch_threads=1)
 
-
+# Steps of `slow` that take about 2 s on a fast CPU, so that the others still wait when a test looks.
 LONG = 160_000
 
 
