@@ -22,6 +22,8 @@ _VALIDATION_SHARE = 0.35
 # A CPU is timed with at most so many windows, because it needs as long for each window of a larger batch. A GPU does
 # not, so it is timed with a whole batch.
 _ROWS = 16
+# The first call traces and the second one still prepares memory, so the third one is timed.
+_CALLS = 3
 
 
 def forecast(config: TrainConfig, manifest: Manifest, *, policy: str, replicas: int) -> Forecast:
@@ -64,13 +66,21 @@ def _rows(share: int) -> int:
 
 
 def _gradient_s(output: Callable[[], Any], variables: Sequence[Any]) -> float:
-    """Returns how long outputs and gradients take, in s. It calls twice and times the second call."""
-    seconds = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
+    """Returns how long outputs and gradients take in a traced graph, in s. Untraced they take several times as long.
+
+    Args:
+        output: calls the networks.
+        variables: what the gradients are computed for.
+    """
+
+    def gradients() -> list[Any]:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(tf.cast(output(), tf.float32)))
-        gradients = tape.gradient(loss, list(variables))
-        np.asarray(next(gradient for gradient in gradients if gradient is not None))  # waits for a GPU
+        return [gradient for gradient in tape.gradient(loss, list(variables)) if gradient is not None]
+
+    traced, seconds = tf.function(gradients, autograph=False), 0.0
+    for _ in range(_CALLS):
+        began = time.perf_counter()
+        np.asarray(traced()[0])  # waits for a GPU
         seconds = time.perf_counter() - began
     return seconds
