@@ -52,7 +52,10 @@ def tool(*command):
             pytest.skip(f"no {command[0]} here")
         soundfile.write(path.with_suffix(".wav"), sound(SECONDS, 44_100, 2), 44_100)
         places = {"IN": path.with_suffix(".wav"), "OUT": path.with_suffix(".mp3")}
-        subprocess.run([str(places.get(part, part)) for part in command], check=True, capture_output=True)
+        done = subprocess.run([str(places.get(part, part)) for part in command], check=False, capture_output=True)
+        if b"no handler for file extension" in done.stderr:  # sox's formats are packages of their own
+            pytest.skip(f"{command[0]} writes no MP3 here")
+        assert done.returncode == 0, done.stderr
         return path.with_suffix(".mp3").read_bytes()
 
     return make
