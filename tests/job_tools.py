@@ -89,3 +89,10 @@ def _job(config):
 
 def shard_bytes(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("*.tfrecord")}
+
+
+def last_line(capsys):
+    """Returns the last line of stderr, where no traceback may be."""
+    lines = capsys.readouterr().err.splitlines()
+    assert not [line for line in lines if "Traceback" in line]
+    return lines[-1]

@@ -245,13 +245,8 @@ def over_raw_sockets(server, count, seed):
     return Counter(sockets=count)
 
 
-ATTACKS = {
-    "handlers": straight_to_the_handlers,
-    "bodies": straight_to_the_application,
-    "grpc": over_grpc,
-    "http": over_http,
-    "sockets": over_raw_sockets,
-}
+ATTACKS = {"handlers": straight_to_the_handlers, "bodies": straight_to_the_application, "grpc": over_grpc}
+ATTACKS |= {"http": over_http, "sockets": over_raw_sockets}
 
 
 def check(message):

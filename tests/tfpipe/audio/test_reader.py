@@ -1,61 +1,15 @@
 """Reading windows of every format, against decoding the whole file."""
 
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.localfilesystem import LocalFileSystem
-from audio_files import AV_FORMATS, sound, write_av, write_sf
+from audio_files import AV_FORMATS, BARE, SECONDS, SF_FORMATS, random_reads, read, sound, write_av, write_sf
 
-from tfpipe.audio import containers, libsndfile
+from tfpipe.audio import containers
 from tfpipe.audio.reader import TrackReader, is_audio, probe
 from tfpipe.errors import AudioError
 
-SF_FORMATS = [  # container, codec, rate, tolerance of a window against the whole
-    *(("WAV", codec, 44_100, 0) for codec in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW")),
-    *(("WAV", codec, 44_100, 0) for codec in ("MS_ADPCM", "IMA_ADPCM")),
-    ("WAV", "GSM610", 8_000, 0),
-    *((container, "PCM_24", 44_100, 0) for container in ("WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC")),
-    ("CAF", "ALAC_16", 44_100, 0),
-    ("FLAC", "PCM_16", 44_100, 0),
-    ("OGG", "VORBIS", 44_100, 0),
-    ("OGG", "OPUS", 48_000, 1e-6),
-    ("MP3", "MPEG_LAYER_III", 44_100, 0),
-]
-BARE = ["MP3 without a header"]
-
-
-# MP3 is longer than the blocks that the decoder keeps (12 s with the fixture below), and Vorbis is longer than the
-# part at its end that is decoded from an earlier place (24 s).
-SECONDS = {"MP3/MPEG_LAYER_III": 16, "MP3 without a header": 16, "OGG/VORBIS": 26}
-
-
-@pytest.fixture(autouse=True)
-def few_kept_blocks(monkeypatch):
-    """Lets the decoder keep 4 blocks instead of 16, so that a short MP3 is longer than what is kept."""
-    monkeypatch.setattr(libsndfile, "_KEPT_BLOCKS", 4)
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """Returns a function that makes a file of each format once; tests must not change it."""
-    folder = tmp_path_factory.mktemp("recorded")
-    made: dict[str, Path] = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = write_any(folder / str(len(made)), name, seconds=SECONDS.get(name, 6))
-        return made[name]
-
-    return get
-
-
-def read(path, start, count, rate, info=None):
-    with TrackReader(path, info=info) as reader:
-        return reader.read(int(start), count, rate=rate)
+pytestmark = pytest.mark.usefixtures("few_kept_blocks")
 
 
 def whole_of(path):
@@ -132,16 +86,6 @@ def test_aac_draws_its_noise_anew(tmp_path):
     assert 1e-5 < worst < 0.02  # no more than the recording's own noise
 
 
-def random_reads(info, count, *, seed):
-    """Places and lengths such as a job asks for, mostly forward and overlapping, and some from anywhere."""
-    random, start = np.random.default_rng(seed), 0
-    for number in range(count):
-        start = max(0, start + int(random.integers(-info.sample_rate, 2 * info.sample_rate)))
-        if number % 5 == 4 or start >= info.frames:
-            start = int(random.integers(0, info.frames))
-        yield start, int(random.integers(1, info.sample_rate)), int(random.choice([info.sample_rate, 16_000]))
-
-
 def require_that_reads_do_not_depend_on_earlier_ones(path, *, count=12):
     with TrackReader(path) as reader:
         for index, (start, length, rate) in enumerate(random_reads(reader.info, count, seed=3)):
@@ -208,102 +152,6 @@ def test_mp3_of_few_bits_is_whole_at_the_start_of_a_window(rate, level, mode, tm
         whole, info = file.read(), probe(tmp_path / "x")
     for start in np.random.default_rng(2).integers(0, len(whole) - 3000, 24):
         assert np.array_equal(read(tmp_path / "x", start, 3000, rate, info), whole[start : start + 3000])
-
-
-class NearFileSystem(LocalFileSystem):
-    """`near://PATH` is the local file PATH: to Beam, a store like any other. Counts the bytes that are read."""
-
-    fetched, breaks_at = 0, 2**60
-
-    @classmethod
-    def scheme(cls):
-        return "near"
-
-    def open(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
-        return io.BufferedReader(CountedFile(path.removeprefix("near://")), 4096)
-
-    def match(self, patterns, limits=None):
-        return super().match([pattern.removeprefix("near://") for pattern in patterns], limits)
-
-    def metadata(self, path):
-        return super().metadata(path.removeprefix("near://"))
-
-
-class CountedFile(io.FileIO):
-    def readinto(self, buffer):
-        NearFileSystem.fetched += (count := super().readinto(buffer))
-        if NearFileSystem.fetched > NearFileSystem.breaks_at:
-            raise OSError("the line is dead")
-        return count
-
-
-@pytest.fixture
-def near():
-    NearFileSystem.fetched, NearFileSystem.breaks_at = 0, 2**60
-    return NearFileSystem
-
-
-def write_any(path, suffix, *, seconds):
-    if suffix in BARE:
-        return write_av(path, sound(seconds, 44_100, 2), 44_100, "mp3", "libmp3lame", write_xing="0")
-    if suffix in AV_FORMATS:
-        container, codec, rate = AV_FORMATS[suffix]
-        return write_av(path, sound(seconds, rate, 2), rate, container, codec)
-    container, codec, rate, _ = next(item for item in SF_FORMATS if item[:2] == tuple(suffix.split("/")))
-    return write_sf(path, sound(seconds, rate, 1 if codec == "GSM610" else 2), rate, container, codec)
-
-
-@pytest.mark.parametrize(
-    "suffix",
-    [
-        *("WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16", "OGG/VORBIS", "OGG/OPUS"),
-        *("MP3/MPEG_LAYER_III", "MP3 without a header", "m4a", "aac", "webm"),
-    ],
-)
-def test_a_url_reads_as_a_local_file(suffix, near, recorded):
-    path = recorded(suffix)
-    assert is_audio(f"near://{path}")
-    assert probe(f"near://{path}") == probe(path)
-    with TrackReader(f"near://{path}") as reader:
-        for start, length, rate in random_reads(reader.info, 8, seed=5):
-            assert np.array_equal(reader.read(start, length, rate=rate), read(path, start, length, rate))
-
-
-@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "RF64/PCM_24", "FLAC/PCM_16"])
-def test_of_a_url_only_what_is_read_is_fetched(suffix, near, tmp_path):
-    path = write_any(tmp_path / "x", suffix, seconds=20)
-    with TrackReader(f"near://{path}") as reader:
-        reader.read(10 * 44_100, 44_100, rate=22_050)
-    assert 0 < near.fetched < path.stat().st_size / 5
-
-
-@pytest.mark.parametrize("suffix", ["WAV/PCM_16", "MP3/MPEG_LAYER_III", "MP3 without a header", "m4a"])
-def test_a_url_out_of_reach_is_not_a_damaged_file(suffix, near, tmp_path, capfd):
-    # Opening an MP3 reads up to 20 s of it.
-    path = write_any(tmp_path / "x", suffix, seconds=30 if suffix.startswith("MP3") else 16)
-    info = probe(path)
-    with TrackReader(f"near://{path}", info=info) as reader:
-        near.breaks_at = near.fetched + 50_000
-        with pytest.raises(AudioError) as caught:
-            reader.read(0, info.frames, rate=info.sample_rate)
-    assert caught.value.code == "unreadable"
-    assert "the line is dead" in str(caught.value)
-    assert "Traceback" not in capfd.readouterr().err
-    with pytest.raises(AudioError) as caught:
-        probe(f"near://{path}.gone")
-    assert caught.value.code == "unreadable"
-
-
-@pytest.mark.parametrize("suffix", ["OGG/VORBIS", "MP3 without a header"])
-def test_a_line_that_breaks_while_a_file_is_looked_through(suffix, near, recorded):
-    path = recorded(suffix)
-    assert probe(f"near://{path}") == probe(path)
-    total = near.fetched
-    for part in (0.1, 0.5, 0.8, 0.95):
-        near.fetched, near.breaks_at = 0, total * part
-        with pytest.raises(AudioError, match="the line is dead") as caught:
-            probe(f"near://{path}")
-        assert caught.value.code == "unreadable"
 
 
 @pytest.mark.parametrize(("rate", "fine"), [(1, False), (999, False), (1_000, True), (1_000_000, True)])

@@ -308,21 +308,12 @@ def test_a_run_older_than_augmentation_goes_on_where_all_is_off(dataset: Path, t
     manifest, run = load_manifest(dataset), tmp_path / "run"
     off = TrainConfig(data=str(dataset), run=str(run), preset="compact", augment=AugmentConfig())
     claim(run, off, manifest)
+    # fmt: off
     older = [
-        "data",
-        "run",
-        "preset",
-        "latent",
-        "batch_size",
-        "epochs",
-        "learning_rate",
-        "schedule",
-        "patience",
-        "seed",
-        "precision",
-        "strategy",
+        "data", "run", "preset", "latent", "batch_size", "epochs", "learning_rate", "schedule", "patience", "seed",
+        "precision", "strategy", "checkpoint_every_s", "labels", "dataset",
     ]
-    older += ["checkpoint_every_s", "labels", "dataset"]
+    # fmt: on
     stored = read_json(run / "config.json")
     assert {*older, *dataclasses.asdict(ALL)} <= stored.keys()
     write_json(run / "config.json", {name: stored[name] for name in older})
