@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,27 @@ from tfpipe.data.file_systems import use_tensorflow_io
 from tfpipe.errors import ServingError
 
 Folder = Path | str
+_IMPORTING, _LEGACY_KERAS = threading.Lock(), "TF_USE_LEGACY_KERAS"
 _VARIABLE_OPS = ("VarHandleOp", "VariableV2", "Variable")
 _GRAPH_FILE, _VARIABLES_FILE = "saved_model.pb", "variables/variables.index"
+
+
+def import_tensorflow() -> Any:
+    """Imports TensorFlow without Keras, if it is not imported yet. That takes 1 s less, and the server needs no Keras.
+
+    TensorFlow leaves Keras 3 out if it is told to use an older Keras, which is not installed. Once the setting is
+    gone, `tensorflow.keras` imports Keras 3 as usual.
+    """
+    with _IMPORTING:
+        own = _LEGACY_KERAS not in os.environ
+        if own:
+            os.environ[_LEGACY_KERAS] = "1"
+        try:
+            import tensorflow as tf
+        finally:
+            if own:
+                del os.environ[_LEGACY_KERAS]
+    return tf
 
 
 def is_url(path: Folder) -> bool:

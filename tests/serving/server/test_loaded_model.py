@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +33,23 @@ def test_each_warm_up_request_is_run_before_the_version_serves(toy, tmp_path):
     ):
         with serving(tmp_path, **settings) as (_, caller):
             assert ran(caller) == (runs, runs)
+
+
+def test_the_first_warm_up_request_that_fails_ends_them_all(toy, tmp_path):
+    path = copy_version(toy / "1", tmp_path, 1)
+    (path / WARMUP_FILE).parent.mkdir()
+    with open(path / WARMUP_FILE, "wb") as file:
+        for name in ("double", "nope", *["slow"] * 500):
+            log = protos.PredictionLog()
+            log.predict_log.request.CopyFrom(predict_request(signature=name, x=steps(100_000)))
+            write_record(file, log.SerializeToString())
+    started = time.monotonic()
+    with serving(tmp_path, file_system_poll_wait_seconds=0) as (_, caller):
+        [(_, state, error)] = states(caller, "vae")
+    assert state == "END"
+    assert "a warm-up request failed" in error
+    assert '"nope" not found' in error
+    assert time.monotonic() - started < 30.0  # all 500 take minutes
 
 
 def test_a_damaged_warmup_file_fails_the_version(toy, tmp_path):

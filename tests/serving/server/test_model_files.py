@@ -1,6 +1,10 @@
 """A model's folder is read in the same way on a local disk and at a URL of TensorFlow's file systems."""
 
+import subprocess
+import sys
+
 import pytest
+from helpers import environment
 
 from serving.protocol.names import WARMUP_FILE
 from serving.server import model_files
@@ -65,3 +69,17 @@ def test_urls_are_told_from_local_paths(tmp_path):
     model_files.require_readable("gs://bucket/models")
     with pytest.raises(ServingError, match=r"nfs://models/toy: TensorFlow as installed here reads folders of .*gs://"):
         model_files.require_readable("nfs://models/toy")
+
+
+def test_tensorflow_is_imported_without_keras_which_still_works_afterwards():
+    code = (
+        "import os, sys\n"
+        "from serving.server.model_files import import_tensorflow\n"
+        "tf = import_tensorflow()\n"
+        "print('keras' in sys.modules, 'TF_USE_LEGACY_KERAS' in os.environ)\n"
+        "print(tf.keras.__version__[0], tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.splitlines() == ["False False", "3 (1, 2)"], done.stderr
