@@ -144,12 +144,6 @@ class AdmissionQueue:
         slot.woken.set()
 
 
-def open_slots(most: int, *, computing: int = 0) -> AdmissionQueue:
-    """Returns a queue for `most` open requests, of which `computing` compute and the others wait; 0 means all."""
-    computing = min(computing or most, most)
-    return AdmissionQueue(capacity=computing, max_waiting=most - computing)
-
-
 class _Slot:
     """A request's share of the capacity; `woken` is set when it is granted or the client disconnects."""
 

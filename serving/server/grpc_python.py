@@ -177,6 +177,7 @@ class PythonGrpcServer:
             return
         sent = dict(context.invocation_metadata() or ()).get("authorization")
         if not self._token.allows(sent if isinstance(sent, str) else None):
+            self._methods.entrance.refuse_stranger()
             raise StatusError(Code.UNAUTHENTICATED, NO_TOKEN)
 
     def _joined(self, path: str, data: bytes, call: Call) -> bytes:

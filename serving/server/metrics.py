@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from serving.protocol.status import FAILED, Code, StatusError
-from serving.server.admission import Call
+from serving.protocol.token import NO_TOKEN
+from serving.server.admission import AdmissionQueue, Call
 
 _LOG = logging.getLogger(__name__)
 # Upper bounds of the histograms' buckets in µs, as in TensorFlow Serving (servables/tensorflow/util.cc).
@@ -140,6 +141,36 @@ class Monitor:
                 labels = {"model_name": name, "API": method, "runtime": runtime}
                 lines += histogram.lines(":tensorflow:serving:runtime_latency", labels)
         return "\n".join(lines) + "\n"
+
+
+class Entrance:
+    """One way into the server: admits the requests that compute, and counts, times and logs them.
+
+    Args:
+        name: `GRPC` or `REST`.
+        monitor: counts, times and logs.
+        open_requests: requests that compute or wait at the same time; more are refused.
+        computing: requests that compute at the same time, the other open ones wait; 0 lets all of them compute.
+    """
+
+    def __init__(self, name: str, monitor: Monitor, *, open_requests: int, computing: int = 0) -> None:
+        self.name, self.monitor = name, monitor
+        computing = min(computing or open_requests, open_requests)
+        self._slots = AdmissionQueue(capacity=computing, max_waiting=open_requests - computing)
+
+    @contextlib.contextmanager
+    def computes(self, method: str, *, model: str, call: Call) -> Iterator[None]:
+        """Lets the request compute in its block, once there is room for it; see `Monitor.watch`.
+
+        Raises:
+            StatusError: as `Monitor.watch`; or there is no room (see `AdmissionQueue.slot`).
+        """
+        with self.monitor.watch(method, entrypoint=self.name, model=model, call=call), self._slots.slot(call):
+            yield
+
+    def refuse_stranger(self) -> None:
+        """Counts and logs a request without the server's token."""
+        self.monitor.add_refused(entrypoint=self.name, model="", code=Code.UNAUTHENTICATED, why=NO_TOKEN, count=1)
 
 
 def configure_logging(form: str) -> None:

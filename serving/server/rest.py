@@ -24,12 +24,12 @@ from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.protocol.token import Token
 from serving.protocol.wire import Buffer, Predict
 from serving.server import examples, json_tensors, json_values
-from serving.server.admission import AdmissionQueue, Call, open_slots
+from serving.server.admission import AdmissionQueue, Call
 from serving.server.compression import Unpacker, packed, takes_gzip
 from serving.server.config import SPARE_THREADS
 from serving.server.http_server import UNSENT, HttpServer
 from serving.server.loaded_model import LoadedModel, Query
-from serving.server.metrics import Monitor
+from serving.server.metrics import Entrance, Monitor
 from serving.server.pages import Pages
 from serving.server.rest_requests import asked, cors_headers, gate, metadata, status
 from serving.server.row_batches import Arrays
@@ -88,14 +88,14 @@ class RestServer:
         is_serving: Callable[[], bool] = lambda: True,
         token: Token | None = None,
     ) -> None:
-        slots = open_slots(max(1, threads - SPARE_THREADS), computing=computing)
+        entrance = Entrance("REST", monitor, open_requests=max(1, threads - SPARE_THREADS), computing=computing)
         application = Application(
-            api, monitor, slots, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors_headers(cors, token)
+            api, entrance, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors_headers(cors, token)
         )
         application.pages = Pages(api.catalog, is_serving=is_serving, metrics_path=metrics_path)
         self._server = HttpServer(
             application,
-            may_ask=gate(token, cors=cors),
+            may_ask=gate(token, cors=cors, entrance=entrance),
             host=host,
             port=port,
             threads=threads + MOST_STREAMS,
@@ -144,8 +144,7 @@ class Application:
 
     Args:
         api: answers the requests.
-        monitor: counts, times and logs them.
-        slots: admits requests that compute.
+        entrance: admits, counts, times and logs them.
         timeout_s: longest time that a request takes, in s.
         metrics_path: path of the Prometheus page; None means no page.
         cors: headers that say what web pages of other sites may do; empty if they may do nothing.
@@ -159,14 +158,13 @@ class Application:
     def __init__(
         self,
         api: Api,
-        monitor: Monitor,
-        slots: AdmissionQueue,
+        entrance: Entrance,
         *,
         timeout_s: float,
         metrics_path: str | None,
         cors: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self._api, self._monitor, self._slots = api, monitor, slots
+        self._api, self._entrance = api, entrance
         self._timeout_s, self._metrics_path, self._cors = timeout_s, metrics_path, cors
         # These queues bound, for all requests together, the bytes of bodies that are read, the memory of what bodies
         # become, and the bytes of long answers that are made.
@@ -185,7 +183,7 @@ class Application:
         verb, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
         kind = "application/json"
         if verb == "GET" and path == self._metrics_path:
-            code, kind, body = Code.OK, "text/plain", self._monitor.page().encode()
+            code, kind, body = Code.OK, "text/plain", self._entrance.monitor.page().encode()
         elif verb == "GET" and (page := self.pages.get(path, host=environ.get("HTTP_HOST", "localhost"))):
             code, kind, body = page
         elif verb == "OPTIONS" and self._cors:
@@ -229,10 +227,7 @@ class Application:
     def _post(self, match: re.Match[str], environ: Mapping[str, Any]) -> Any:
         method = match["method"].capitalize()
         call = Call(self._timeout_s, is_cancelled=environ.get("waitress.client_disconnected", lambda: False))
-        with (
-            self._monitor.watch(method, entrypoint="REST", model=match["name"], call=call),
-            self._slots.slot(call),
-        ):
+        with self._entrance.computes(method, model=match["name"], call=call):
             if method == "Predict":
                 request = Predict(asked(protos.PredictRequest(), match))
                 [answer] = self._api.predict(request, call, read=functools.partial(self._read, environ))
@@ -245,7 +240,9 @@ class Application:
     def _stream(self, match: re.Match[str], environ: Mapping[str, Any]) -> Stream:
         has_left, unsent = (environ.get(key, int) for key in ("waitress.client_disconnected", UNSENT))
         call = Call(is_cancelled=has_left)
-        with self._monitor.watch("Stream", entrypoint="REST", model=match["name"] or "", call=call):
+        with self._entrance.monitor.watch(
+            "Stream", entrypoint=self._entrance.name, model=match["name"] or "", call=call
+        ):
             request = asked(protos.GetModelStatusRequest(), match)
             request.model_spec.name = name = match["name"] or self.streams.only_model()
             with self._api.use(request) as model:

@@ -16,6 +16,7 @@ from serving.protocol import protos
 from serving.protocol.status import Code, StatusError
 from serving.protocol.token import Token
 from serving.server.admission import Call
+from serving.server.metrics import Entrance
 from serving.server.pages import HEALTH_PAGES
 from serving.server.service import Api
 
@@ -69,14 +70,18 @@ def cors_headers(allowed: bool, token: Token | None) -> list[tuple[str, str]]:
     return [*_CORS[:-1], ("Access-Control-Allow-Headers", "Content-Type, Authorization")]
 
 
-def gate(token: Token | None, *, cors: bool) -> Callable[[str, str, str | None], bool]:
+def gate(token: Token | None, *, cors: bool, entrance: Entrance) -> Callable[[str, str, str | None], bool]:
     """Returns the function that tells whether a request may be answered, by its verb, path and `authorization`.
 
-    Health needs no token. Browsers ask with OPTIONS, and without the token, what web pages of other sites may do.
+    It counts and logs the requests that may not. Health needs no token. Browsers ask with OPTIONS, and without the
+    token, what web pages of other sites may do.
     """
 
     def may_ask(verb: str, path: str, authorization: str | None) -> bool:
         is_open = (verb == "GET" and path in HEALTH_PAGES) or (verb == "OPTIONS" and cors)
-        return token is None or is_open or token.allows(authorization)
+        if token is None or is_open or token.allows(authorization):
+            return True
+        entrance.refuse_stranger()
+        return False
 
     return may_ask

@@ -18,12 +18,12 @@ from serving.protocol.sizes import array_bytes, parsed_bytes
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, Predict, read_predict
 from serving.server import examples, reflection
-from serving.server.admission import SMALL_REQUEST, AdmissionQueue, Call, RequestMemory, open_slots
+from serving.server.admission import SMALL_REQUEST, AdmissionQueue, Call, RequestMemory
 from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
 from serving.server.loaded_model import BatchAnswer, LoadedModel, Query
-from serving.server.metrics import Monitor
+from serving.server.metrics import Entrance, Monitor
 
 _LOG = logging.getLogger(__name__)
 # The health check answers for these; the empty name means the whole server.
@@ -190,12 +190,14 @@ class Methods:
         monitor: counts, times and logs them.
         is_serving: tells the health check whether requests are answered.
         computing: requests that compute at the same time; the other open requests wait. 0 lets all of them compute.
+
+    Attributes:
+        entrance: admits, counts, times and logs the requests.
     """
 
     def __init__(self, api: Api, *, monitor: Monitor, is_serving: Callable[[], bool], computing: int = 0) -> None:
-        self._monitor = monitor
+        self.entrance = Entrance("GRPC", monitor, open_requests=api.limits.open_requests, computing=computing)
         self._memory = api.memory
-        self._slots = open_slots(api.limits.open_requests, computing=computing)
         prediction = f"/{PREDICTION_SERVICE}/"
         self._by_path: Mapping[str, _Method] = {
             PREDICT: _Method(protos.PredictRequest, api.predict, "Predict"),
@@ -242,8 +244,7 @@ class Methods:
         """Answers a request; one that computes needs a slot, and is counted and timed."""
         if not method.counted:
             return method.answer(request, call)
-        watched = self._monitor.watch(method.counted, entrypoint="GRPC", model=_model_name(request), call=call)
-        with watched, self._slots.slot(call):
+        with self.entrance.computes(method.counted, model=_model_name(request), call=call):
             return method.answer(request, call)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from serving.server import rest
-from serving.server.admission import AdmissionQueue
-from serving.server.metrics import Monitor
+from serving.server.metrics import Entrance, Monitor
 from serving.server.rest_requests import cors_headers
 from serving.server.service import Api
 
@@ -256,9 +255,9 @@ def test_web_pages_of_other_sites_are_let_in_only_if_that_is_asked_for(server, c
     response = connection.getresponse()
     assert (response.status, response.getheader("Access-Control-Allow-Origin")) == (400, None)
     response.read()
-    api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
-    slots = AdmissionQueue(capacity=1, max_waiting=0)
-    application = rest.Application(api, monitor, slots, timeout_s=60, metrics_path=None, cors=cors_headers(True, None))
+    entrance = Entrance("REST", Monitor(server.catalog.knows), open_requests=1)
+    api, cors = Api(server.catalog, server.config.limits), cors_headers(True, None)
+    application = rest.Application(api, entrance, timeout_s=60, metrics_path=None, cors=cors)
     for verb, path, status in (("OPTIONS", PREDICT, "200 OK"), ("GET", "/v1/models/x", "404 Not Found")):
         found: list[Any] = []
         application({"REQUEST_METHOD": verb, "PATH_INFO": path}, lambda *answer, found=found: found.extend(answer))

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import logging
+import re
 import socket
 
 import grpc
@@ -94,13 +95,23 @@ def test_rest_does_not_wait_for_the_body_of_a_client_without_the_token(served, m
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
-@native
-def test_calls_without_the_token_are_counted(tmp_path, monkeypatch):
-    settings = {"token": Token(GOOD), "metrics_path": METRICS_PATH, "grpc_front_end": "native"}
+@pytest.mark.parametrize("front_end", [pytest.param("native", marks=native), "python"])
+def test_requests_without_the_token_are_counted(front_end, tmp_path, monkeypatch):
+    settings = {"token": Token(GOOD), "metrics_path": METRICS_PATH, "grpc_front_end": front_end}
+
+    def counted():
+        found = re.search(rb'status="UNAUTHENTICATED"} (\d+)', get(server, METRICS_PATH, token=GOOD)[2])
+        return int(found[1]) if found else 0
+
     with quick_server(tmp_path, monkeypatch, **settings) as (server, caller):
+        assert counted() == 0
         assert caller.refusal("double", x=ROW)[0] == "UNAUTHENTICATED"
-        eventually(lambda: b'status="UNAUTHENTICATED"' in get(server, METRICS_PATH, token=GOOD)[2])
-        assert native_grpc(server).native.held()[0] == 0
+        eventually(lambda: counted() == 1)
+        assert get(server, "/v1/models/vae", token=BAD)[0] == 401
+        assert get(server, "/healthz", token=BAD)[0] == 200
+        assert counted() == 2
+        if front_end == "native":
+            assert native_grpc(server).native.held()[0] == 0
 
 
 def test_the_commands_read_the_token_from_a_file(served, tmp_path, monkeypatch, capsys):
