@@ -56,6 +56,7 @@ setup(
         "serving.protocol": ["*.pb"],
         "serving.server": ["*.pyi"],
         "tfpipe.bench": ["*.pyi"],
+        "tfpipe.run_report": ["*.css", "*.js"],
     },
     rust_extensions=[
         RustExtension(
@@ -83,7 +84,10 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26,<2.5",
         "packaging>=23",
+        "pillow>=10",
         "protobuf>=4.25,<7",
+        "pyarrow>=14",
+        "scikit-learn>=1.4",
         "scipy>=1.11",
         "setuptools<81",  # TensorBoard imports pkg_resources, which later releases do not have
         "soundfile>=0.12.1",

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from beam_jobs.config import PreprocessConfig
     from serving.client.client import Client
     from serving.server.config import ServerConfig
-    from tfpipe.api import evaluate, export, inspect, load, make_dataset, preprocess, score, serve, train, verify
+    from tfpipe.api import (
+        evaluate,
+        export,
+        inspect,
+        load,
+        make_dataset,
+        preprocess,
+        report,
+        score,
+        serve,
+        train,
+        verify,
+    )
     from tfpipe.data.augmentation import AugmentConfig
     from tfpipe.features.log_mel import log_mel
     from tfpipe.spec import FeatureSpec
@@ -45,6 +57,7 @@ __all__ = [
     "log_mel",
     "make_dataset",
     "preprocess",
+    "report",
     "run",
     "score",
     "serve",
@@ -66,6 +79,7 @@ _HOMES = {
     "log_mel": "tfpipe.features.log_mel",
     "make_dataset": "tfpipe.api",
     "preprocess": "tfpipe.api",
+    "report": "tfpipe.api",
     "run": "tfpipe.workflow.chain",
     "score": "tfpipe.api",
     "serve": "tfpipe.api",

@@ -201,6 +201,39 @@ def evaluate(
     )
 
 
+def report(
+    data: PathLike,
+    run: PathLike | Run,
+    *,
+    out: PathLike | None = None,
+    split: str | None = None,
+    which: str = "best",
+    title: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measures a run and writes one HTML page with its sounds, pictures and figures, which opens without a network.
+
+    Args:
+        data: dataset folder, local or a URL.
+        run: run folder, or what `train` returned.
+        out: the page to write; `report.html` in the run folder when None. `NAME-windows.parquet` is written beside it.
+        split: split that the figures are of; when None, `test`, or the next one that has windows.
+        which: checkpoint, as for `evaluate`.
+        title: of the page; the name of the run folder if it is empty.
+        quiet: show no progress.
+
+    Returns:
+        `report` and `windows` (paths), `bytes` of the page, and `mapped`, the number of windows on the map.
+
+    Raises:
+        TfpipeError: as `evaluate`; or `out` is not the name of an HTML file.
+    """
+    from tfpipe.run_report.report import report as write
+
+    page = None if out is None else Path(out)
+    return write(os.fspath(data), _run_path(run), out=page, split=split, which=which, title=title, quiet=quiet)
+
+
 def score(
     recordings: PathLike | Iterable[PathLike], run: PathLike | Run, *, quiet: bool = False, **settings: Any
 ) -> Scores:

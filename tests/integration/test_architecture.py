@@ -32,6 +32,7 @@ ROOMS = {
     "tfpipe.data": {*_SOUND, "tfpipe.lanes"},
     "tfpipe.training": {*_DATA, "tfpipe.model"},
     "tfpipe.evaluation": _TRAINING,
+    "tfpipe.run_report": {*_TRAINING, "serving.client", "tfpipe.evaluation"},
     "tfpipe.testing": _SOUND,
     "tfpipe.doctor": {*_BASE, "tfpipe", "tfpipe.features", "tfpipe.lanes", "tfpipe.model"},
     "beam_jobs": {*_DATA, "tfpipe"} - {"tfpipe.lanes"},

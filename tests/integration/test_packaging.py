@@ -87,6 +87,7 @@ def test_wheel_content(wheel, repo):
         assert here == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")}
     messages = {str(path.relative_to(repo)) for path in (repo / "serving").rglob("*.pb")}
     assert messages == {name for name in names if name.endswith(".pb")}
+    assert {"tfpipe/run_report/page.css", "tfpipe/run_report/page.js"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name]
 
@@ -206,6 +207,8 @@ def test_every_import_is_declared(wheel, repo):
         "grpc_reflection": "grpcio-reflection",
         "google.protobuf": "protobuf",
         "ml_dtypes": "tensorflow",
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
         "tensorflow_serving": "tensorflow-serving-api",
     }
     imported = set()

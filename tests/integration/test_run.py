@@ -27,7 +27,7 @@ from tfpipe.data.verify import verify
 from tfpipe.training.prior_folder import PRIOR
 from tfpipe.workflow.chain import Chain
 
-STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check"]
+STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check", "report"]
 # The same settings as those of the fixture `finished_run`.
 QUICK = ("--preset", "tiny", "--epochs", "2", "--prior-steps", "20", "--semitones", "0,7", "--chords", "")
 # The same dataset and autoencoder in two thirds of the time.
@@ -163,7 +163,7 @@ def kill_in_stage(corpus: Path, workdir: Path, stage: int) -> None:
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if re.match(rf"\[{stage}/6\] .* \.\.\.$", line):
+        if re.match(rf"\[{stage}/7\] .* \.\.\.$", line):
             break
     time.sleep({1: 1.5, 3: 4.0, 5: 4.0, 6: 4.0}.get(stage, 0.0))
     process.send_signal(signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(
     finished_run: Run, few_recordings: Path, tmp_path: Path
 ) -> None:
     workdir, undisturbed = tmp_path / "work", finished_run[1]
-    for stage in range(1, 7):
+    for stage in range(1, 8):
         kill_in_stage(few_recordings, workdir, stage)
         state = workdir / "stages.json"
         done = list(json.loads(state.read_text())) if state.exists() else []

@@ -23,6 +23,7 @@ NAMES = [
         "log_mel",
         "make_dataset",
         "preprocess",
+        "report",
         "run",
         "score",
         "serve",

@@ -27,6 +27,7 @@ COMMANDS = (
     "augment",
     "train",
     "evaluate",
+    "report",
     "score",
     "export",
     "reconstruct",

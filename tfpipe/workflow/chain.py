@@ -1,4 +1,6 @@
-"""The six stages from recordings to a model that answers: preprocess, verify, train, evaluate, export, serve check.
+"""The seven stages from recordings to a model that answers, and to a report of it.
+
+They are preprocess, verify, train, evaluate, export, serve check and report.
 
 `run` does all of them in a work folder and can be stopped and started again. A stage can also be called alone:
 
@@ -22,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.protocol.names import MODEL_NAME
-from tfpipe.errors import DatasetError, TfpipeError, UsageError
+from tfpipe.errors import DatasetError, UsageError
 from tfpipe.files.storage import WORK_STATE
 from tfpipe.workflow import configs
 from tfpipe.workflow.configs import PathLike
 from tfpipe.workflow.held_out import Outputs, first_window, held_out_split
 from tfpipe.workflow.report import gathered
 from tfpipe.workflow.stages import Stage, run_stages
+from tfpipe.workflow.work_folder import work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +58,8 @@ def run(
 
     Args:
         inputs: one input or several: folders (their subfolders are the labels), files, globs, or lists of files.
-        workdir: folder for everything that is made: `data`, `run`, `models`, `figures`, `check`, `report.json`.
+        workdir: folder for everything that is made: `data`, `run`, `models`, `figures`, `check`, `report.html`,
+            `report.json`.
         model_name: name to serve the model under.
         beam_options: options of Apache Beam, such as `["--runner=FlinkRunner"]`.
         verbose: show Beam's own log.
@@ -130,7 +134,7 @@ class Chain:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", model_name):
             raise UsageError(f"model name {model_name!r}: use letters, digits, dots, dashes and underscores")
         sources = configs.paths(inputs)
-        folder = _work_folder(workdir, sources)
+        folder = work_folder(workdir, sources)
         job, training = configs.parted(settings)
         # A dataset of other settings in our own work folder is replaced without asking.
         job_config = configs.preprocess_config(sources, folder / "data", {**job, "overwrite": True})
@@ -160,7 +164,7 @@ class Chain:
         return self.workdir / "models" / self.model_name
 
     def stages(self) -> list[Stage]:
-        """Returns the six stages with what each depends on and how to see that its result is still there."""
+        """Returns the seven stages with what each depends on and how to see that its result is still there."""
         return [
             # The job itself finds out what is there already, shard by shard.
             Stage(name="preprocess", inputs=None, run=self.preprocess),
@@ -192,6 +196,12 @@ class Chain:
                 inputs=lambda done: [done["export"], done["preprocess"]["fingerprint"]],
                 run=self.serve_check,
                 intact=lambda made: all((self.workdir / "check" / name).exists() for name in made["sounds"]),
+            ),
+            Stage(
+                name="report",
+                inputs=lambda done: [done["preprocess"]["fingerprint"], done["train"], done["evaluate"]],
+                run=self.report,
+                intact=lambda made: (self.workdir / made["page"]).exists(),
             ),
         ]
 
@@ -285,6 +295,21 @@ class Chain:
         )
         return {"source": window.source, "split": split, **checked}
 
+    def report(self, done: Outputs) -> dict[str, Any]:
+        """Writes the page with what the run learned; returns its name in the work folder."""
+        from tfpipe.run_report.report import write_report
+
+        page = self.workdir / "report.html"
+        made = write_report(
+            self.data,
+            self.run_folder,
+            page,
+            evaluation=done["evaluate"],
+            title=self.workdir.resolve().name,
+            quiet=self.quiet,
+        )
+        return {"page": page.name, "bytes": made["bytes"], "mapped": made["mapped"]}
+
     def _init(self) -> list[str]:
         """Returns the name of the run whose weights the training begins with, if there is one."""
         return [self.train_config.init_name] if self.train_config.init_name else []
@@ -309,22 +334,3 @@ def _set_aside_other_run(chain: Chain) -> None:
     if differing(read_config(chain.run_folder), wanted_config(config, manifest), config):
         (chain.workdir / "previous").mkdir(parents=True, exist_ok=True)
         replace_folder(chain.run_folder, chain.workdir / "previous" / "run")
-
-
-def _work_folder(workdir: PathLike, inputs: Sequence[str]) -> Path:
-    """Returns the work folder; refuses one in which other files than ours would be replaced."""
-    from tfpipe.files.remote import require_local
-
-    if not str(workdir).strip():
-        raise UsageError("the work folder's name is empty; name a folder")
-    require_local(str(workdir), what="the work folder")
-    folder = Path(workdir).expanduser()
-    if any(Path(name).expanduser().resolve() == folder.resolve() for name in inputs):
-        raise UsageError(f"work folder {folder}: is an input folder itself; use a folder beside it or inside it")
-    if not (folder / WORK_STATE).exists():
-        for name in ("data", "run", "models", "figures", "check", "previous", "report.json"):
-            if (folder / name).exists():
-                raise TfpipeError(
-                    f"{folder / name}: was not made by `tfpipe run` and would be replaced; use another work folder"
-                )
-    return folder

@@ -30,6 +30,7 @@ def gathered(done: Mapping[str, Mapping[str, Any]], workdir: Path, *, model_name
     report = {name.replace(" ", "_"): dict(made) for name, made in done.items()}
     report["export"]["path"] = str(models / str(report["export"]["version"]))
     report["serve_check"]["folder"] = str(workdir / "check")
+    report["report"]["path"] = str(workdir / report["report"]["page"])
     command = f"{_tfpipe()} serve --model_base_path {shlex.quote(str(models))} --model_name {shlex.quote(model_name)}"
     return {"workdir": str(workdir), **report, "serve": command}
 
@@ -55,6 +56,7 @@ def table(report: Mapping[str, Any]) -> str:
         ("latent", f"{judged['active_units']} of {judged['latent']} dimensions active, KL {judged['kl']:.1f} nats"),
         ("figures", str(Path(report["workdir"]) / "figures")),
         ("served sounds", report["serve_check"]["folder"]),
+        ("report", report["report"]["path"]),
         ("model", report["export"]["path"]),
     ]
     width = max(len(name) for name, _ in rows)

@@ -39,6 +39,7 @@ _REPORT: dict[str, Any] = {
     },
     "serve_check": {"folder": "my work/check"},
     "export": {"path": "my work/models/vae/1"},
+    "report": {"path": "my work/report.html"},
 }
 
 
