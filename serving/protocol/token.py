@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.protocol.small_file import read_small_file
 from tfpipe.errors import ServingError, UsageError
 
 _LOG = logging.getLogger(__name__)
@@ -83,8 +84,7 @@ def read_token(path: Path | None) -> Token | None:
 
 def _read(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            data, mode = file.read(_MAX_BYTES + 3), os.fstat(file.fileno()).st_mode
+        data, mode = read_small_file(path, most=_MAX_BYTES + 3)
     except OSError as error:
         raise ServingError(f"{path}: the token cannot be read ({error.strerror})") from error
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):

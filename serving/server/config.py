@@ -195,7 +195,10 @@ class ServerConfig(ModelConfig):
         at_most=65_535,
     )
     rest_api_timeout_in_ms: int = setting(
-        30_000, help="longest time that a REST request takes, in ms", at_least=1, below=2**31
+        30_000,
+        help="longest time that a REST request takes, in ms; 0 or less means any time",
+        at_least=-(2**31),
+        below=2**31,
     )
     rest_api_num_threads: int = setting(0, help="REST requests that compute at the same time; 0 chooses", at_least=0)
     rest_cors: bool = setting(
@@ -266,20 +269,21 @@ class ConfigFiles:
         help="compute requests of several clients in one batch (default: true, with sizes that suit this machine; "
         "stock: false)",
     )
-    batching_parameters_file: Path | None = setting(
-        None, help="sizes and times of batches (text proto); needs --enable_batching", metavar="FILE"
+    batching_parameters_file: Path | str | None = setting(
+        None, help="sizes and times of batches (text proto); needs --enable_batching", metavar="FILE", parse=str
     )
-    ssl_config_file: Path | None = setting(
-        None, help="keys and certificates of the gRPC port (text proto)", metavar="FILE"
+    ssl_config_file: Path | str | None = setting(
+        None, help="keys and certificates of the gRPC port (text proto)", metavar="FILE", parse=str
     )
-    monitoring_config_file: Path | None = setting(
-        None, help="Prometheus page on the REST port (text proto)", metavar="FILE"
+    monitoring_config_file: Path | str | None = setting(
+        None, help="Prometheus page on the REST port (text proto)", metavar="FILE", parse=str
     )
-    auth_token_file: Path | None = setting(
+    auth_token_file: Path | str | None = setting(
         None,
         help="file with a token that clients must send (`authorization: Bearer TOKEN`), on gRPC and REST, except for "
         f"health (default: the variable {TOKEN_VARIABLE}; without it, no token is asked; not a stock flag)",
         metavar="FILE",
+        parse=str,
     )
 
     def read(self) -> dict[str, Any]:
@@ -290,16 +294,24 @@ class ConfigFiles:
                 variable for it.
             ServingError: a file cannot be read, or is not valid.
         """
-        if self.batching_parameters_file is not None and not self.enable_batching:
+        # As in TensorFlow Serving, an empty name means no file.
+        batching_file, tls, monitoring, token = (
+            Path(name) if name else None
+            for name in (
+                self.batching_parameters_file,
+                self.ssl_config_file,
+                self.monitoring_config_file,
+                self.auth_token_file,
+            )
+        )
+        if batching_file and not self.enable_batching:
             raise UsageError("--batching_parameters_file is set without setting --enable_batching to true")
         batching = None if self.enable_batching is False else Batching()
-        if self.batching_parameters_file is not None:
-            batching = read_batching(self.batching_parameters_file)
         return {
-            "batching": batching,
-            "tls": read_tls(self.ssl_config_file) if self.ssl_config_file else None,
-            "metrics_path": read_metrics_path(self.monitoring_config_file) if self.monitoring_config_file else None,
-            "token": read_token(self.auth_token_file),
+            "batching": read_batching(batching_file) if batching_file else batching,
+            "tls": read_tls(tls) if tls else None,
+            "metrics_path": read_metrics_path(monitoring) if monitoring else None,
+            "token": read_token(token),
         }
 
 

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 
 from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH
+from serving.protocol.small_file import read_small_file
 from serving.protocol.status import Code, StatusError
 from serving.server.model_files import is_url
 from tfpipe.errors import ServingError, UsageError
@@ -260,8 +261,7 @@ def _policy(name: str, given: Any) -> Policy:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        with open(path, "rb") as file:  # its size is unknown if it is a pipe
-            data = file.read(_MAX_FILE + 1)
+        data, _ = read_small_file(path, most=_MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise ServingError(f"{path}: is larger than {_MAX_FILE >> 20} MiB, so it is no configuration file")
         return text_format.Parse(data.decode(), kind())

@@ -202,7 +202,10 @@ def _example(name: str, signature: Any) -> str:
     row = {}
     for alias, info in signature.inputs.items():
         sizes = [dim.size for dim in info.tensor_shape.dim][1:]
-        kind = _KINDS.get(tensors.dtype_of(info.dtype).kind)
+        try:
+            kind = _KINDS.get(tensors.dtype_of(info.dtype).kind)
+        except tensors.TensorError:  # a type that cannot be sent
+            return ""
         value: Any = {"number": 0.5, "integer": 1}.get(kind or "")
         if value is None or info.tensor_shape.unknown_rank or not info.tensor_shape.dim:
             return ""

@@ -63,7 +63,7 @@ class RestServer:
         port: 0 picks a free one.
         threads: requests handled at the same time, including `SPARE_THREADS`.
         computing: requests that compute at the same time, the others wait; 0 lets all of them compute.
-        timeout_s: longest time that a request takes, in s.
+        timeout_s: longest time that a request takes, in s; None means any time.
         metrics_path: path of the Prometheus page; None means no page.
         cors: let web pages of other sites use the API.
         is_serving: tells whether every model can answer.
@@ -82,7 +82,7 @@ class RestServer:
         port: int,
         threads: int,
         computing: int = 0,
-        timeout_s: float = 30.0,
+        timeout_s: float | None = 30.0,
         metrics_path: str | None = None,
         cors: bool = False,
         is_serving: Callable[[], bool] = lambda: True,
@@ -145,7 +145,7 @@ class Application:
     Args:
         api: answers the requests.
         entrance: admits, counts, times and logs them.
-        timeout_s: longest time that a request takes, in s.
+        timeout_s: longest time that a request takes, in s; None means any time.
         metrics_path: path of the Prometheus page; None means no page.
         cors: headers that say what web pages of other sites may do; empty if they may do nothing.
 
@@ -160,7 +160,7 @@ class Application:
         api: Api,
         entrance: Entrance,
         *,
-        timeout_s: float,
+        timeout_s: float | None,
         metrics_path: str | None,
         cors: Sequence[tuple[str, str]] = (),
     ) -> None:

@@ -94,7 +94,7 @@ class Server:
     @property
     def address(self) -> str:
         """`HOST:PORT` of the gRPC API, as `serving.client.client.Client` takes it."""
-        return f"{self.config.host}:{self.port}"
+        return f"{in_address(self.config.host)}:{self.port}"
 
     @property
     def versions(self) -> list[int]:
@@ -145,7 +145,7 @@ class Server:
                 port=config.rest_api_port,
                 threads=_threads(config),
                 computing=config.rest_api_num_threads,
-                timeout_s=config.rest_api_timeout_in_ms / 1000,
+                timeout_s=config.rest_api_timeout_in_ms / 1000 if config.rest_api_timeout_in_ms > 0 else None,
                 metrics_path=config.metrics_path,
                 cors=config.rest_cors,
                 is_serving=self._is_serving,
@@ -291,6 +291,11 @@ def _bind_socket(methods: Methods, config: ServerConfig) -> PythonGrpcServer | N
         tls=config.tls,
         token=config.token,
     )
+
+
+def in_address(host: str) -> str:
+    """Returns a host as it stands before `:PORT`: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _is_loopback(host: str) -> bool:

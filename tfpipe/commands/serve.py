@@ -96,13 +96,17 @@ def _tensorflow_version() -> str:
 
 def _say_ready(server: Server, *, as_json: bool) -> None:
     config, models = server.config, server.catalog.versions()
-    rest = f", REST {config.host}:{server.rest_port}" if server.rest_port else ""
+    from serving.server.server import in_address
+
+    host = in_address(config.host)
+    rest = f", REST {host}:{server.rest_port}" if server.rest_port else ""
     rest += f", gRPC unix:{config.grpc_socket_path}" if config.grpc_socket_path else ""
     which = "; ".join(
-        f"model {name}, {'version ' + ', '.join(map(str, versions)) if versions else 'no version yet'}"
+        f"model {name if name.isprintable() else ascii(name)}, "
+        + (f"version {', '.join(map(str, versions))}" if versions else "no version yet")
         for name, versions in models.items()
     )
-    print(f"ready: {which or 'no model'}, gRPC {config.host}:{server.port}{rest}", file=sys.stderr, flush=True)
+    print(f"ready: {which or 'no model'}, gRPC {host}:{server.port}{rest}", file=sys.stderr, flush=True)
     if as_json:
         ports = {"port": server.port, "rest_api_port": server.rest_port}
         first = next(iter(models), None)

@@ -106,6 +106,8 @@ def odd_model(tmp_path_factory):
         signatures["resource"] = signature({"x": handle, "y": column}, {"y": column + 1})
         ragged = v1.ragged.placeholder("float32", 1, name="ragged")
         signatures["ragged"] = signature({"x": ragged}, {"y": ragged.flat_values})
+        quantised = v1.placeholder("quint8", [None], name="quantised")
+        signatures["quantised"] = signature({"x": quantised}, {"y": tf.identity(quantised)})
         gone = signature({"x": column}, {"y": column})
         gone.outputs["y"].name = "not_there:0"
         signatures["gone"] = gone
@@ -122,6 +124,18 @@ def odd_model(tmp_path_factory):
 def odd_caller(odd_model, front_end, shared_server):
     with Caller(shared_server(odd_model / "serve", front_end).port) as caller:
         yield caller
+
+
+def test_the_list_of_models_shows_odd_signatures_too(odd_model):
+    with serving(odd_model / "serve") as (server, _):
+        connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        page = response.read().decode()
+        connection.close()
+    assert response.status == 200
+    for name in ("quantised", "sparse", "ragged", "complex64", "column"):
+        assert name in page
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "complex64"])

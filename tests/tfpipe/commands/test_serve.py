@@ -127,6 +127,17 @@ def test_contradictory_flags_are_refused(serve):
         serve("--model_base_path=m", "--model_base_path=")
 
 
+def test_a_file_flag_may_be_empty_as_for_the_stock_server(serve):
+    names = ("batching_parameters_file", "ssl_config_file", "monitoring_config_file", "auth_token_file")
+    config = serve("--model_base_path=m", *(f"--{name}=" for name in names))
+    assert (config.tls, config.metrics_path, config.token) == (None, None, None)
+
+
+def test_a_rest_timeout_of_zero_or_less_is_none(serve):
+    for value in (0, -1):
+        assert serve("--model_base_path=m", f"--rest_api_timeout_in_ms={value}").rest_api_timeout_in_ms == value
+
+
 def test_the_token_is_read_from_its_file(serve, tmp_path):
     path = tmp_path / "token"
     path.write_text("abc\n")
