@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tfpipe.spec import FeatureSpec
     from tfpipe.training.config import TrainConfig
     from tfpipe.workflow.chain import run
+    from tfpipe.workflow.vocoder import train_vocoder
 
 __version__ = "0.1.0"
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "score",
     "serve",
     "train",
+    "train_vocoder",
     "verify",
 ]
 # Where each public name is defined; it is imported when it is first used. A test holds this equal to the imports above.
@@ -84,6 +86,7 @@ _HOMES = {
     "score": "tfpipe.api",
     "serve": "tfpipe.api",
     "train": "tfpipe.api",
+    "train_vocoder": "tfpipe.workflow.vocoder",
     "verify": "tfpipe.api",
 }
 

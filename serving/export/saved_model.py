@@ -166,7 +166,8 @@ def _graphs_as_written() -> Iterator[None]:
 
 def _require_float32(model: TrainedModel) -> None:
     """Refuses a model that was built under a mixed policy, because it would run many times slower on CPU servers."""
-    layers = [*model.encoder.layers, *model.decoder.layers, *(model.prior.network.layers if model.prior else ())]
+    networks = [model.encoder, model.decoder, model.vocoder, model.prior and model.prior.network]
+    layers = [layer for network in networks if network is not None for layer in network.layers]
     wrong = sorted({layer.compute_dtype for layer in layers} - {"float32"})
     if wrong:
         raise ServingError(f"the model computes in {', '.join(wrong)}; build it under float32 and copy the weights")
@@ -206,6 +207,7 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 - Input: windows of {spec.window_s:g} s of mono audio at {spec.sample_rate} Hz,
   or their log-mel `{list(spec.mel_shape)}` in [0, 1].
 - Latent: {_latent_in_words(model)}, with {_prior_in_words(model)}.
+- Sound: {_sound_in_words(model)}.
 - Trained on tracks labelled: {", ".join(model.labels) or "nothing"}. {_labels_in_words(model)}
 - Feature spec fingerprint: `{spec.fingerprint}` (all values in `spec.json`).
 - Audio out is rebuilt from the spectrogram: its phases are estimated, because a log-mel does not hold them.
@@ -217,6 +219,12 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 def _latent_in_words(model: TrainedModel) -> str:
     steps, channels = model.latent_shape
     return f"{model.latent} dimensions" + (f", {steps} steps along time of {channels} each" if steps > 1 else "")
+
+
+def _sound_in_words(model: TrainedModel) -> str:
+    if model.vocoder is None:
+        return "magnitudes estimated from the mel bands, phases from the magnitudes"
+    return "magnitudes of a vocoder trained on the recordings, phases from the magnitudes"
 
 
 def _prior_in_words(model: TrainedModel) -> str:

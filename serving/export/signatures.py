@@ -5,6 +5,7 @@ The graphs use TensorFlow's own ops alone. Inputs and outputs are float32, but f
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,8 @@ def variables_of(model: TrainedModel) -> list[Any]:
     networks = [model.encoder, model.decoder]
     if model.prior is not None:
         networks.append(model.prior.network)
+    if model.vocoder is not None:
+        networks.append(model.vocoder)
     return [variable.value for network in networks for variable in network.variables]
 
 
@@ -105,7 +108,9 @@ class _Graphs:
         self._encoded = _once(_never_empty(lambda mel: model.encoder(mel[..., tf.newaxis], training=False)), mel)
         self._decoded = _once(_never_empty(lambda z: model.decoder(z, training=False)[..., 0]), z)
         self._log_mel = _once(lambda audio: log_mel(audio, model.spec), audio)
-        self._inverted = _once(lambda mel, ref_db: invert_log_mel(mel, ref_db, model.spec), mel, ref_db)
+        correct = model.correct if model.vocoder is not None else None
+        invert = functools.partial(invert_log_mel, spec=model.spec, correct=correct)
+        self._inverted = _once(_never_empty(invert) if correct else invert, mel, ref_db)
 
     def encode(self, mel: tf.Tensor) -> Tensors:
         z_mean, z_log_var = self._encoded(mel)

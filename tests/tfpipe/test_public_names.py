@@ -28,7 +28,7 @@ NAMES = [
         "score",
         "serve",
     ),
-    *("train", "verify"),
+    *("train", "train_vocoder", "verify"),
 ]
 
 

@@ -26,6 +26,7 @@ COMMANDS = (
     "inspect",
     "augment",
     "train",
+    "train-vocoder",
     "evaluate",
     "report",
     "score",

@@ -18,7 +18,6 @@ from tfpipe.evaluation import transcription
 from tfpipe.evaluation.reconstruction import reconstruct
 from tfpipe.evaluation.windows import Windows
 from tfpipe.process.progress import Progress
-from tfpipe.spec import FeatureSpec
 from tfpipe.training.trained_model import TrainedModel
 
 Audio = NDArray[np.float32]
@@ -112,18 +111,9 @@ def _pairs(model: TrainedModel, windows: Windows) -> Iterator[tuple[int, Audio, 
     """Yields the label, and the audio of the original and of the reconstruction, of each window."""
     for start in range(0, len(windows), _BATCH):
         part = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
-        originals = invert(part.mels, part.ref_db, model.spec)
-        rebuilt = invert(reconstruct(model, part.mels), part.ref_db, model.spec)
+        originals = model.sound(part.mels, part.ref_db)
+        rebuilt = model.sound(reconstruct(model, part.mels), part.ref_db)
         yield from zip(part.label.tolist(), originals, rebuilt, strict=True)
-
-
-def invert(mels: NDArray[np.float32], ref_db: NDArray[np.float32], spec: FeatureSpec) -> Audio:
-    """Returns the audio `[n, samples]` of log-mels `[n, n_mels, frames]`."""
-    import tensorflow as tf
-
-    from tfpipe.features.inversion_tf import invert_log_mel
-
-    return np.asarray(invert_log_mel(tf.constant(mels), tf.constant(ref_db), spec))
 
 
 def _level_db(original: Audio, rebuilt: Audio) -> float | None:

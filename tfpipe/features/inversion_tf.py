@@ -2,7 +2,7 @@
 
 Three steps, each of which can be part of a SavedModel and treats every row of a batch alone:
 
-1. STFT magnitudes are estimated from the mel bands.
+1. STFT magnitudes are estimated from the mel bands. A trained network can correct them (`tfpipe.model.magnitudes`).
 2. Phases follow from the magnitudes. The log-magnitude of an STFT tells how its phase changes from frame to frame
    and from bin to bin (Prusa, Balazs and Sondergaard, 2017, "A Noniterative Method for Reconstruction of Phase from
    STFT Magnitude"). Their method, PGHI, adds up these changes bin by bin, the loudest bins first. Here all bins of a
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,9 +35,19 @@ _GAMMA = 0.25645
 _REF_DB_LIMIT = 300.0
 # A band this far below the largest is as good as silent, and is not divided by.
 _FLOOR = 1e-12
+# Natural logs of magnitudes relative to the loudest band: where a network's correction begins and ends. The faintest
+# is -56 dB of magnitude, 113 dB of sound.
+FAINTEST_LOG, LOUDEST_LOG = -13.0, 5.0
 
 
-def invert_log_mel(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
+# Takes a log-mel `[n, frames, n_mels]`, and gives what is added to the natural log of its magnitudes
+# `[n, frames, covered bins]`.
+Correct = Callable[[tf.Tensor], tf.Tensor]
+
+
+def invert_log_mel(
+    mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec, *, correct: Correct | None = None
+) -> tf.Tensor:
     """Inverts log-mel windows to audio.
 
     The maximum of a log-mel is 1 by definition, but that of a decoded one is usually a little lower, because a model
@@ -46,11 +57,15 @@ def invert_log_mel(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.T
         mel: `[n, n_mels, frames]` in [0, 1]. Where it is 0, there is no sound.
         ref_db: `[n]`, level of each window's maximum, dB.
         spec: the feature spec.
+        correct: corrects the magnitudes; None leaves them as they are estimated.
 
     Returns:
         audio `[n, samples]` float32; a value can be above full scale (1.0). A row with NaN in `mel` is NaN.
     """
-    magnitude = _stft_magnitude(_mel_bands(mel, spec), spec)
+    full = levelled(mel, spec)
+    magnitude = estimated_magnitude(full, spec)
+    if correct is not None:
+        magnitude = corrected(magnitude, correct(tf.transpose(full, [0, 2, 1])))
     audio = _inverse_stft(magnitude, _phases(magnitude, spec), spec)
     audio *= _lost_level(magnitude, audio, spec)
     level = tf.clip_by_value(tf.cast(ref_db, tf.float32), -_REF_DB_LIMIT, _REF_DB_LIMIT)
@@ -59,22 +74,44 @@ def invert_log_mel(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec) -> tf.T
     return audio * tf.pow(10.0, level / (10.0 * spec.power))[:, tf.newaxis]
 
 
-def _mel_bands(mel: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
-    """Returns the bands `[n, frames, n_mels]` of a log-mel, on a linear scale from 0 to 1."""
-    mel = tf.where(mel > 0.0, tf.minimum(tf.cast(mel, tf.float32), 1.0), 0.0)  # NaN becomes 0
+def levelled(mel: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
+    """Returns a log-mel of the same shape whose maximum is 1 again, or 20 dB of sound nearer to 1; NaN becomes 0."""
+    mel = tf.where(mel > 0.0, tf.minimum(tf.cast(mel, tf.float32), 1.0), 0.0)
     missing = 1.0 - tf.reduce_max(mel, axis=[1, 2], keepdims=True)
-    decibel = (mel - 1.0 + tf.minimum(missing, MISSING_DB / 2.0 * spec.power / spec.top_db)) * spec.top_db
-    # A mel of 0 means top_db or more below the maximum. The true level is unknown, so it is taken as no sound.
-    bands = tf.where(mel > 0.0, tf.pow(10.0, decibel / 10.0), 0.0)
-    return tf.transpose(bands, [0, 2, 1])
+    return tf.where(mel > 0.0, mel + tf.minimum(missing, MISSING_DB / 2.0 * spec.power / spec.top_db), 0.0)
 
 
-def _stft_magnitude(bands: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
-    """Estimates STFT magnitudes `[n, frames, covered bins]` whose mel bands are `bands` `[n, frames, n_mels]`.
+def corrected(magnitude: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+    """Returns magnitudes with a change of their natural log; where there is no sound, there is none afterwards.
+
+    Args:
+        magnitude: `[n, frames, covered bins]`, about 1 at the loudest point.
+        change: of the same shape.
+    """
+    log = tf.minimum(log_magnitude(magnitude) + change, LOUDEST_LOG)
+    return tf.where((magnitude > 0.0) & (log > FAINTEST_LOG + 0.5), tf.exp(log), 0.0)
+
+
+def log_magnitude(magnitude: tf.Tensor) -> tf.Tensor:
+    """Returns the natural log of magnitudes, and `FAINTEST_LOG` where it would be less."""
+    return tf.maximum(tf.math.log(magnitude + 1e-9), FAINTEST_LOG)
+
+
+def covered_bins(spec: FeatureSpec) -> tuple[int, int]:
+    """Returns the first bin of the STFT that the mel bands cover, and the number of covered bins."""
+    filters = _filters(spec)
+    return filters.first, filters.basis.shape[1]
+
+
+def estimated_magnitude(full: tf.Tensor, spec: FeatureSpec) -> tf.Tensor:
+    """Estimates STFT magnitudes `[n, frames, covered bins]` for log-mels `[n, n_mels, frames]` from `levelled`.
 
     The first estimate interpolates the bands over frequency and narrows the peaks. Multiplicative updates then fit it
     to the bands by Kullback-Leibler divergence (Lee and Seung, 2001). They keep it non-negative and the peaks narrow.
     """
+    # A mel of 0 means top_db or more below the maximum. The true level is unknown, so it is taken as no sound.
+    bands = tf.where(full > 0.0, tf.pow(10.0, (full - 1.0) * spec.top_db / 10.0), 0.0)
+    bands = tf.transpose(bands, [0, 2, 1])
     filters = _filters(spec)
     density = tf.math.log(tf.maximum(bands / filters.basis.sum(axis=1), _FLOOR))
     estimate = tf.exp(_SHARPNESS * tf.tensordot(density, tf.constant(filters.interpolation), 1))

@@ -12,12 +12,12 @@ from serving.client.windows import interpolate
 from tfpipe.audio.level import EDGE_FADE_S, fade_edges
 from tfpipe.data.manifest import SPLITS, Folder, Manifest, Skipped, load_skipped
 from tfpipe.data.records import ORIGINAL_NAME
+from tfpipe.data.window_sources import Recordings
 from tfpipe.evaluation.draws import knows_labels
-from tfpipe.evaluation.hearing import invert, spread
+from tfpipe.evaluation.hearing import spread
 from tfpipe.evaluation.windows import Sampler, Windows, sample, stream
 from tfpipe.model import measure
 from tfpipe.run_report.contents import Array, MappedWindow, Pair, Sound, WorstTrack
-from tfpipe.run_report.recordings import Recordings
 from tfpipe.run_report.window_map import layout
 from tfpipe.training.trained_model import TrainedModel
 
@@ -79,8 +79,7 @@ class Gatherer:
     def sounds(self, titles: Sequence[str], mels: Array, ref_db: Array) -> list[Sound]:
         """Returns log-mels with the sound that the model's graph makes of them."""
         audio = [
-            invert(mels[at : at + _BATCH], ref_db[at : at + _BATCH].astype(np.float32), self._spec)
-            for at in range(0, len(mels), _BATCH)
+            self._model.sound(mels[at : at + _BATCH], ref_db[at : at + _BATCH]) for at in range(0, len(mels), _BATCH)
         ]
         faded = [self._faded(one) for one in np.concatenate(audio)]
         return [Sound(title=t, mel=m, audio=a) for t, m, a in zip(titles, mels, faded, strict=True)]
@@ -183,7 +182,7 @@ class Gatherer:
                 recorded = self._recordings.audio(key)
                 if recorded is None:
                     self.found_recordings = False
-                    [recorded] = invert(part.mels[row : row + 1], part.ref_db[row : row + 1], self._spec)
+                    [recorded] = self._model.sound(part.mels[row : row + 1], part.ref_db[row : row + 1])
                 mapped.append(
                     MappedWindow(
                         name=self._recordings.name(key),

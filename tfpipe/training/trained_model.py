@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from tfpipe.errors import RunError
+from tfpipe.features.inversion_tf import invert_log_mel
 from tfpipe.model import networks
 from tfpipe.model.noise import seeded_normal
 from tfpipe.model.presets import stored_preset
@@ -20,6 +21,7 @@ from tfpipe.spec import FeatureSpec
 from tfpipe.training import checkpoint
 from tfpipe.training.prior_folder import autoencoder_digest, load_prior
 from tfpipe.training.run_folder import CHECKPOINTS, load_run
+from tfpipe.training.vocoder_folder import load_vocoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class TrainedModel:
         encoder: Keras model, mel `[n, n_mels, frames, 1]` -> z_mean, z_log_var `[n, latent]`.
         decoder: Keras model, z `[n, latent]` -> mel `[n, n_mels, frames, 1]` in [0, 1].
         prior: where draws come from; None is the standard normal distribution.
+        vocoder: Keras model that corrects the magnitudes of sound, from `tfpipe.model.magnitudes.build`; or None.
         metadata: JSON values about the model: preset, dataset, step, metrics.
     """
 
@@ -44,6 +47,7 @@ class TrainedModel:
     encoder: Any
     decoder: Any
     prior: Prior | None = None
+    vocoder: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, seeds: ArrayLike, *, label: int = -1, temperature: float = 1.0) -> NDArray[np.float32]:
@@ -58,6 +62,24 @@ class TrainedModel:
         if self._from_prior is None:
             return np.asarray(noise)
         return np.asarray(self._from_prior(noise, tf.fill([len(noise)], label)))
+
+    def correct(self, mel: tf.Tensor) -> tf.Tensor:
+        """Calls the vocoder on a log-mel `[n, frames, n_mels]`, for `tfpipe.features.inversion_tf.invert_log_mel`."""
+        return self.vocoder(mel, training=False)
+
+    def sound(self, mels: ArrayLike, ref_db: ArrayLike) -> NDArray[np.float32]:
+        """Returns the audio `[n, samples]` of log-mels `[n, n_mels, frames]` with the levels `ref_db` `[n]`, dB."""
+        return np.asarray(self._sound(np.asarray(mels, np.float32), np.asarray(ref_db, np.float32)))
+
+    @functools.cached_property
+    def _sound(self) -> Any:
+        """The graph of `sound`, traced once."""
+        correct = self.correct if self.vocoder is not None else None
+        return tf.function(
+            lambda mel, ref_db: invert_log_mel(mel, ref_db, self.spec, correct=correct),
+            input_signature=[tf.TensorSpec([None, *self.spec.mel_shape]), tf.TensorSpec([None])],
+            autograph=False,
+        )
 
     @functools.cached_property
     def _from_prior(self) -> Any:
@@ -99,6 +121,7 @@ def load_models(run: str | os.PathLike[str], *, which: str = checkpoint.BEST) ->
         encoder=models.encoder,
         decoder=models.decoder,
         prior=load_prior(folder, autoencoder=autoencoder_digest(saved)),
+        vocoder=load_vocoder(folder, loaded.spec),
         metadata={
             "preset": config["preset"],
             "latent": config["latent"],
