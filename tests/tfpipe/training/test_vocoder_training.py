@@ -76,12 +76,14 @@ def weights(run: Path) -> dict[str, Any]:
     return saved.arrays
 
 
-def test_it_learns_and_is_reported(with_vocoder: Path, job_dataset: Path) -> None:
+def test_it_learns_and_is_reported(with_vocoder: Path) -> None:
     figures = rows(with_vocoder)
     assert [row["step"] for row in figures] == list(range(2, 31, 2))
-    assert figures[-1]["loss"] < 0.9 * figures[0]["loss"]
     assert len({row["without"] for row in figures}) == 1
-    assert min(row["val_loss"] for row in figures) < figures[0]["without"]
+    # Each window is seen for a part of a step only, so the loss of training goes up and down.
+    held_out = [row["val_loss"] for row in figures]
+    assert held_out == sorted(held_out, reverse=True)
+    assert held_out[-1] < 0.99 * figures[0]["without"]
 
 
 def test_a_finished_vocoder_is_not_trained_again_and_other_settings_are_refused(
