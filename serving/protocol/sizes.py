@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from serving.protocol import tensors
+from serving.protocol import protos, tensors
 from serving.protocol.wire import Buffer, Predict
 
 # Bytes that protobuf keeps for each field of a message, at most; an empty message in a list takes 108.
@@ -100,3 +100,17 @@ def _varint(data: Buffer, at: int, stop: int) -> tuple[int, int]:
 
 # Numbers of protobuf's types whose values are varints: int64, uint64, int32, bool, uint32, enum, sint32, sint64.
 _VARINTS = frozenset((3, 4, 5, 8, 13, 14, 17, 18))
+
+
+def row_bytes(info: Any) -> int:
+    """Returns the bytes of a row of an input or output, where its TensorInfo says them; an open size counts as 1."""
+    sizes: list[int] = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
+    try:
+        return math.prod(sizes) * int(tensors.dtype_of(info.dtype).itemsize)
+    except tensors.TensorError:  # the signature is refused, so no row has this type
+        return 0
+
+
+def is_sized(info: Any) -> bool:
+    """Tells whether the TensorInfo of an input or output says how many bytes a row takes."""
+    return protos.data_type_name(info.dtype) != "DT_STRING" and all(dim.size >= 0 for dim in info.tensor_shape.dim[1:])

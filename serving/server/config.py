@@ -58,7 +58,14 @@ class Limits:
         at_least=0,
     )
     json_bytes: int = setting(32 << 20, help="largest REST body, in bytes", at_least=1)
-    rows: int = setting(1024, help="largest batch of one request, in rows", at_least=1)
+    rows: int = setting(
+        1 << 16,
+        help="largest batch of one request, in rows; fewer if the answer would be larger than message_bytes",
+        at_least=1,
+    )
+    open_rows: int = setting(
+        1024, help="the same for a signature with an output of unknown size, such as text or a WAV", at_least=1
+    )
     step_rows: int = setting(
         64, help="an unbatched request goes through the model in steps of this many rows", at_least=1
     )

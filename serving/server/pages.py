@@ -42,10 +42,19 @@ class Pages:
         catalog: the models being served.
         is_serving: tells whether every model can answer.
         metrics_path: path of the Prometheus page, to link to it; None means no page.
+        asks_token: clients must send a token.
     """
 
-    def __init__(self, catalog: Catalog, *, is_serving: Callable[[], bool], metrics_path: str | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        is_serving: Callable[[], bool],
+        metrics_path: str | None = None,
+        asks_token: bool = False,
+    ) -> None:
         self._catalog, self._is_serving, self._metrics_path = catalog, is_serving, metrics_path
+        self._asks_token = asks_token
 
     def get(self, path: str, *, host: str) -> Page | None:
         """Returns the page of a path, or None if there is no such page.
@@ -81,7 +90,7 @@ class Pages:
         parts = [f'<a href="{html.escape(path)}">{name}</a>' for name, path in links.items()]
         body = [f"<h1>tfpipe serve</h1><p>{' · '.join(parts)}</p>"]
         for name, versions, signatures in self._models():
-            body.append(_model(name, versions, signatures, host))
+            body.append(_model(name, versions, signatures, _command(host, name, asks_token=self._asks_token)))
         if len(body) == 1:
             body.append("<p>No model is served yet.</p>")
         return (
@@ -113,7 +122,11 @@ class Pages:
             if "continue" in signatures:
                 paths[f"{model}/stream"] = {"get": _stream_operation(name)}
         info = {"title": "Models of this server", "version": "1", "description": "The REST API of TensorFlow Serving."}
-        return {"openapi": "3.1.0", "info": info, "paths": paths}
+        described: dict[str, Any] = {"openapi": "3.1.0", "info": info, "paths": paths}
+        if self._asks_token:
+            described["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+            described["security"] = [{"token": []}]
+        return described
 
 
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}}
@@ -166,7 +179,13 @@ def _row_schema(info: Any) -> dict[str, Any]:
     return schema
 
 
-def _model(name: str, versions: list[int], signatures: dict[str, Any], host: str) -> str:
+def _command(host: str, name: str, *, asks_token: bool) -> str:
+    """Returns the beginning of a shell command that asks a model."""
+    token = '-H "Authorization: Bearer $TOKEN" ' if asks_token else ""
+    return f"curl {token}http://{host}/v1/models/{name}:predict"
+
+
+def _model(name: str, versions: list[int], signatures: dict[str, Any], command: str) -> str:
     path = f"/v1/models/{html.escape(name)}"
     numbers = ", ".join(map(str, versions)) or "none is ready"
     rows = "".join(
@@ -174,11 +193,12 @@ def _model(name: str, versions: list[int], signatures: dict[str, Any], host: str
         f"<td>{_tensors(signature.outputs)}</td></tr>"
         for key, signature in signatures.items()
     )
-    example = next(filter(None, (_example(key, signature) for key, signature in signatures.items())), "")
-    command = f"curl http://{host}/v1/models/{name}:predict -d '{example}'"
+    bodies = filter(None, (_example(key, signature) for key, signature in signatures.items()))
+    commands = [html.escape(f"{command} -d '{body}'") for body in bodies]
+    examples = "".join(f"<pre>{text}</pre>" for text in commands)
     # A model with a learned prior can play (`serving.server.streams`).
     player = f'<p><audio controls preload="none" src="{path}/stream"></audio></p>' if "continue" in signatures else ""
-    shown = f"<p>An example:</p><pre>{html.escape(command)}</pre>" if example else ""
+    shown = f"<p>Examples of short requests:</p>{examples}" if examples else ""
     return (
         f'<h2>{html.escape(name)}</h2><p>Versions: {numbers}. <a href="{path}">State</a>, '
         f'<a href="{path}/metadata">metadata</a>.</p><table><thead><tr><th>signature</th><th>inputs</th>'

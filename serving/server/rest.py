@@ -92,7 +92,9 @@ class RestServer:
         application = Application(
             api, entrance, timeout_s=timeout_s, metrics_path=metrics_path, cors=cors_headers(cors, token)
         )
-        application.pages = Pages(api.catalog, is_serving=is_serving, metrics_path=metrics_path)
+        application.pages = Pages(
+            api.catalog, is_serving=is_serving, metrics_path=metrics_path, asks_token=token is not None
+        )
         self._server = HttpServer(
             application,
             may_ask=gate(token, cors=cors, entrance=entrance),

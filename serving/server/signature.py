@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors
+from serving.protocol.sizes import is_sized, row_bytes
 from serving.protocol.status import Code, StatusError, from_runtime
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits
@@ -55,8 +55,10 @@ class Signature:
         self._refusal = refusal
         self._run, self._limits, self._queue = run, limits, queue
         self.has_rows = _has_rows(definition)
-        self.row_bytes = max((_row_bytes(info) for info in definition.outputs.values()), default=0)
+        self.row_bytes = max((row_bytes(info) for info in definition.outputs.values()), default=0)
         fixed = all(tensors.has_fixed_size(info.dtype) for info in definition.outputs.values())
+        sized = all(map(is_sized, definition.outputs.values()))
+        self._most_rows = limits.rows if sized else min(limits.rows, limits.open_rows)
         self.is_batched = batching is not None and not refusal and _is_batchable(definition)
         self.rows_fit = self.is_batched and fixed and not own_batches
         batching = batching or Batching()
@@ -138,7 +140,7 @@ class Signature:
         Raises:
             StatusError: INVALID_ARGUMENT.
         """
-        most = min(self._limits.rows, self._limits.message_bytes // max(1, self.row_bytes))
+        most = min(self._most_rows, self._limits.message_bytes // max(1, self.row_bytes))
         if rows > most:
             raise StatusError(
                 Code.INVALID_ARGUMENT, f"a batch of {rows} rows is larger than this server's {most}; split it"
@@ -318,14 +320,6 @@ def select_outputs(outputs: Mapping[str, Any], output_filter: Sequence[str]) -> 
 def _has_rows(definition: Any) -> bool:
     infos = [*definition.inputs.values(), *definition.outputs.values()]
     return all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
-
-
-def _row_bytes(info: Any) -> int:
-    sizes: list[int] = [max(1, dim.size) for dim in info.tensor_shape.dim[1:]]
-    try:
-        return math.prod(sizes) * int(tensors.dtype_of(info.dtype).itemsize)
-    except tensors.TensorError:  # the signature is refused, so no row has this type
-        return 0
 
 
 def _is_batchable(definition: Any) -> bool:

@@ -21,10 +21,11 @@ from tfpipe.run_report.contents import Array, MappedWindow, Pair, Sound, WorstTr
 from tfpipe.run_report.window_map import layout
 from tfpipe.training.trained_model import TrainedModel
 
-# Sizes of the sections. With 16 bytes of MP3 a sample second, the whole page stays below 25 MB.
+# Sizes of the sections.
 _PAIRS, _LABELS, _DRAWS, _VARIANTS, _BETWEEN, _CHANNELS, _WORST = 4, 4, 3, 8, 5, 4, 8
-# Windows on the map, each with its sound.
-_MAPPED = 360
+# Windows on the map, each with its sound, and the bytes of all these sounds. A second of sound takes about 5.2 kB at
+# 22 050 Hz, and in the page a third more. The other sections take about 5 MB.
+_MAPPED, _MAPPED_BYTES, _BYTES_A_SAMPLE = 360, 12e6, 5.2e3 / 22_050
 # Training windows among which one of each label is looked for, to show its variants.
 _MOST_LOOKED_AT = 2000
 # Windows that are inverted to audio at a time; each takes about 10 MB.
@@ -49,8 +50,8 @@ class Gatherer:
         self.found_recordings = True
 
     def windows(self) -> dict[str, Windows]:
-        """Returns windows as recorded, by split: held-out ones first, and at most `_MAPPED` together."""
-        found, left = {}, _MAPPED
+        """Returns windows as recorded, by split: held-out ones first, and only so many that the page stays small."""
+        found, left = {}, max(2, min(_MAPPED, int(_MAPPED_BYTES / (_BYTES_A_SAMPLE * self._spec.samples))))
         for split in reversed(SPLITS):
             total = self._manifest.examples(split)
             most = left // 2 if split != "train" else left
@@ -87,6 +88,8 @@ class Gatherer:
     def pairs(self, windows: Windows, split: str) -> list[Pair]:
         """Returns windows of a split beside their reconstructions, as many of each label as possible."""
         chosen = spread(windows, _PAIRS)
+        if not len(chosen):
+            return []
         rebuilt = self.decode(self.encode(chosen))
         errors = measure.squared_error(chosen.mels, rebuilt)
         names = [self._recordings.name(key) for key in chosen.key]

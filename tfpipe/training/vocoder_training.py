@@ -70,7 +70,8 @@ def train_vocoder(data: Folder, run: Path, config: VocoderConfig, *, quiet: bool
     folder = run / VOCODER
     with folder_lock(folder, what="tfpipe train-vocoder"), stop_signals() as stop:
         policy = precision.resolve(config.precision)
-        _claim(folder, {**vars(MagnitudeSize()), "steps": config.steps, "seed": config.seed, "policy": policy})
+        settings = {**vars(MagnitudeSize()), "steps": config.steps, "seed": config.seed, "policy": policy}
+        _require_same(folder, settings)
         if not vocoder_is_trained(run):
             windows = [
                 read_windows(data, manifest, split, model=model, most=most, quiet=quiet)
@@ -78,6 +79,7 @@ def train_vocoder(data: Folder, run: Path, config: VocoderConfig, *, quiet: bool
             ]
             if not len(windows[0]):
                 raise RunError(f"{data}: no recording to train on is louder than silence")
+            write_json(folder / CONFIG, settings)
             trainer = _Trainer(folder, model, windows[0], windows[1], config, policy=policy, quiet=quiet)
             trainer.restore()
             trainer.run(stop)
@@ -87,15 +89,14 @@ def train_vocoder(data: Folder, run: Path, config: VocoderConfig, *, quiet: bool
     return {name: best[name] for name in ("step", "loss", "val_loss", "without")}
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings, or checks that they are those of the vocoder in the folder."""
-    path = folder / CONFIG
-    if not path.exists():
-        write_json(path, settings)
-        return
-    stored = read_json(path)
-    differing = [f"{name}: {stored.get(name)} there, {settings[name]} now" for name in settings]
-    differing = [text for name, text in zip(settings, differing, strict=True) if stored.get(name) != settings[name]]
+def _require_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Checks that the vocoder in the folder, if there is one, has these settings."""
+    stored = read_json(folder / CONFIG) if (folder / CONFIG).exists() else settings
+    differing = [
+        f"{name}: {stored.get(name)} there, {value} now"
+        for name, value in settings.items()
+        if stored.get(name) != value
+    ]
     if differing:
         raise RunError(
             f"{folder}: holds a vocoder with other settings ({'; '.join(differing)}); use those, or delete the folder"

@@ -106,12 +106,13 @@ def odd_model(tmp_path_factory):
         signatures["resource"] = signature({"x": handle, "y": column}, {"y": column + 1})
         ragged = v1.ragged.placeholder("float32", 1, name="ragged")
         signatures["ragged"] = signature({"x": ragged}, {"y": ragged.flat_values})
+        pairs = v1.placeholder("float32", [None], name="pairs")
+        signatures["words"] = signature({"x": pairs}, {"y": tf.strings.as_string(pairs)})
         quantised = v1.placeholder("quint8", [None], name="quantised")
         signatures["quantised"] = signature({"x": quantised}, {"y": tf.identity(quantised)})
         gone = signature({"x": column}, {"y": column})
         gone.outputs["y"].name = "not_there:0"
         signatures["gone"] = gone
-        pairs = v1.placeholder("float32", [None], name="pairs")
         signatures["pairs"] = signature({"x": pairs}, {"y": tf.repeat(pairs, 2)})
         for tags in (["serve"], ["serve", "gpu"]):
             builder = v1.saved_model.Builder(str(folder / "-".join(tags) / "1"))
@@ -169,6 +170,15 @@ def test_inputs_of_different_lengths_go_to_the_model_which_may_refuse_them(odd_c
 def test_a_large_request_is_not_cut_if_the_rows_of_the_answer_are_others(odd_caller):
     x = np.arange(200, dtype=np.float32)
     np.testing.assert_array_equal(odd_caller.predict("pairs", x=x)["y"], np.repeat(x, 2))
+
+
+def test_a_request_may_have_thousands_of_rows(odd_caller):
+    x = np.random.default_rng(0).normal(size=(5000, 1)).astype(np.float32)
+    np.testing.assert_array_equal(odd_caller.predict("column", x=x)["y"], 2 * x)
+    code, says = odd_caller.refusal("column", x=np.zeros((70_000, 1), np.float32))
+    assert (code, says) == ("INVALID_ARGUMENT", "a batch of 70000 rows is larger than this server's 65536; split it")
+    code, says = odd_caller.refusal("words", x=np.zeros(1025, np.float32))
+    assert (code, says) == ("INVALID_ARGUMENT", "a batch of 1025 rows is larger than this server's 1024; split it")
 
 
 @pytest.mark.parametrize(

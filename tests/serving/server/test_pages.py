@@ -27,13 +27,28 @@ def test_the_list_names_models_versions_and_signatures_and_its_example_works(ser
     assert (status, kind) == (200, "text/html; charset=utf-8")
     for word in ("vae", "Versions: 1.", "decode_audio", "float [n, ", "/healthz", "/readyz", "/openapi.json"):
         assert word in text
-    [shown] = re.findall("<pre>(.*?)</pre>", text)
-    command, url, option, body = shlex.split(html.unescape(shown))
-    assert (command, option) == ("curl", "-d")
-    [(host, path)] = re.findall(r"^http://([^/]+)(/.+)$", url)
-    assert host == f"127.0.0.1:{server.rest_port}"
-    status, _, answer = get(server, path, verb="POST", body=body)
-    assert (status, list(json.loads(answer))) == (200, ["predictions"])
+    examples = [shlex.split(html.unescape(shown)) for shown in re.findall("<pre>(.*?)</pre>", text)]
+    named = [json.loads(body)["signature_name"] for _, _, _, body in examples]
+    assert {"decode", "encode_audio", "generate"} <= set(named)
+    for command, url, option, body in examples:
+        assert (command, option) == ("curl", "-d")
+        [(host, path)] = re.findall(r"^http://([^/]+)(/.+)$", url)
+        assert host == f"127.0.0.1:{server.rest_port}"
+        status, _, answer = get(server, path, verb="POST", body=body)
+        assert (status, list(json.loads(answer))) == (200, ["predictions"])
+
+
+def test_a_server_with_a_token_says_so_in_its_pages(server):
+    pages = Pages(server.catalog, is_serving=lambda: True, asks_token=True)
+    listing, described = (pages.get(path, host="h:1") for path in ("/", "/openapi.json"))
+    assert listing is not None
+    assert described is not None
+    assert (
+        html.escape('curl -H "Authorization: Bearer $TOKEN" http://h:1/v1/models/vae:predict') in listing.body.decode()
+    )
+    found = json.loads(described.body)
+    assert found["security"] == [{"token": []}]
+    assert found["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
 
 
 def test_health_and_readiness(server):

@@ -147,6 +147,7 @@ def test_recordings_that_are_gone_are_named(run: Path, job_dataset: Path, tmp_pa
     (data / "dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="does not say where its recordings are"):
         tp.train_vocoder(data, run, **SETTINGS)
+    assert not (run / VOCODER / "config.json").exists()  # so other settings may be tried
     with pytest.raises(RunError):
         tp.train_vocoder(job_dataset, tmp_path / "none", **SETTINGS)
     assert not (tmp_path / "none").exists()
