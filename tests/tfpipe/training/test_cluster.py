@@ -179,7 +179,7 @@ def test_local_ends_with_the_status_of_the_first_that_failed():
     code = (
         "import json, os, signal, sys, time\n"
         "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-        "print('to stdout', index); print('to stderr', index, file=sys.stderr)\n"
+        "print('to stdout', index); sys.stderr.write(f'to stderr {index}\\n')\n"
         "if index == 1: sys.exit(7)\n"
         "if index == 2: time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)\n"
         "time.sleep(2); sys.exit(3)\n"
