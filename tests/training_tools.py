@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,15 @@ def arrays(run: Path, which: str = checkpoint.LATEST) -> dict[str, NDArray[Any]]
 def same(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> bool:
     """Tells whether two checkpoints are equal, bit for bit."""
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+class StopsAt(threading.Event):
+    """An event that is set from the moment it has been asked `count` times."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0

@@ -160,7 +160,7 @@ class Entrance:
 
     @contextlib.contextmanager
     def computes(self, method: str, *, model: str, call: Call) -> Iterator[None]:
-        """Lets the request compute in its block, once there is room for it; see `Monitor.watch`.
+        """Waits for a slot and holds it for the block, in which the request computes; see also `Monitor.watch`.
 
         Raises:
             StatusError: as `Monitor.watch`; or there is no room (see `AdmissionQueue.slot`).

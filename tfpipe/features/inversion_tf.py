@@ -35,8 +35,8 @@ _GAMMA = 0.25645
 _REF_DB_LIMIT = 300.0
 # A band this far below the largest is as good as silent, and is not divided by.
 _FLOOR = 1e-12
-# Natural logs of magnitudes relative to the loudest band: where a network's correction begins and ends. The faintest
-# is -56 dB of magnitude, 113 dB of sound.
+# A correction keeps the natural log of a magnitude, relative to the loudest band, between these two. Below the lower
+# one (-113 dB of sound) the magnitude becomes 0.
 FAINTEST_LOG, LOUDEST_LOG = -13.0, 5.0
 
 

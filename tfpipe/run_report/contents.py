@@ -92,7 +92,7 @@ class WorstTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """All that the page shows; see `gather`."""
+    """All that the page shows. `tfpipe.run_report.gather.Gatherer` makes the sections."""
 
     spec: FeatureSpec
     labels: tuple[str, ...]

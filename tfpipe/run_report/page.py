@@ -87,7 +87,7 @@ def _reconstructions(contents: Contents) -> str:
     origin = (
         "The original is the recording itself. "
         if contents.from_recordings
-        else ("Some recordings cannot be read any more; their originals are made from the stored spectrogram. ")
+        else "Some recordings cannot be read any more; their originals are made from the stored spectrogram. "
     )
     parts = [
         f"<p>{origin}The reconstruction went through the model and came back. The third picture shows what was added "

@@ -19,7 +19,7 @@ from tfpipe.spec import FeatureSpec
 
 # Marks of the frequency axis, Hz: octaves.
 _MARKED_HZ = tuple(250.0 * 2**octave for octave in range(7))
-# The picture's size, and where its plot lies, in units of the SVG.
+# Size of the picture and place of its plot, in units of the SVG.
 _WIDTH, _HEIGHT = 400, 230
 _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 56, 6, 338, 184
 # Differences beyond this, in the features' dB, have the deepest colour.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from tfpipe.errors import RunError
-from tfpipe.features.inversion_tf import invert_log_mel
+from tfpipe.features.inversion_tf import Correct, invert_log_mel
 from tfpipe.model import networks
 from tfpipe.model.noise import seeded_normal
 from tfpipe.model.presets import stored_preset
@@ -63,9 +63,10 @@ class TrainedModel:
             return np.asarray(noise)
         return np.asarray(self._from_prior(noise, tf.fill([len(noise)], label)))
 
-    def correct(self, mel: tf.Tensor) -> tf.Tensor:
-        """Calls the vocoder on a log-mel `[n, frames, n_mels]`, for `tfpipe.features.inversion_tf.invert_log_mel`."""
-        return self.vocoder(mel, training=False)
+    @property
+    def correct(self) -> Correct | None:
+        """The vocoder, as `tfpipe.features.inversion_tf.invert_log_mel` takes it; None without one."""
+        return functools.partial(self.vocoder, training=False) if self.vocoder is not None else None
 
     def sound(self, mels: ArrayLike, ref_db: ArrayLike) -> NDArray[np.float32]:
         """Returns the audio `[n, samples]` of log-mels `[n, n_mels, frames]` with the levels `ref_db` `[n]`, dB."""
@@ -74,7 +75,7 @@ class TrainedModel:
     @functools.cached_property
     def _sound(self) -> Any:
         """The graph of `sound`, traced once."""
-        correct = self.correct if self.vocoder is not None else None
+        correct = self.correct
         return tf.function(
             lambda mel, ref_db: invert_log_mel(mel, ref_db, self.spec, correct=correct),
             input_signature=[tf.TensorSpec([None, *self.spec.mel_shape]), tf.TensorSpec([None])],

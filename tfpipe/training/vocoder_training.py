@@ -34,11 +34,11 @@ from tfpipe.training.stopping import Interrupted, stop_signals
 from tfpipe.training.trained_model import TrainedModel, load_models
 from tfpipe.training.vocoder_config import VocoderConfig
 from tfpipe.training.vocoder_folder import VOCODER, best_of_vocoder, vocoder_is_trained
-from tfpipe.training.vocoder_windows import RecordedWindows, read_windows
+from tfpipe.training.vocoder_windows import FULL_SCALE, RecordedWindows, read_windows
 
 # Reports over the whole training; each measures held-out windows and saves a checkpoint.
 _REPORTS = 15
-# Windows of a step, half as recorded and half as decoded, and the frames of each that are looked at.
+# A step takes this many windows, half of them as recorded and half as decoded, and this many frames of each.
 _BATCH, _FRAMES = 12, 96
 _LEARNING_RATE, _AVERAGE = 1.5e-3, 0.998
 # Most windows that are held in memory: 1 000 take 270 MB.
@@ -250,7 +250,7 @@ class _Trainer:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns some frames of log-mels `[n, n_mels, frames]`, and the log magnitudes of the sound in them."""
         spec, half = self._spec, self._spec.n_fft // 2
-        samples = tf.pad(tf.cast(audio, tf.float32) / 32767.0, [[0, 0], [half, spec.n_fft]])
+        samples = tf.pad(tf.cast(audio, tf.float32) / FULL_SCALE, [[0, 0], [half, spec.n_fft]])
         needed = (frames - 1) * spec.hop + spec.n_fft
         part = tf.slice(samples, [0, start * spec.hop], [-1, needed])
         magnitude = tf.abs(tf.signal.stft(part, spec.n_fft, spec.hop, window_fn=_window))

@@ -25,7 +25,8 @@ from tfpipe.training.trained_model import TrainedModel
 
 # Windows that are encoded at a time.
 _BATCH = 16
-_INT16 = 32767.0
+# The int16 code of full scale.
+FULL_SCALE = 32767.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def read_windows(
                     for start in (start for name, start in chosen if name == path):
                         window = reader.read(round(start * spec.sample_rate), spec.samples, rate=spec.sample_rate)
                         if np.abs(window).max() >= spec.silence_peak:
-                            kept.append(np.rint(np.clip(window, -1.0, 1.0) * _INT16).astype(np.int16))
+                            kept.append(np.rint(np.clip(window, -1.0, 1.0) * FULL_SCALE).astype(np.int16))
                         bar.update()
             except (TfpipeError, OSError) as error:
                 raise RunError(
@@ -97,7 +98,7 @@ def _encoded(audio: NDArray[np.int16], spec: FeatureSpec, rebuild: Callable[[Any
     ref_db = np.zeros(len(audio), np.float32)
     for start in range(0, len(audio), _BATCH):
         rows = slice(start, start + _BATCH)
-        mel, level = log_mel(audio[rows] / _INT16, spec)
+        mel, level = log_mel(audio[rows] / FULL_SCALE, spec)
         for kind, shown in enumerate((mel, rebuild(mel))):
             mels[kind, rows] = np.rint(np.asarray(levelled(shown, spec)) * 255.0)
         ref_db[rows] = level

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from once import make_once
-from training_tools import arrays, same, train_config
+from training_tools import StopsAt, arrays, same, train_config
 
 from tfpipe.data.manifest import load_manifest
 from tfpipe.errors import RunError, UsageError
@@ -70,18 +69,6 @@ def test_a_finished_run_is_not_trained_again(copy: Path, small: Path) -> None:
     train(config, quiet=True)
     train(train_config(small, copy, **{**SETTINGS, "latent": None}), quiet=True)  # the size is that of the run
     assert {path: path.stat().st_mtime_ns for path in (copy / PRIOR).rglob("*")} == before
-
-
-class StopsAt(threading.Event):
-    """An event that is set from the moment it has been asked `count` times."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from once import make_once
 from run_tools import save_run
-from training_tools import same
+from training_tools import StopsAt, same
 
 import tfpipe as tp
 from serving.export.saved_model import export
@@ -80,7 +80,7 @@ def test_it_learns_and_is_reported(with_vocoder: Path) -> None:
     figures = rows(with_vocoder)
     assert [row["step"] for row in figures] == list(range(2, 31, 2))
     assert len({row["without"] for row in figures}) == 1
-    # Each window is seen for a part of a step only, so the loss of training goes up and down.
+    # A step sees a random part of a few windows, so the training loss goes up and down.
     held_out = [row["val_loss"] for row in figures]
     assert held_out == sorted(held_out, reverse=True)
     assert held_out[-1] < 0.99 * figures[0]["without"]
@@ -101,18 +101,6 @@ def test_a_finished_vocoder_is_not_trained_again_and_other_settings_are_refused(
     assert "steps: 30 there, 31 now" in capsys.readouterr().err
     with pytest.raises(UsageError, match="stepps: no setting of the vocoder"):
         tp.train_vocoder(job_dataset, run, stepps=3)
-
-
-class StopsAt(threading.Event):
-    """An event that is set from the moment it has been asked `count` times."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("asked", [2, 13])
