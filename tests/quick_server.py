@@ -7,9 +7,9 @@ import numpy as np
 from serving_tools import serving
 
 from serving.protocol import protos
-from serving.server import loaded_model
-from serving.server.loaded_model import LoadedModel
-from serving.server.signature import Signature
+from serving.server.models import loaded_model
+from serving.server.models.loaded_model import LoadedModel
+from serving.server.models.signature import Signature
 
 
 def definition(**sizes):

@@ -15,7 +15,7 @@ from once import make_once
 from serving_tools import Caller, export_examples_model, export_toy, start_server
 
 from serving.client.client import Client
-from serving.server.grpc_native import is_built
+from serving.server.grpc.native_server import is_built
 from tfpipe.spec import FeatureSpec
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "data" / "corpus_small"

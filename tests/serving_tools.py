@@ -19,9 +19,9 @@ from serving.protocol import protos, tensors
 from serving.protocol.names import METRICS_PATH, MODEL_SERVICE, PREDICT, REGRESS, UNLIMITED, WARMUP_FILE
 from serving.server.admission import AdmissionQueue
 from serving.server.config import Limits, ServerConfig
-from serving.server.grpc_native import NativeGrpcServer, is_built
+from serving.server.grpc.native_server import NativeGrpcServer, is_built
+from serving.server.models.signature import Signature
 from serving.server.server import Server
-from serving.server.signature import Signature
 from tfpipe.cli.arguments import normalised
 
 # Marks tests that need the compiled server.

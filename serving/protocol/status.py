@@ -99,3 +99,8 @@ def _plain(message: str) -> str:
     )
     lines = [line.strip() for line in message.splitlines() if line.strip() and not noise.match(line)]
     return re.sub(r"\[\[.*?\]\]|\[Op:[^\]]*\]|\{\{.*?\}\}", "", " ".join(lines)).strip()
+
+
+def refused(message: str) -> StatusError:
+    """Returns the error for a request that is wrong."""
+    return StatusError(Code.INVALID_ARGUMENT, message)

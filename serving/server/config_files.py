@@ -13,7 +13,7 @@ from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH
 from serving.protocol.small_file import read_small_file
 from serving.protocol.status import Code, StatusError
-from serving.server.model_files import is_url
+from serving.server.models.model_files import is_url
 from tfpipe.errors import ServingError, UsageError
 from tfpipe.settings import check, setting
 

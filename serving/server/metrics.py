@@ -165,8 +165,12 @@ class Entrance:
         Raises:
             StatusError: as `Monitor.watch`; or there is no room (see `AdmissionQueue.slot`).
         """
-        with self.monitor.watch(method, entrypoint=self.name, model=model, call=call), self._slots.slot(call):
+        with self.watches(method, model=model, call=call), self._slots.slot(call):
             yield
+
+    def watches(self, method: str, *, model: str, call: Call) -> contextlib.AbstractContextManager[None]:
+        """Counts, times and logs what happens in the block, without a slot; see `Monitor.watch`."""
+        return self.monitor.watch(method, entrypoint=self.name, model=model, call=call)
 
     def refuse_stranger(self) -> None:
         """Counts and logs a request without the server's token."""

@@ -16,18 +16,18 @@ from typing import Self
 
 from serving.protocol.status import StatusError
 from serving.server.admission import AdmissionQueue
-from serving.server.catalog import Catalog
 from serving.server.config import SPARE_THREADS, ServerConfig
 from serving.server.config_files import ModelSettings, read_models
-from serving.server.grpc_native import CertificatesError, NativeGrpcServer, is_built
-from serving.server.grpc_python import PythonGrpcServer
-from serving.server.http_server import allow_more_files
-from serving.server.loaded_model import LoadedModel
+from serving.server.grpc.native_server import CertificatesError, NativeGrpcServer, is_built
+from serving.server.grpc.python_server import PythonGrpcServer
 from serving.server.metrics import Monitor
-from serving.server.model_files import is_url, require_readable
-from serving.server.rest import RestServer
+from serving.server.models.catalog import Catalog
+from serving.server.models.loaded_model import LoadedModel
+from serving.server.models.model_files import is_url, require_readable
+from serving.server.models.versions import LOADING_S, Retries
+from serving.server.rest.http_server import allow_more_files
+from serving.server.rest.rest_server import RestServer
 from serving.server.service import Api, Methods
-from serving.server.versions import LOADING_S, Retries
 from tfpipe.errors import ServingError
 from tfpipe.process.exit_status import skip_cleanup
 

@@ -17,13 +17,14 @@ from serving.protocol.names import HEALTH_SERVICE, MODEL_SERVICE, PREDICT, PREDI
 from serving.protocol.sizes import array_bytes, parsed_bytes
 from serving.protocol.status import FAILED, Code, StatusError
 from serving.protocol.wire import Buffer, Predict, read_predict
-from serving.server import examples, reflection
+from serving.server import reflection
 from serving.server.admission import SMALL_REQUEST, AdmissionQueue, Call, RequestMemory
-from serving.server.catalog import Catalog
 from serving.server.config import Limits
 from serving.server.config_files import models_of
-from serving.server.loaded_model import BatchAnswer, LoadedModel, Query
 from serving.server.metrics import Entrance, Monitor
+from serving.server.models import examples
+from serving.server.models.catalog import Catalog
+from serving.server.models.loaded_model import BatchAnswer, LoadedModel, Query
 
 _LOG = logging.getLogger(__name__)
 # The health check answers for these; the empty name means the whole server.

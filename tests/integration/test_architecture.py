@@ -137,6 +137,19 @@ def test_the_arrows_have_no_circle():
         arrows = {room: there for room, there in arrows.items() if room not in ends}
 
 
+def test_models_of_the_server_know_nothing_of_its_ports():
+    """In `serving/server`, gRPC and REST use the service, which uses the models; no import goes back up."""
+    above = {"models": ("rest", "grpc", "service", "server"), "rest": ("grpc", "server"), "grpc": ("rest", "server")}
+    wrong = [
+        f"{path.relative_to(REPO)} imports {module}"
+        for folder, names in above.items()
+        for path in (REPO / "serving" / "server" / folder).glob("*.py")
+        for module in _everywhere(path)
+        if module.startswith(tuple(f"serving.server.{name}" for name in names))
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPO)))
 def test_nothing_imports_what_a_wheel_lacks(path):
     assert not {name for name in _everywhere(path) if name.split(".")[0] in ("tests", "scripts", "setup")}

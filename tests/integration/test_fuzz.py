@@ -19,9 +19,9 @@ from serving_tools import Caller, start_server
 from serving.protocol import protos, tensors
 from serving.protocol.names import PREDICT
 from serving.protocol.status import StatusError
-from serving.server import rest
 from serving.server.admission import Call
 from serving.server.metrics import Entrance, Monitor
+from serving.server.rest import rest_server
 from serving.server.service import Api
 
 FAST = {"handlers": 1000, "bodies": 700, "grpc": 200, "http": 100, "sockets": 30}
@@ -168,7 +168,7 @@ def straight_to_the_application(server, count, seed):
     """Sends HTTP requests to the WSGI application without a connection."""
     limits = server.config.limits
     entrance = Entrance("REST", Monitor(server.catalog.knows), open_requests=limits.open_requests)
-    application = rest.Application(Api(server.catalog, limits), entrance, timeout_s=60, metrics_path="/metrics")
+    application = rest_server.Application(Api(server.catalog, limits), entrance, timeout_s=60, metrics_path="/metrics")
     rng = random.Random(seed)
     codes: Counter[str] = Counter()
     for _ in range(count):

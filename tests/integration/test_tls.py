@@ -20,10 +20,10 @@ from serving_tools import Caller, run_command, start_server
 
 from serving.client.client import Client
 from serving.client.connection import ClientTls
-from serving.server import grpc_native
 from serving.server.config_files import read_tls
-from serving.server.grpc_native import NativeGrpcServer, is_built
-from serving.server.grpc_python import PythonGrpcServer
+from serving.server.grpc import native_server
+from serving.server.grpc.native_server import NativeGrpcServer, is_built
+from serving.server.grpc.python_server import PythonGrpcServer
 from tfpipe.errors import ServingError, UsageError
 
 ROWS = np.ones((1, 3), np.float32)
@@ -196,7 +196,7 @@ def test_the_native_front_end_answers_with_tls_unless_it_cannot_read_the_certifi
         assert isinstance(server._grpc, NativeGrpcServer)
 
     def refuse(*_, **__):
-        raise grpc_native.CertificatesError("--ssl_config_file: an old kind")
+        raise native_server.CertificatesError("--ssl_config_file: an old kind")
 
     monkeypatch.setattr("serving.server.server.NativeGrpcServer.__init__", refuse)
     with tls_server(certificates, tmp_path, monkeypatch) as (server, caller):
@@ -208,7 +208,7 @@ def test_handshakes_that_are_never_finished_are_ended(certificates, tmp_path, mo
     settings = {"grpc_front_end": front_end}
     if front_end == "python":
         settings["grpc_channel_arguments"] = ("grpc.server_handshake_timeout_ms=500",)
-    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(native_server, "UNREAD_TIMEOUT_S", 0.5)
     with (
         tls_server(certificates, tmp_path, monkeypatch, **settings) as (server, caller),
         contextlib.ExitStack() as kept,

@@ -1,7 +1,7 @@
 //! The front end of `tfpipe serve` for gRPC, as the Python module `serving.server._front`.
 //!
 //! One thread, which never needs the interpreter, holds the connections, reads and writes gRPC's framing, and batches
-//! requests. Python (`serving/server/grpc_native.py`) decides once for each batch what it means and which model
+//! requests. Python (`serving/server/grpc/native_server.py`) decides once for each batch what it means and which model
 //! computes it. The crate `h2` implements HTTP/2.
 //!
 //! A request's way: `connection` accepts it (with `tls`, if there are certificates), `call` reads it, `predict` finds its

@@ -16,8 +16,8 @@ from serving.protocol.status import reason_of
 from serving.server.config import ServerConfig
 from serving.server.config_files import Tls
 from serving.server.metrics import configure_logging
+from serving.server.models.versions import LOADING_S
 from serving.server.server import serve
-from serving.server.versions import LOADING_S
 from tfpipe.data.records import _masked_crc
 
 
@@ -100,7 +100,7 @@ def test_an_absurd_version_is_reported_and_another_one_served(tmp_path, toy, dam
 
 
 def test_any_error_of_a_version_leaves_the_others_alone(tmp_path, toy, monkeypatch):
-    from serving.server import loaded_model
+    from serving.server.models import loaded_model
 
     load = loaded_model.LoadedModel.load
 
@@ -119,7 +119,8 @@ def test_any_error_of_a_version_leaves_the_others_alone(tmp_path, toy, monkeypat
 
 def test_a_version_that_never_loads_does_not_keep_the_process(tmp_path, toy, monkeypatch):
     """SIGTERM ends the server while its only version is being loaded."""
-    from serving.server import loaded_model, server, versions
+    from serving.server import server
+    from serving.server.models import loaded_model, versions
 
     copy_version(toy / "1", tmp_path, 1)
     loading, freed, kept = threading.Event(), threading.Event(), []

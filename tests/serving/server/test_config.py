@@ -10,7 +10,7 @@ from serving.protocol.names import PREDICT
 from serving.protocol.status import Code
 from serving.protocol.token import NO_TOKEN
 from serving.server.config import Limits, ServerConfig
-from serving.server.grpc_python import SMALL_ANSWER
+from serving.server.grpc.python_server import SMALL_ANSWER
 from tfpipe.errors import UsageError
 
 NATIVE = Path(__file__).parents[3] / "serving" / "native" / "src"

@@ -11,7 +11,7 @@ from serving_tools import Caller
 from serving.protocol import protos
 from serving.protocol.names import CLASSIFY, PREDICTION_SERVICE, REGRESS
 from serving.protocol.status import StatusError
-from serving.server import examples
+from serving.server.rest import example_json
 
 ANSWERS = {
     "Classify": (protos.ClassificationRequest, protos.ClassificationResponse),
@@ -190,16 +190,30 @@ def test_a_string_without_dimensions_crosses_both_ways(served, caller):
 )
 def test_examples_that_cannot_be_read_are_refused(body, says):
     with pytest.raises(StatusError, match=says):
-        examples.read_examples(json.dumps(body).encode(), protos.RegressionRequest())
+        example_json.read_examples(json.dumps(body).encode(), protos.RegressionRequest())
 
 
 def test_features_take_the_type_of_their_values():
     message = protos.ClassificationRequest()
     features = b'"a": ["x", {"b64": "aGVsbG8="}], "b": [1.5, NaN, -Infinity], "c": [1, true, false], "d": 2'
     body = b'{"examples": [{%b}]}' % features
-    examples.read_examples(body, message)
+    example_json.read_examples(body, message)
     features = message.input.example_list.examples[0].features.feature
     assert features["a"].bytes_list.value == [b"x", b"hello"]
     np.testing.assert_array_equal(features["b"].float_list.value, [1.5, np.nan, -np.inf])
     assert features["c"].int64_list.value == [1, 1, 0]
     assert features["d"].int64_list.value == [2]
+
+
+def test_openapi_names_the_signatures_that_take_examples(served):
+    connection = http.client.HTTPConnection("127.0.0.1", served.rest_port, timeout=30)
+    connection.request("GET", "/openapi.json")
+    paths = json.loads(connection.getresponse().read())["paths"]
+    connection.close()
+    for verb, method in (("classify", CLASSIFY), ("regress", REGRESS)):
+        operation = paths[f"/v1/models/vae:{verb}"]["post"]
+        body = operation["requestBody"]["content"]["application/json"]["schema"]
+        names = body["properties"]["signature_name"]["enum"]
+        assert names
+        with served.catalog.use("vae", None) as model:
+            assert names == sorted(key for key, one in model.signatures.items() if one.definition.method_name == method)

@@ -28,11 +28,11 @@ from serving_tools import (
 from serving.protocol import protos, tensors
 from serving.protocol.names import METRICS_PATH, PREDICT
 from serving.protocol.status import StatusError
-from serving.server import grpc_native
 from serving.server.admission import Call
 from serving.server.config import Limits
 from serving.server.config_files import Batching
-from serving.server.grpc_native import is_built
+from serving.server.grpc import native_server as native_module
+from serving.server.grpc.native_server import is_built
 from tfpipe.errors import ServingError
 
 
@@ -107,13 +107,13 @@ def test_requests_written_in_many_ways_are_all_answered(native_caller):
 @native
 def test_compressed_messages(native_server, native_caller, caplog, monkeypatch):
     answers = []
-    pack = grpc_native.packed
+    pack = native_module.packed
 
     def noted(parts, encoding):
         answers.append(encoding)
         return pack(parts, encoding)
 
-    monkeypatch.setattr(grpc_native, "packed", noted)
+    monkeypatch.setattr(native_module, "packed", noted)
     x = np.ones((20, 3), np.float32)  # grpcio sends it plain if compression makes it longer
     message = native_caller.request("double", x=x).SerializeToString()
     raw = native_caller.channel.unary_unary(PREDICT)
@@ -327,7 +327,7 @@ def start_server_at(toy, **settings_):
 
 def test_without_the_compiled_module_python_answers(toy, monkeypatch):
     from serving.server import server
-    from serving.server.grpc_python import PythonGrpcServer
+    from serving.server.grpc.python_server import PythonGrpcServer
 
     monkeypatch.setattr(server, "is_built", lambda: False)
     assert isinstance(start_server_at(toy, port=0)._grpc, PythonGrpcServer)

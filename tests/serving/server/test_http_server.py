@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from serving.server import http_server
+from serving.server.rest import http_server
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from serving_tools import signature_of
 
 from serving.protocol import protos
 from serving.protocol.status import StatusError
-from serving.server import json_tensors
+from serving.server.rest import json_tensors
 
 
 def test_bytes_cross_as_base64():

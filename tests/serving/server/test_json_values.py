@@ -12,7 +12,7 @@ from serving_tools import native, signature_of
 
 from serving.protocol import protos
 from serving.protocol.status import Code, StatusError
-from serving.server import json_tensors, json_values
+from serving.server.rest import json_tensors, json_values
 
 FLOAT, DOUBLE, INT32, UINT8, STRING, COMPLEX, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 4, 7, 8, 9, 10, 19, 23
 

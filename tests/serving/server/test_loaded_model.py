@@ -10,9 +10,9 @@ from serving_tools import Caller, copy_version, eventually, predict_request, ran
 
 from serving.protocol import protos
 from serving.protocol.names import WARMUP_FILE
-from serving.server import loaded_model
 from serving.server.config import ModelConfig, ServerConfig
-from serving.server.model_files import read_graph
+from serving.server.models import loaded_model
+from serving.server.models.model_files import read_graph
 from serving.server.server import Server
 from tfpipe.data.records import write_record
 from tfpipe.errors import ServingError

@@ -7,7 +7,7 @@ import pytest
 from helpers import environment
 
 from serving.protocol.names import WARMUP_FILE
-from serving.server import model_files
+from serving.server.models import model_files
 from tfpipe.errors import ServingError
 
 
@@ -74,7 +74,7 @@ def test_urls_are_told_from_local_paths(tmp_path):
 def test_tensorflow_is_imported_without_keras_which_still_works_afterwards():
     code = (
         "import os, sys\n"
-        "from serving.server.model_files import import_tensorflow\n"
+        "from serving.server.models.model_files import import_tensorflow\n"
         "tf = import_tensorflow()\n"
         "print('keras' in sys.modules, 'TF_USE_LEGACY_KERAS' in os.environ)\n"
         "print(tf.keras.__version__[0], tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape)\n"

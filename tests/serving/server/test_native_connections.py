@@ -28,8 +28,8 @@ from http2_frames import (
 from serving_tools import ROWS, Caller, eventually, native, native_grpc, peak_mib, start_server
 
 from serving.protocol import protos
-from serving.server import grpc_native
 from serving.server.config import Limits
+from serving.server.grpc import native_server
 
 
 @native
@@ -95,7 +95,7 @@ def test_invalid_connections_end_and_disturb_nobody(native_server, native_caller
 )
 def test_unread_answers_are_dropped(exported, monkeypatch, window):
     """A client that allows no bytes (HTTP/2 window of 0), or allows all and reads nothing, loses its answers."""
-    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(native_server, "UNREAD_TIMEOUT_S", 2.0)
     limits = Limits(message_bytes=8 << 20, open_requests=64)
     server = start_server(exported.path.parent, limits=limits, grpc_front_end="native", enable_model_warmup=False)
     z = np.zeros((64, 8), np.float32)
@@ -138,7 +138,7 @@ def test_unread_answers_are_dropped(exported, monkeypatch, window):
 @native
 def test_requests_that_never_arrive_completely_are_dropped(toy, monkeypatch):
     """Clients send all but the end of large messages; their memory is freed once others need it."""
-    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(native_server, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, limits=Limits(message_bytes=1 << 20), grpc_front_end="native")
     x = np.ones((1, 3), np.float32)
     try:
@@ -166,7 +166,7 @@ def test_requests_that_never_arrive_completely_are_dropped(toy, monkeypatch):
 @native
 def test_idle_connections_are_closed_when_others_need_their_place(toy, monkeypatch):
     """So are connections whose clients never read their answers."""
-    monkeypatch.setattr(grpc_native, "UNREAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(native_server, "UNREAD_TIMEOUT_S", 1.0)
     server = start_server(toy, grpc_front_end="native")
     unknown = header_block(path="/" + "x" * 100)
     try:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from serving_tools import native, predict_request
 
 from serving.protocol import protos
-from serving.server.grpc_native import is_built
+from serving.server.grpc.native_server import is_built
 
 if is_built():
     from serving.server import _front

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.protocol.status import Code
-from serving.server.pages import Pages
+from serving.server.rest.pages import Pages
 
 
 def get(server, path, *, verb="GET", body=None):

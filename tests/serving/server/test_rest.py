@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.server import rest
 from serving.server.metrics import Entrance, Monitor
-from serving.server.rest_requests import cors_headers
+from serving.server.rest import rest_server
+from serving.server.rest.rest_requests import cors_headers
 from serving.server.service import Api
 
 PREDICT = "/v1/models/vae:predict"
@@ -257,7 +257,7 @@ def test_web_pages_of_other_sites_are_let_in_only_if_that_is_asked_for(server, c
     response.read()
     entrance = Entrance("REST", Monitor(server.catalog.knows), open_requests=1)
     api, cors = Api(server.catalog, server.config.limits), cors_headers(True, None)
-    application = rest.Application(api, entrance, timeout_s=60, metrics_path=None, cors=cors)
+    application = rest_server.Application(api, entrance, timeout_s=60, metrics_path=None, cors=cors)
     for verb, path, status in (("OPTIONS", PREDICT, "200 OK"), ("GET", "/v1/models/x", "404 Not Found")):
         found: list[Any] = []
         application({"REQUEST_METHOD": verb, "PATH_INFO": path}, lambda *answer, found=found: found.extend(answer))
@@ -306,7 +306,7 @@ def test_concurrent_requests_get_their_own_answers(server, client):
 def test_stop_works_when_the_loop_is_woken_meanwhile(server, monkeypatch):
     """A thread that has just answered may wake the loop while it stops."""
     api, monitor = Api(server.catalog, server.config.limits), Monitor(server.catalog.knows)
-    opened = rest.RestServer(api, monitor=monitor, host="127.0.0.1", port=0, threads=2)
+    opened = rest_server.RestServer(api, monitor=monitor, host="127.0.0.1", port=0, threads=2)
     opened.start()
     trigger = opened._server.trigger
     wake = trigger._physical_pull

@@ -17,9 +17,11 @@ from serving_tools import eventually, peak_mib
 
 from serving.protocol import protos
 from serving.protocol.names import METRICS_PATH, PREDICT, RELOAD
-from serving.server import catalog, grpc_python, http_server
 from serving.server.config import Limits
-from serving.server.grpc_native import is_built
+from serving.server.grpc import python_server
+from serving.server.grpc.native_server import is_built
+from serving.server.models import catalog
+from serving.server.rest import http_server
 
 
 @pytest.fixture(params=["native", "python"])
@@ -58,7 +60,7 @@ def test_calls_that_never_arrive_take_no_thread(tmp_path, monkeypatch, front_end
 
 @pytest.mark.parametrize(("flags", "why"), [(4, b"too slowly"), (5, b"before its message was whole")])
 def test_a_call_that_does_not_arrive_is_ended_in_python(tmp_path, monkeypatch, flags, why):
-    monkeypatch.setattr(grpc_python, "ARRIVAL_S", 0.3)
+    monkeypatch.setattr(python_server, "ARRIVAL_S", 0.3)
     call = frame(HEADERS, flags, 1, header_block())
     with (
         quick_server(tmp_path, monkeypatch, grpc_front_end="python") as (server, _),

@@ -12,7 +12,7 @@ from serving_tools import eventually
 
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Batching
-from serving.server.row_batches import Arrays, RowBatches
+from serving.server.models.row_batches import Arrays, RowBatches
 
 
 class Model:

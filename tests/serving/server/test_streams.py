@@ -13,7 +13,7 @@ import soundfile
 from serving_tools import eventually
 
 from serving.protocol.status import Code, StatusError
-from serving.server.streams import MOST_STREAMS, Client, Stream, Streams
+from serving.server.rest.streams import MOST_STREAMS, Client, Stream, Streams
 
 PATH = "/v1/models/vae/stream"
 

@@ -19,7 +19,7 @@ from serving.protocol import protos
 from serving.protocol.names import HEALTH_SERVICE, METRICS_PATH, MODEL_SERVICE
 from serving.protocol.token import NO_TOKEN, Token
 from serving.server.config import ServerConfig
-from serving.server.grpc_native import is_built
+from serving.server.grpc.native_server import is_built
 from serving.server.server import _is_loopback
 from tfpipe.errors import UsageError
 

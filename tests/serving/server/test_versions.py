@@ -20,8 +20,8 @@ from serving_tools import (
 from serving.protocol.status import Code, StatusError
 from serving.server.config import Limits
 from serving.server.config_files import Policy
-from serving.server.loaded_model import LoadedModel
-from serving.server.versions import ModelFolder, Retries
+from serving.server.models.loaded_model import LoadedModel
+from serving.server.models.versions import ModelFolder, Retries
 
 
 def test_a_rollover_under_load_fails_no_request_and_leaves_nothing_behind(tmp_path, toy_versions, front_end):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors
-from serving.protocol.status import Code, StatusError
+from serving.protocol.status import Code, StatusError, refused
 
 # Bytes that Python takes for a list, an object, a further element (with its place in two lists), and a string.
 _LIST_BYTES, _OBJECT_BYTES, _ELEMENT_BYTES, _STRING_BYTES = 72, 240, 56, 60
@@ -69,11 +69,6 @@ class Leaves(NamedTuple):
 
     shape: tuple[int, ...]
     values: list[Any] | Numbers
-
-
-def refused(message: str) -> StatusError:
-    """Returns the error for JSON that is wrong."""
-    return StatusError(Code.INVALID_ARGUMENT, message)
 
 
 def memory_of(data: bytes) -> int:

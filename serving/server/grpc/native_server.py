@@ -24,7 +24,7 @@ from serving.server.admission import Call
 from serving.server.compression import Unpacker, is_known, packed
 from serving.server.config import Limits
 from serving.server.config_files import Batching, Tls
-from serving.server.grpc_python import UNREAD_TIMEOUT_S, address_of, cannot_listen
+from serving.server.grpc.python_server import UNREAD_TIMEOUT_S, address_of, cannot_listen
 from serving.server.metrics import Monitor
 from serving.server.service import Api, Methods
 from tfpipe.errors import ServingError

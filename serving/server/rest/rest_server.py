@@ -23,18 +23,18 @@ from serving.protocol import protos
 from serving.protocol.status import FAILED, UNREAD, Code, StatusError
 from serving.protocol.token import Token
 from serving.protocol.wire import Buffer, Predict
-from serving.server import examples, json_tensors, json_values
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.compression import Unpacker, packed, takes_gzip
 from serving.server.config import SPARE_THREADS
-from serving.server.http_server import UNSENT, HttpServer
-from serving.server.loaded_model import LoadedModel, Query
 from serving.server.metrics import Entrance, Monitor
-from serving.server.pages import Pages
-from serving.server.rest_requests import asked, cors_headers, gate, metadata, status
-from serving.server.row_batches import Arrays
+from serving.server.models.loaded_model import LoadedModel, Query
+from serving.server.models.row_batches import Arrays
+from serving.server.rest import example_json, json_tensors, json_values
+from serving.server.rest.http_server import UNSENT, HttpServer
+from serving.server.rest.pages import Pages
+from serving.server.rest.rest_requests import asked, cors_headers, gate, metadata, status
+from serving.server.rest.streams import MOST_STREAMS, RETRY_AFTER_S, Client, Stream, Streams
 from serving.server.service import Api
-from serving.server.streams import MOST_STREAMS, RETRY_AFTER_S, Client, Stream, Streams
 
 _LOG = logging.getLogger(__name__)
 # The JSON of a float32 takes up to about 21 bytes, five times as many as the number.
@@ -242,9 +242,7 @@ class Application:
     def _stream(self, match: re.Match[str], environ: Mapping[str, Any]) -> Stream:
         has_left, unsent = (environ.get(key, int) for key in ("waitress.client_disconnected", UNSENT))
         call = Call(is_cancelled=has_left)
-        with self._entrance.monitor.watch(
-            "Stream", entrypoint=self._entrance.name, model=match["name"] or "", call=call
-        ):
+        with self._entrance.watches("Stream", model=match["name"] or "", call=call):
             request = asked(protos.GetModelStatusRequest(), match)
             request.model_spec.name = name = match["name"] or self.streams.only_model()
             with self._api.use(request) as model:
@@ -257,10 +255,10 @@ class Application:
         kind = protos.ClassificationRequest if method == "Classify" else protos.RegressionRequest
         request = asked(kind(), match)
         with self._body(environ, call) as data:
-            examples.read_examples(data, request)
+            example_json.read_examples(data, request)
             if method == "Classify":
-                return examples.write_classes(self._api.classify(request, call).result)
-            return examples.write_values(self._api.regress(request, call).result)
+                return example_json.write_classes(self._api.classify(request, call).result)
+            return example_json.write_values(self._api.regress(request, call).result)
 
     @contextlib.contextmanager
     def _body(self, environ: Mapping[str, Any], call: Call) -> Iterator[bytes]:

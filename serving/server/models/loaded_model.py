@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from serving.protocol import protos, tensors, wire
 from serving.protocol.names import DEFAULT_SIGNATURE, WARMUP_FILE
 from serving.protocol.status import Code, StatusError, reason_of
-from serving.server import examples
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits, ModelConfig
 from serving.server.config_files import Batching, batching_of
-from serving.server.model_files import Folder, import_tensorflow, local_copy, read, read_graph
-from serving.server.row_batches import Arrays
-from serving.server.signature import Signature, check_aliases, make_signature, select_outputs
+from serving.server.models import examples
+from serving.server.models.model_files import Folder, import_tensorflow, local_copy, read, read_graph
+from serving.server.models.row_batches import Arrays
+from serving.server.models.signature import Signature, check_aliases, make_signature, select_outputs
 from tfpipe.data.records import read_records
 from tfpipe.errors import ServingError, TfpipeError
 

@@ -17,7 +17,7 @@ from serving.protocol.status import Code, StatusError
 from serving.protocol.token import Token
 from serving.server.admission import Call
 from serving.server.metrics import Entrance
-from serving.server.pages import HEALTH_PAGES
+from serving.server.rest.pages import HEALTH_PAGES
 from serving.server.service import Api
 
 # What web pages of other sites may do, as TensorFlow Serving says it.

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import Policy
-from serving.server.loaded_model import LoadedModel
-from serving.server.model_files import Folder, fingerprint, versions_in
+from serving.server.models.loaded_model import LoadedModel
+from serving.server.models.model_files import Folder, fingerprint, versions_in
 from tfpipe.process.exit_status import skip_cleanup
 
 _LOG = logging.getLogger(__name__)

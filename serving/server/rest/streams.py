@@ -27,7 +27,7 @@ from serving.client.long_sound import MAX_SECONDS, LongSound
 from serving.protocol.names import TEMPERATURES
 from serving.protocol.status import Code, StatusError
 from serving.server.admission import AdmissionQueue, Call
-from serving.server.catalog import Catalog
+from serving.server.models.catalog import Catalog
 from tfpipe.audio.level import EDGE_FADE_S
 from tfpipe.audio.wav_stream import wav_stream
 from tfpipe.errors import UsageError

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from serving.protocol import protos, tensors
-from serving.protocol.names import DEFAULT_SIGNATURE
+from serving.protocol.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from serving.protocol.status import Code, StatusError
-from serving.server.catalog import Catalog
+from serving.server.models.catalog import Catalog
 
 # These pages need no token.
 HEALTH_PAGES = ("/healthz", "/readyz")
@@ -112,6 +112,7 @@ class Pages:
                     "responses": {"200": _answer("The outputs", answer), "default": _answer("Refused", _ERROR)},
                 }
             }
+            paths |= _example_operations(model, signatures)
             for path, summary in ((model, "State of each version"), (f"{model}/metadata", "The signatures")):
                 paths[path] = {
                     "get": {
@@ -130,6 +131,38 @@ class Pages:
 
 
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}}
+
+
+def _example_operations(model: str, signatures: dict[str, Any]) -> dict[str, Any]:
+    """Returns `:classify` and `:regress` of a model, each if the model has signatures of that kind."""
+    feature = {"description": "A value, or a list of values, of one type"}
+    example = {"type": "object", "additionalProperties": feature}
+    found: dict[str, Any] = {}
+    for verb, method in (("classify", CLASSIFY), ("regress", REGRESS)):
+        names = [key for key, signature in signatures.items() if signature.method_name == method]
+        if not names:
+            continue
+        body = {
+            "type": "object",
+            "properties": {
+                "signature_name": {"enum": names},
+                "context": example,
+                "examples": {"type": "array", "minItems": 1, "items": example},
+            },
+            "required": ["examples"] if DEFAULT_SIGNATURE in names else ["signature_name", "examples"],
+        }
+        answer = {"type": "object", "properties": {"results": {"type": "array"}}}
+        found[f"{model}:{verb}"] = {
+            "post": {
+                "summary": f"Runs a signature on tf.Example messages ({verb})",
+                "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
+                "responses": {
+                    "200": _answer("A result for each example", answer),
+                    "default": _answer("Refused", _ERROR),
+                },
+            }
+        }
+    return found
 
 
 def _stream_operation(name: str) -> dict[str, Any]:
@@ -196,7 +229,7 @@ def _model(name: str, versions: list[int], signatures: dict[str, Any], command: 
     bodies = filter(None, (_example(key, signature) for key, signature in signatures.items()))
     commands = [html.escape(f"{command} -d '{body}'") for body in bodies]
     examples = "".join(f"<pre>{text}</pre>" for text in commands)
-    # A model with a learned prior can play (`serving.server.streams`).
+    # A model with a learned prior can play (`serving.server.rest.streams`).
     player = f'<p><audio controls preload="none" src="{path}/stream"></audio></p>' if "continue" in signatures else ""
     shown = f"<p>Examples of short requests:</p>{examples}" if examples else ""
     return (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from serving.protocol.status import Code, StatusError
 from serving.server.config_files import ModelSettings, read_models
-from serving.server.loaded_model import LoadedModel
-from serving.server.model_files import Folder
-from serving.server.versions import LOADING_S, ModelFolder, Retries, VersionStatus, not_found
+from serving.server.models.loaded_model import LoadedModel
+from serving.server.models.model_files import Folder
+from serving.server.models.versions import LOADING_S, ModelFolder, Retries, VersionStatus, not_found
 from tfpipe.errors import ServingError
 
 _LOG = logging.getLogger(__name__)

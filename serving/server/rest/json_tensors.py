@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.protocol.names import DEFAULT_SIGNATURE
-from serving.protocol.status import StatusError
-from serving.server.json_values import (
+from serving.protocol.status import StatusError, refused
+from serving.server.models.row_batches import Arrays
+from serving.server.models.signature import Signature
+from serving.server.rest.json_values import (
     Leaves,
     Numbers,
     array_of,
@@ -26,11 +28,8 @@ from serving.server.json_values import (
     leaves,
     no_json,
     read_object,
-    refused,
     shown,
 )
-from serving.server.row_batches import Arrays
-from serving.server.signature import Signature
 
 
 class PredictBody(NamedTuple):

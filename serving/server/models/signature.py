@@ -15,7 +15,7 @@ from serving.protocol.status import Code, StatusError, from_runtime
 from serving.server.admission import AdmissionQueue, Call
 from serving.server.config import Limits
 from serving.server.config_files import Batching
-from serving.server.row_batches import Arrays, RowBatches, Run
+from serving.server.models.row_batches import Arrays, RowBatches, Run
 
 _LOG = logging.getLogger(__name__)
 

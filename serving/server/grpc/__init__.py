@@ -1,0 +1,1 @@
+"""The gRPC port: the compiled server, and one in Python."""
