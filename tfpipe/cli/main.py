@@ -46,6 +46,8 @@ COMMANDS = (
     "synth",
     "doctor",
 )
+# These run a model for longer than it takes to start again with large memory pages.
+_RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "serve", "bench")
 _TAKE_BEAM_OPTIONS = ("preprocess", "run")
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -75,8 +77,11 @@ def entry() -> NoReturn:
     """The entry point of the program `tfpipe`: runs one command and ends the process with its exit code."""
     from tfpipe.process.exit_status import end_process
     from tfpipe.process.gc_pause import pause_while_importing_tensorflow
+    from tfpipe.process.huge_pages import restart_with_huge_pages
     from tfpipe.process.lean_keras import leave_out_optional_imports
 
+    if sys.argv[1:2] and sys.argv[1] in _RUN_A_MODEL and not {"-h", "--help"} & set(sys.argv):
+        restart_with_huge_pages()
     leave_out_optional_imports()
     pause_while_importing_tensorflow()
     end_process(main())
