@@ -57,6 +57,7 @@ setup(
         "serving.server": ["*.pyi"],
         "tfpipe.bench": ["*.pyi"],
         "tfpipe.run_report": ["*.css", "*.js"],
+        "tfpipe.studio": ["static/*"],
     },
     rust_extensions=[
         RustExtension(
@@ -92,11 +93,13 @@ setup(
         "setuptools<81",  # TensorBoard imports pkg_resources, which later releases do not have
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
+        "starlette>=0.40",
         "tensorboard>=2.17,<2.22",
         "tensorflow>=2.17,<2.22",
         "tensorflow-io>=0.37.1",
         "tensorflow-serving-api>=2.17,<2.22",
         "tqdm>=4.66",
+        "uvicorn>=0.30",
         "waitress>=3.0.1",
     ],
     extras_require={

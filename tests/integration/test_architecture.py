@@ -33,6 +33,7 @@ ROOMS = {
     "tfpipe.training": {*_DATA, "tfpipe.model"},
     "tfpipe.evaluation": _TRAINING,
     "tfpipe.run_report": {*_TRAINING, "serving.client", "tfpipe.evaluation"},
+    "tfpipe.studio": {*_TRAINING, "serving.client", "serving.protocol", "tfpipe.evaluation", "tfpipe.run_report"},
     "tfpipe.testing": _SOUND,
     "tfpipe.doctor": {*_BASE, "tfpipe", "tfpipe.features", "tfpipe.lanes", "tfpipe.model"},
     "beam_jobs": {*_DATA, "tfpipe"} - {"tfpipe.lanes"},

@@ -88,6 +88,8 @@ def test_wheel_content(wheel, repo):
     messages = {str(path.relative_to(repo)) for path in (repo / "serving").rglob("*.pb")}
     assert messages == {name for name in names if name.endswith(".pb")}
     assert {"tfpipe/run_report/page.css", "tfpipe/run_report/page.js"} <= set(names)
+    studio = {"index.html", "studio.css", "studio.js", "wavesurfer.esm.js", "wavesurfer.LICENSE"}
+    assert {f"tfpipe/studio/static/{name}" for name in studio} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name]
 

@@ -38,6 +38,7 @@ COMMANDS = (
     "interpolate",
     "encode",
     "decode",
+    "studio",
     "serve",
     "client",
     "check-server",
@@ -47,7 +48,7 @@ COMMANDS = (
     "doctor",
 )
 # These run a model for longer than it takes to start again with large memory pages.
-_RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "serve", "bench")
+_RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "studio", "serve", "bench")
 _TAKE_BEAM_OPTIONS = ("preprocess", "run")
 _INTERRUPTED = 128 + signal.SIGINT
 

@@ -1,0 +1,45 @@
+"""Runs `tfpipe studio` and asks it as its page does."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from tfpipe.process import children
+
+
+class Page:
+    """Sends requests as the page does."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+        """Returns the status, the body (JSON is read), and the headers of an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body)
+        connection.request(verb, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        text, found = answer.read(), dict(answer.getheaders())
+        connection.close()
+        return answer.status, json.loads(text) if "json" in found.get("content-type", "") else text, found
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[Page]:
+    """Runs `tfpipe studio` on a free port."""
+    command = children.python(["-m", "tfpipe", "studio", *arguments, "--port", "0", "--no-browser"])
+    with subprocess.Popen(command, env=children.environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+            assert found, line + process.stderr.read()
+            yield Page(int(found[1]))
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0

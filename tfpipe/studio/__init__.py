@@ -1,0 +1,1 @@
+"""The studio: a page on this machine to hear and change sounds with an exported model."""
