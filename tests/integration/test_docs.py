@@ -165,10 +165,19 @@ def test_python_on_the_pages_compiles(page):
             compile(block, str(page), "exec")
 
 
-def test_the_readme_uses_public_names():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_on_the_pages_exist(page):
+    blocks = [ast.parse(block) for language, block in _FENCE.findall(page.read_text()) if language == "python"]
+    imports = [node for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in imports for alias in node.names]
+    assert not [name for name in names if _NAME.fullmatch(name) and not _exists(name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_use_public_names(page):
     body = _tree(REPO / "tfpipe" / "__init__.py").body
     public = set(ast.literal_eval(next(n.value for n in body if isinstance(n, ast.Assign) and _is_all(n))))
-    used = set(re.findall(r"\btp\.([A-Za-z_]\w*)", (REPO / "README.md").read_text()))
+    used = set(re.findall(r"\btp\.([A-Za-z_]\w*)", page.read_text()))
     assert used <= public
 
 
