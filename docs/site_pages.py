@@ -27,6 +27,7 @@ _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the functions below with Sphinx."""
     app.add_lexer("csv", TextLexer)
+    app.connect("env-get-outdated", _always_outdated)
     app.connect("source-read", _read)
     app.connect("autodoc-process-docstring", _list_settings)
     app.connect("missing-reference", _find_by_short_name)
@@ -51,6 +52,11 @@ def stands_for(page: Path) -> Path:
     return Path(page.parent, target).resolve()
 
 
+def _always_outdated(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[str]:
+    """Returns the page that is built each time, because Sphinx cannot know which modules the parser comes from."""
+    return ["commands"]
+
+
 def _read(app: Sphinx, docname: str, source: list[str]) -> None:
     """Replaces a page of `site/` by the file that it stands for, and leads links to such files to their pages."""
     page = Path(app.env.doc2path(docname))
@@ -59,6 +65,7 @@ def _read(app: Sphinx, docname: str, source: list[str]) -> None:
     shown = page
     if page.parent == _STANDS_FOR:
         shown = stands_for(page)
+        app.env.note_dependency(str(shown))
         source[0] = shown.read_text(encoding="utf-8")
     pages = {stands_for(other): other for other in _STANDS_FOR.glob("*.md")} | {DOCS / "README.md": DOCS / "index.rst"}
 
