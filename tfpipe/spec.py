@@ -102,7 +102,7 @@ class FeatureSpec:
 
     @property
     def ref_db_floor(self) -> float:
-        """`ref_db` of a silent window, in dB: the lowest level that the logarithm gives."""
+        """`ref_db` of a silent window, in dB, which is the lowest level that the logarithm gives."""
         return 10.0 * math.log10(self.amin)
 
     @property

@@ -93,7 +93,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """`HOST:PORT` of the gRPC API, as `serving.client.client.Client` takes it."""
+        """Host and port of the gRPC API in one text, as `serving.client.client.Client` takes them."""
         return f"{in_address(self.config.host)}:{self.port}"
 
     @property

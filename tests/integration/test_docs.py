@@ -1,15 +1,30 @@
-"""The pages tell the truth about names: links, modules, functions, files and the Python in the README."""
+"""The pages tell the truth about names: links, modules, functions, files, commands and the Python in the README."""
 
 import ast
 import functools
 import re
+import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tfpipe.cli.arguments import normalised
+from tfpipe.cli.main import _parser, _split
+
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "SECURITY.md", *sorted((REPO / "docs").glob("*.md"))]
+# Pages that are read with these: the files of the serving image, and those that the site shows from elsewhere.
+MORE = [
+    REPO / "CHANGELOG.md",
+    REPO / "serving" / "deploy" / "README.md",
+    *sorted((REPO / "docs" / "site").glob("*.md")),
+]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+# A command of tfpipe in a line of a shell, up to the end of that command. A `$` in it stands for options.
+_COMMAND = re.compile(r"(?:^|[|;&] *|-- |launch_slurm )tfpipe ([^|;&>$#\n]*)", re.MULTILINE)
+_INNER = re.compile(r"\$\((.*?)\)")
 _NAME = re.compile(r"\b(?:tfpipe|serving|beam_jobs)(?:\.[A-Za-z_]\w*)+")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # A path below one of the project's own folders.
@@ -62,10 +77,69 @@ def _exists(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def _short(page: Path) -> str:
+    return str(page.relative_to(REPO))
+
+
+def _links(page: Path) -> list[tuple[Path, str]]:
+    """Returns the file and the anchor of each link of a page that does not leave the repository."""
+    targets = [target.partition("#") for target in _LINK.findall(_prose(page)) if "://" not in target]
+    return [(page.parent / name if name else page, anchor) for name, _, anchor in targets]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Returns the anchors that GitHub and the site make of the headings of a page."""
+    texts = [re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in _HEADING.findall(_prose(page))]
+    seen: Counter[str] = Counter()
+    found = set()
+    for text in texts:
+        name = text.replace(" ", "-")
+        found.add(f"{name}-{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE], ids=_short)
 def test_links_lead_to_files(page):
-    targets = [target for target in _LINK.findall(_prose(page)) if "://" not in target and not target.startswith("#")]
-    assert not [target for target in targets if not (page.parent / target.partition("#")[0]).exists()]
+    assert not [str(file) for file, _ in _links(page) if not file.exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE], ids=_short)
+def test_anchors_are_headings(page):
+    links = [(file, anchor) for file, anchor in _links(page) if anchor]
+    assert not [f"{file}#{anchor}" for file, anchor in links if anchor not in _anchors(file)]
+
+
+def test_an_anchor_is_made_as_on_github(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Skipped files\n\n## `--cache DIR`\n\n## What stays, what differs\n\n## Skipped files\n")
+    assert _anchors(page) == {"skipped-files", "--cache-dir", "what-stays-what-differs", "skipped-files-1"}
+
+
+def _commands(page: Path) -> list[str]:
+    """Returns the commands of tfpipe in the blocks of a page, without the program's name."""
+    blocks = [block.replace("\\\n", " ") for language, block in _FENCE.findall(page.read_text()) if language == "sh"]
+    lines = [*(_INNER.sub("VALUE", block) for block in blocks), *(inner for b in blocks for inner in _INNER.findall(b))]
+    return [command.strip() for line in lines for command in _COMMAND.findall(line)]
+
+
+@pytest.mark.parametrize("page", [page for page in [*PAGES, *MORE] if _commands(page)], ids=_short)
+def test_commands_are_understood(page):
+    refused = []
+    for command in _commands(page):
+        arguments, _ = _split(shlex.split(command))
+        parser = _parser(arguments)
+        try:
+            args = parser.parse_args(normalised(arguments, parser))
+        except SystemExit:
+            refused.append(command)
+        else:
+            refused += getattr(args, "unknown_flags", None) or []
+    assert not refused
+
+
+def test_the_pages_have_many_commands():
+    assert sum(len(_commands(page)) for page in PAGES) >= 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -91,10 +165,19 @@ def test_python_on_the_pages_compiles(page):
             compile(block, str(page), "exec")
 
 
-def test_the_readme_uses_public_names():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_on_the_pages_exist(page):
+    blocks = [ast.parse(block) for language, block in _FENCE.findall(page.read_text()) if language == "python"]
+    imports = [node for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in imports for alias in node.names]
+    assert not [name for name in names if _NAME.fullmatch(name) and not _exists(name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_use_public_names(page):
     body = _tree(REPO / "tfpipe" / "__init__.py").body
     public = set(ast.literal_eval(next(n.value for n in body if isinstance(n, ast.Assign) and _is_all(n))))
-    used = set(re.findall(r"\btp\.([A-Za-z_]\w*)", (REPO / "README.md").read_text()))
+    used = set(re.findall(r"\btp\.([A-Za-z_]\w*)", page.read_text()))
     assert used <= public
 
 

@@ -111,7 +111,7 @@ def test_a_microphone_is_recorded(page: Browser) -> None:
     page.wait("document.getElementById('record').textContent === 'Stop'")
     page.run("new Promise((done) => setTimeout(done, 1500))")
     page.click("#record")
-    page.wait("document.querySelector('#start h3').textContent.startsWith('recording.webm')")
+    page.wait("document.querySelector('#start h3')?.textContent.startsWith('recording.webm')")
 
 
 def test_what_goes_wrong_is_said(page: Browser, tmp_path: Path) -> None:
