@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 # If the server does not answer for this long, in s, the page says so.
-_SERVER_S = 20.0
+_SERVER_S = 10.0
 
 HELP = "open a page to draw, change, mix and keep sounds with an exported model"
 

@@ -7,14 +7,18 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from serving_tools import start_server
 from studio_tools import Page, running
 
+from serving.server.config import ServerConfig
+from serving.server.server import Server
 from tfpipe.process import children
 
 
@@ -151,13 +155,41 @@ def test_a_whole_recording_is_rebuilt_with_progress_and_can_be_cancelled(page: P
     assert ended["sound"] is None
 
 
-def test_a_model_on_a_server_that_goes_away(prior_server: Any, tmp_path: Path) -> None:
-    with running("--server", f"127.0.0.1:{prior_server.port}", "--keep", str(tmp_path)) as page:
-        sound = draw(page, seed=2)
-        command = sound["recipe"]["command"]
-        assert command.startswith("tfpipe client generate --seeds 2 ")
-        assert f"--server 127.0.0.1:{prior_server.port}" in command
-        assert len(page.ask("GET", "/api/space")[1]["points"]) > 4
+def test_a_model_on_a_server_that_goes_away_and_comes_back(prior_exported: Path, tmp_path: Path) -> None:
+    server = start_server(prior_exported.parent)
+    config = ServerConfig(model_base_path=prior_exported.parent, port=server.port, rest_api_port=-1)
+    try:
+        with running("--server", f"127.0.0.1:{server.port}", "--keep", str(tmp_path)) as page:
+            command = draw(page, seed=2)["recipe"]["command"]
+            assert command.startswith("tfpipe client generate --seeds 2 ")
+            assert f"--server 127.0.0.1:{server.port}" in command
+            assert len(page.ask("GET", "/api/space")[1]["points"]) > 4
+            server.stop(grace_s=1)
+            status, answer, _ = page.ask("POST", "/api/act/draw", {"seed": 2})
+            assert (status, "works again when the server does" in answer["error"]) == (503, True)
+            server = Server(config)
+            server.start()
+            assert draw(page, seed=2)["title"] == "draw 2"
+    finally:
+        server.stop(grace_s=1)
+
+
+def test_several_tabs_get_their_own_sounds(page: Page) -> None:
+    start = draw(page, seed=9)["key"]
+
+    def moved(amount: float) -> str:
+        status, found, _ = page.ask("POST", "/api/act/move", {"sound": start, "amounts": [amount]})
+        assert status == 200, found
+        return str(found["sounds"][0]["key"])
+
+    amounts = [-2.0, -1.0, 0.0, 1.0, 2.0] * 2
+    with ThreadPoolExecutor(len(amounts)) as tabs:
+        keys = list(tabs.map(moved, amounts))
+    assert len(set(keys)) == len(keys)
+    latents = [np.load(io.BytesIO(page.ask("GET", f"/sounds/{key}.npz")[1]))["z_mean"][0] for key in keys]
+    way = latents[4] - latents[0]
+    np.testing.assert_allclose([z @ way for z in latents[:5]], [z @ way for z in latents[5:]], rtol=1e-5)
+    assert sorted(amounts[:5], key=lambda amount: latents[amounts.index(amount)] @ way) == amounts[:5]
 
 
 def test_wrong_arguments_end_it_with_a_line(prior_exported: Path, page: Page, tmp_path: Path) -> None:
