@@ -19,6 +19,7 @@ _FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-device-for-media-stream",

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfpipe.process import children
@@ -30,10 +31,11 @@ class Page:
 
 
 @contextlib.contextmanager
-def running(*arguments: str) -> Iterator[Page]:
-    """Runs `tfpipe studio` on a free port."""
+def running(*arguments: str, end: int = signal.SIGINT, folder: Path | None = None) -> Iterator[Page]:
+    """Runs `tfpipe studio` on a free port, and ends it with a signal; temporary files are in `folder`."""
     command = children.python(["-m", "tfpipe", "studio", *arguments, "--port", "0", "--no-browser"])
-    with subprocess.Popen(command, env=children.environment(), stderr=subprocess.PIPE, text=True) as process:
+    variables = {**children.environment(), **({"TMPDIR": str(folder)} if folder else {})}
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
@@ -41,5 +43,5 @@ def running(*arguments: str) -> Iterator[Page]:
             assert found, line + process.stderr.read()
             yield Page(int(found[1]))
         finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 0
+            process.send_signal(end)
+            assert process.wait(timeout=30) == (-end if end == signal.SIGKILL else 0)

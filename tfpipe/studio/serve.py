@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from tfpipe.studio.studio import Studio
 
 _HOST = "127.0.0.1"
+# Beginning of a temporary folder's name; the number of the process follows.
+_PREFIX = "tfpipe-studio-"
 
 
 def run_studio(
@@ -50,19 +55,23 @@ def run_studio(
     from tfpipe.studio.app import make_app
     from tfpipe.studio.studio import Studio
 
-    with _listening(port) as listener, tempfile.TemporaryDirectory(prefix="tfpipe-studio-") as folder:
+    with _listening(port) as listener, _work_folder() as folder:
         port = listener.getsockname()[1]
-        studio = Studio(vae, folder=Path(folder), keep=keep, recipes=recipes, windows=windows)
+        studio = Studio(vae, folder=folder, keep=keep, recipes=recipes, windows=windows)
         app = make_app(studio, hosts=frozenset({f"{_HOST}:{port}", f"localhost:{port}"}))
         threading.Thread(target=_prepare, args=(studio,), name="studio-map", daemon=True).start()
         config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=3)
         server = uvicorn.Server(config)
+        # uvicorn ends in order at a signal, and then raises the signal again. SIGTERM must not kill us before the
+        # folder is removed.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         on_ready(f"http://{_HOST}:{port}/")
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
-            pass  # uvicorn raises it again once it has ended in order
+            pass
         finally:
+            signal.signal(signal.SIGTERM, before)
             app.state.jobs.stop()
 
 
@@ -72,6 +81,17 @@ def _prepare(studio: Studio) -> None:
         studio.space.find()
     except TfpipeError as error:
         print(f"the map and the sliders cannot be shown: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _work_folder() -> Iterator[Path]:
+    """Makes a temporary folder for the block; removes those of studios that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        process = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdigit() and Path("/proc/self").exists() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -172,6 +173,18 @@ def test_a_model_on_a_server_that_goes_away_and_comes_back(prior_exported: Path,
             assert draw(page, seed=2)["title"] == "draw 2"
     finally:
         server.stop(grace_s=1)
+
+
+def test_temporary_files_go_with_the_studio_or_with_the_next_one(prior_exported: Path, tmp_path: Path) -> None:
+    arguments = ("--model", str(prior_exported), "--keep", str(tmp_path / "kept"))
+    left = []
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        with running(*arguments, end=end, folder=tmp_path) as page:
+            send(page, 1.0)
+            [folder] = tmp_path.glob("tfpipe-studio-*")
+            assert [path.name for path in folder.iterdir()] == ["f1.wav"]
+        left.append([path.name for path in tmp_path.iterdir()])
+    assert [len(names) for names in left] == [1, 0]
 
 
 def test_several_tabs_get_their_own_sounds(page: Page) -> None:
