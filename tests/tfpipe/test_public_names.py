@@ -18,6 +18,7 @@ NAMES = [
         "errors",
         "evaluate",
         "export",
+        "export_networks",
         "inspect",
         "load",
         "log_mel",
