@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "SECURITY.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [
+    *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")),
+    *sorted((REPO / "docs").rglob("*.md")),
+]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _NAME = re.compile(r"\b(?:tfpipe|serving|beam_jobs)(?:\.[A-Za-z_]\w*)+")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # A path below one of the project's own folders.
-_FOLDERS = r"tfpipe|serving|beam_jobs|tests|scripts|docs|docker|constraints|\.ci"
+_FOLDERS = r"tfpipe|serving|beam_jobs|examples(?=/\w\w)|tests|scripts|docs|docker|constraints|\.ci"
 _PATH = re.compile(rf"(?<![\w./~-])(?:{_FOLDERS})/[\w./*-]*\w")
 
 
