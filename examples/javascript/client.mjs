@@ -1,5 +1,5 @@
 // A client in JavaScript of a model that `tfpipe serve` (or TensorFlow Serving) serves: it speaks REST and writes a WAV
-// file. It needs Node 18 or newer and no packages.
+// file. It needs Node 18.3 or newer and no packages.
 //
 // Start the server, then draw a new sound, or send a recording (16-bit PCM WAV) through the model and back:
 //
