@@ -34,8 +34,8 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 # Types of Python and of other packages have no page here.
 nitpick_ignore_regex = [
-    ("py:class", r"(numpy|os|pathlib|collections|tf)\..*"),
-    ("py:class", "ArrayLike|PathLike"),
+    ("py:class", r"(numpy|os|pathlib|collections|tf|keras)\..*"),
+    ("py:class", "ArrayLike|Folder|PathLike"),
 ]
 # Quotes and dashes stay what they are, because many of them belong to commands.
 smartquotes = False

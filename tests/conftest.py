@@ -31,6 +31,7 @@ REPO = Path(__file__).parent.parent
 LONGEST = (
     "integration/test_run.py",
     "tfpipe/training/test_strategy.py",
+    "examples/test_python_examples.py",
     "integration/test_flink.py",
     "tfpipe/bench/test_serving.py",
     "tfpipe/bench/test_preprocess.py",

@@ -21,6 +21,7 @@ from tfpipe import errors
 if TYPE_CHECKING:
     from beam_jobs.config import PreprocessConfig
     from serving.client.client import Client
+    from serving.export.own_networks import export_networks
     from serving.server.config import ServerConfig
     from tfpipe.api import (
         evaluate,
@@ -53,6 +54,7 @@ __all__ = [
     "errors",
     "evaluate",
     "export",
+    "export_networks",
     "inspect",
     "load",
     "log_mel",
@@ -76,6 +78,7 @@ _HOMES = {
     "TrainConfig": "tfpipe.training.config",
     "evaluate": "tfpipe.api",
     "export": "tfpipe.api",
+    "export_networks": "serving.export.own_networks",
     "inspect": "tfpipe.api",
     "load": "tfpipe.api",
     "log_mel": "tfpipe.features.log_mel",

@@ -202,7 +202,7 @@ def _model_card(model: TrainedModel, name: str) -> str:
     spec = model.spec
     return f"""# {name}
 
-A convolutional variational autoencoder of log-mel spectrograms, trained with tfpipe.
+{_networks_in_words(model)}
 
 - Input: windows of {spec.window_s:g} s of mono audio at {spec.sample_rate} Hz,
   or their log-mel `{list(spec.mel_shape)}` in [0, 1].
@@ -214,6 +214,12 @@ A convolutional variational autoencoder of log-mel spectrograms, trained with tf
 
 {training_table(model.metadata)}
 """
+
+
+def _networks_in_words(model: TrainedModel) -> str:
+    if model.metadata.get("networks") == "own":
+        return "An encoder and a decoder of log-mel spectrograms, built with Keras and exported with tfpipe."
+    return "A convolutional variational autoencoder of log-mel spectrograms, trained with tfpipe."
 
 
 def _latent_in_words(model: TrainedModel) -> str:

@@ -13,7 +13,11 @@ from tfpipe.cli.arguments import normalised
 from tfpipe.cli.main import _parser, _split
 
 REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "SECURITY.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [
+    *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")),
+    *sorted((REPO / "docs").glob("*.md")),
+    REPO / "docs" / "sounds" / "README.md",
+]
 # Pages that are read with these: the files of the serving image, and those that the site shows from elsewhere.
 MORE = [
     REPO / "CHANGELOG.md",
@@ -28,7 +32,7 @@ _INNER = re.compile(r"\$\((.*?)\)")
 _NAME = re.compile(r"\b(?:tfpipe|serving|beam_jobs)(?:\.[A-Za-z_]\w*)+")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # A path below one of the project's own folders.
-_FOLDERS = r"tfpipe|serving|beam_jobs|tests|scripts|docs|docker|constraints|\.ci"
+_FOLDERS = r"tfpipe|serving|beam_jobs|examples(?=/\w\w)|tests|scripts|docs|docker|constraints|\.ci"
 _PATH = re.compile(rf"(?<![\w./~-])(?:{_FOLDERS})/[\w./*-]*\w")
 
 

@@ -27,7 +27,7 @@ def _copy(repo, folder) -> Path:
     source = folder / "source"
     source.mkdir()
     names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
-    names += ["docs", "tfpipe", "beam_jobs", "serving", "Cargo.toml", "Cargo.lock", "rustfmt.toml"]
+    names += ["docs", "examples", "tfpipe", "beam_jobs", "serving", "Cargo.toml", "Cargo.lock", "rustfmt.toml"]
     subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
     return source
 
@@ -156,7 +156,8 @@ def test_the_sdist_that_setup_file_gives_to_workers_runs_the_job(tmp_path, repo)
         names = {name.partition("/")[2] for name in archive.getnames()}
     folders = [repo / package for package in ("tfpipe", "beam_jobs", "serving")]
     files = [path for folder in folders for kind in ("*.p?", "*.rs") for path in folder.rglob(kind)]
-    assert {str(path.relative_to(repo)) for path in files} <= names
+    tracked = _run(["git", "ls-files", "examples", "docs"], cwd=repo).stdout.splitlines()
+    assert {*(str(path.relative_to(repo)) for path in files), *tracked} <= names
     assert {"README.md", "LICENSE", "setup.py", "pyproject.toml", "constraints/default.txt"} <= names
 
     bin_folder = _install(sdist, tmp_path) / "bin"

@@ -18,6 +18,7 @@ NAMES = [
         "errors",
         "evaluate",
         "export",
+        "export_networks",
         "inspect",
         "load",
         "log_mel",
@@ -57,7 +58,8 @@ def test_each_name_is_documented_and_comes_from_where_the_type_checker_looks():
 def test_importing_loads_nothing_heavy():
     code = (
         "import sys, tfpipe as tp\n"
-        "tp.preprocess, tp.train, tp.serve, tp.errors.TfpipeError, tp.TrainConfig, tp.ServerConfig, tp.Client\n"
+        "tp.preprocess, tp.train, tp.serve, tp.export_networks, tp.errors.TfpipeError\n"
+        "tp.TrainConfig, tp.ServerConfig, tp.Client\n"
         "print(sorted({'tensorflow', 'keras', 'apache_beam', 'librosa', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
