@@ -64,7 +64,8 @@ def test_the_site_has_every_page(site):
     # The page that shows the README has its text and its picture.
     start = (site / "site" / "start.html").read_text()
     assert "scripts/demo" in start
-    assert [load for load in _read(site / "site" / "start.html").loads if load.endswith("reconstructions.png")]
+    (picture,) = re.findall(r"!\[.*?\]\(docs/images/(.*?)\)", (REPO / "README.md").read_text())
+    assert [load for load in _read(site / "site" / "start.html").loads if load.endswith(picture)]
 
 
 @pytest.mark.slow
