@@ -21,7 +21,7 @@ HELP = "measure speed, as ratios to named baselines and limits in one run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one sub-command for each thing that is measured."""
-    benches = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    benches = parser.add_subparsers(dest="name", required=True, metavar="BENCHMARK")
 
     preprocess = _bench(benches, "preprocess", "the preprocessing job beside a plain loop", rounds=3)
     preprocess.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings (default: some are synthesised)")
