@@ -31,7 +31,7 @@ from tfpipe.workflow.configs import PathLike
 from tfpipe.workflow.held_out import Outputs, first_window, held_out_split
 from tfpipe.workflow.report import gathered
 from tfpipe.workflow.stages import Stage, run_stages
-from tfpipe.workflow.work_folder import work_folder
+from tfpipe.workflow.work_folder import existing_folders, no_empty_folders, work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,8 @@ def run(
         inputs, workdir, model_name=model_name, beam_options=beam_options, verbose=verbose, quiet=quiet, **settings
     )
     folder = chain.workdir
-    with folder_lock(folder, what="tfpipe run"):
+    before = existing_folders(folder)
+    with folder_lock(folder, what="tfpipe run"), no_empty_folders(folder, before=before):
         if not (folder / WORK_STATE).exists():
             write_json(folder / WORK_STATE, {})  # marks the folder as one of ours
         result = run_stages(folder, chain.stages(), say=say or (lambda line: None))
