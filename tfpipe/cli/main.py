@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from tfpipe import __version__
 from tfpipe.cli.arguments import normalised
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.parser import Parser, WrongUsage
 from tfpipe.errors import TfpipeError, UsageError
 
@@ -146,6 +147,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     """Builds the parser. Only the command that is called gets its options, because making them takes time."""
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     parser = Parser(prog="tfpipe", description="From a folder of recordings to a served generative model.")
+    add_examples(parser, "tfpipe run recordings --workdir work", "tfpipe train --help")
     parser.add_argument("--version", action="version", version=f"tfpipe {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:

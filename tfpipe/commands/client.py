@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         chosen = actions.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(chosen)
         _add_server_arguments(chosen)
+        add_examples(chosen, " ".join(["tfpipe client", name, *module.EXAMPLE.split(), "--server localhost:8500"]))
 
 
 def run(args: argparse.Namespace) -> int:

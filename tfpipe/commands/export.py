@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "write a run as the next version of a served model"
 
 
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the run's dataset folder, for --latent-keep")
     parser.add_argument("--tflite", action="store_true", help="also write encode.tflite and decode.tflite")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_examples(parser, "tfpipe export --run run --output models/vae")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "write one HTML page of a run: sounds, pictures, a map of the windows, figures, settings"
 
 
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--title", default="", metavar="TEXT", help="of the page (default: the run folder's name)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe report --data data --run run --out report.html")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.commands.preprocess import add_corpus_arguments, corpus_settings
 from tfpipe.commands.train import add_training_arguments, training_settings
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.epilog = "Options after -- go to Apache Beam."
+    add_examples(parser, "tfpipe run recordings --workdir work")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import DatasetError, UsageError
 
 HELP = "check every byte of a dataset folder against its manifest"
@@ -22,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=20,
         default=0,
         metavar="N",
-        help="also compute N examples again from the recordings and compare them (20)",
+        help="also compute N examples (20 without a number) again from the recordings and compare them",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_examples(parser, "tfpipe verify data --deep 20")
 
 
 def run(args: argparse.Namespace) -> int:

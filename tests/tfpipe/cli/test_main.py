@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -113,3 +114,39 @@ def test_with_json_an_error_ends_stdout_with_one_object(typed, code, words, caps
 def test_without_json_an_error_leaves_stdout_empty(capsys):
     assert main(["inspect", "nowhere"]) == 1
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("train", "tfpipe train --data DIR --run DIR [options]"),
+        ("run", "tfpipe run INPUT ... --workdir DIR [options]"),
+        ("serve", "tfpipe serve --model_base_path MODEL_DIR [options]"),
+        ("check-server", "tfpipe check-server [HOST:PORT] [options]"),
+        ("client generate", "tfpipe client generate --out DIR --server HOST:PORT [options]"),
+        ("bench preprocess", "tfpipe bench preprocess [INPUT ...] [options]"),
+    ],
+)
+def test_the_usage_line_is_short_and_required_options_come_first(command, usage, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {usage}\n\n")
+    required, _, options = shown.partition("\noptions:\n")
+    for option in re.findall(r"--\w+ ", usage):
+        assert f"\n  {option}" in required.partition("\nrequired options:")[2]
+        assert f"\n  {option}" not in options
+
+
+def test_the_help_of_train_has_the_default_of_each_preset(capsys):
+    main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "(default 40; notebook: 50, large: 100, tiny: 10)",
+        "(default 16; notebook: 10, large: 64)",
+        "(default 27x96; compact: 16, notebook: 16, tiny: 27x16)",
+        "(default 0.002; compact: 0.001,",
+        "(default: 10 passes over the windows, but 900 to 50000 steps; large: 60",
+        "Without one of these options: --roll-s 2.5; notebook: none, tiny: none.",
+    ):
+        assert words in shown
+    assert "the preset's)" not in shown
