@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -49,6 +49,7 @@ COMMANDS = (
     "bench",
     "synth",
     "doctor",
+    "completion",
 )
 # These run a model for longer than it takes to start again with large memory pages.
 _RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "serve", "bench")
@@ -143,9 +144,18 @@ def _print_error(message: str, code: int, *, details: Mapping[str, Any] | None =
         print(json.dumps({**(details or {}), "error": message, "code": code}), flush=True)
 
 
+def whole_parser() -> argparse.ArgumentParser:
+    """Returns the parser with the options of all commands."""
+    return _build(COMMANDS)
+
+
 def _parser(arguments: Sequence[str]) -> Parser:
     """Builds the parser. Only the command that is called gets its options, because making them takes time."""
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return _build((called,))
+
+
+def _build(with_options: Collection[str | None]) -> Parser:
     parser = Parser(prog="tfpipe", description="From a folder of recordings to a served generative model.")
     add_examples(parser, "tfpipe run recordings --workdir work", "tfpipe train --help")
     parser.add_argument("--version", action="version", version=f"tfpipe {__version__}")
@@ -154,7 +164,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
         module = _module(name)
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         command.set_defaults(module=module)
-        if name == called:
+        if name in with_options:
             module.add_arguments(command)
     return parser
 
