@@ -101,6 +101,8 @@ def entry() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from tfpipe.process.terminal import coloured
+
     try:
         if args.beam_options and args.command not in _TAKE_BEAM_OPTIONS:
             raise UsageError(f"{args.command} takes no options after `--`; only {' and '.join(_TAKE_BEAM_OPTIONS)} do")
@@ -114,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
         if code is None:
             raise
         message = " ".join(text.split())
-        print(f"tfpipe: {message}", file=sys.stderr, flush=True)
+        print(f"{coloured('tfpipe:', 'red', stream=sys.stderr)} {message}", file=sys.stderr, flush=True)
         if getattr(args, "json", False):
             _print_error(message, code, details=getattr(error, "details", {}))
         return code

@@ -32,8 +32,10 @@ class Parser(argparse.ArgumentParser):
         Raises:
             WrongUsage: always.
         """
+        from tfpipe.process.terminal import coloured
+
         self.print_usage(sys.stderr)
-        print(f"{self.prog}: error: {message}", file=sys.stderr, flush=True)
+        print(f"{coloured(f'{self.prog}: error:', 'red', stream=sys.stderr)} {message}", file=sys.stderr, flush=True)
         raise WrongUsage(message)
 
     def parse_known_args(  # type: ignore[override]

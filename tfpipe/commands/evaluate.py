@@ -49,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from tfpipe.files.remote import require_local
 
     require_local(args.cache or "", what="the cache")
-    from tfpipe.evaluation.evaluate import evaluate
     from tfpipe.evaluation.table import table
+    from tfpipe.process.progress import loading_tensorflow
+
+    with loading_tensorflow("evaluate"):
+        from tfpipe.evaluation.evaluate import evaluate
 
     against, plots, cache = (Path(place) if place else None for place in (args.against, args.plots, args.cache))
     result = evaluate(

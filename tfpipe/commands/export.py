@@ -46,18 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports the run, and prints where the version is and how to serve it."""
-    from serving.export.saved_model import export
+    from tfpipe.process.progress import Steps, loading_tensorflow
 
-    done = export(
-        run=args.run,
-        output=args.output,
-        which=args.which,
-        model_name=args.model_name,
-        keep=args.latent_keep,
-        data=args.data,
-        tflite=args.tflite,
-        say=lambda text: print(f"export: {text}", file=sys.stderr, flush=True),
-    )
+    with loading_tensorflow("export"):
+        from serving.export.saved_model import export
+    with Steps("export") as step:
+        done = export(
+            run=args.run,
+            output=args.output,
+            which=args.which,
+            model_name=args.model_name,
+            keep=args.latent_keep,
+            data=args.data,
+            tflite=args.tflite,
+            say=step,
+        )
     print(
         f"version {done.version} in {done.path}, read back and equal within {done.difference:.1g}; serve it with\n"
         f"  tfpipe serve --model_base_path {args.output} --model_name {args.model_name}",

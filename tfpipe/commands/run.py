@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the stages that are not up to date and prints the results."""
+    from tfpipe.process.terminal import coloured
     from tfpipe.workflow import chain
     from tfpipe.workflow.report import table
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         model_name=args.model_name,
         beam_options=args.beam_options,
         verbose=args.verbose,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=lambda line: print(coloured(line, "bold", stream=sys.stderr), file=sys.stderr, flush=True),
         **corpus_settings(args),
         **training_settings(args),
     )

@@ -70,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
     if (result := finished(config)) is not None:
         print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
     else:
-        from tfpipe.training.loop import train
+        from tfpipe.process.progress import loading_tensorflow
 
+        with loading_tensorflow("train"):
+            from tfpipe.training.loop import train
         result = train(config)
     best, prior = dict(result.best), best_of_prior(result.path)
     if args.json:
