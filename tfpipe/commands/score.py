@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
     config = ScoreConfig(**given(args, ScoreConfig))
     corpus = discover(args.inputs)
     from tfpipe.evaluation.latents import write_latents
-    from tfpipe.evaluation.score import score
+    from tfpipe.process.progress import loading_tensorflow
+
+    with loading_tensorflow("score"):
+        from tfpipe.evaluation.score import score
 
     scores = score(corpus.files, run=args.run, skipped=corpus.skipped, config=config)
     if latents is not None:

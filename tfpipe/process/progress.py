@@ -177,13 +177,18 @@ class Steps:
 
 
 @contextlib.contextmanager
-def loading_tensorflow(what: str, *, quiet: bool = False) -> Iterator[None]:
+def timed(what: str, step: str, *, quiet: bool = False) -> Iterator[None]:
+    """Says when the block begins, and how long it took; see `Steps`."""
+    with Steps(what, quiet=quiet) as steps:
+        steps(step)
+        yield
+
+
+def loading_tensorflow(what: str, *, quiet: bool = False) -> contextlib.AbstractContextManager[None]:
     """Says how long the block took, which imports TensorFlow; nothing if that was imported before.
 
     Args:
         what: one or two words before the line, such as `train`.
         quiet: say nothing.
     """
-    with Steps(what, quiet=quiet or "tensorflow" in sys.modules) as step:
-        step("loading TensorFlow")
-        yield
+    return timed(what, "loading TensorFlow", quiet=quiet or "tensorflow" in sys.modules)

@@ -11,7 +11,7 @@ import termios
 import pytest
 
 from tfpipe.process import progress
-from tfpipe.process.progress import Progress, Steps
+from tfpipe.process.progress import Progress, Steps, loading_tensorflow
 
 
 def test_lines_say_count_rate_and_notes(capsys, monkeypatch):
@@ -152,3 +152,16 @@ def test_a_step_that_fails_has_no_time_and_quiet_steps_say_nothing(capsys):
         with pytest.raises(ValueError, match="stop"):
             fail(quiet)
     assert capsys.readouterr().err == "export: writing ...\n"
+
+
+def test_tensorflow_is_loaded_with_a_word_only_once(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    with loading_tensorflow("train"):
+        pass
+    assert re.fullmatch(
+        r"train: loading TensorFlow \.\.\.\ntrain: loading TensorFlow: \d\.\d s\n", capsys.readouterr().err
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow", sys)
+    with loading_tensorflow("train"):
+        pass
+    assert capsys.readouterr().err == ""

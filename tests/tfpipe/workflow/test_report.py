@@ -7,7 +7,6 @@ from typing import Any
 from tfpipe.workflow.report import table
 
 STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check", "report"]
-STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check", "report"]
 _REPORT: dict[str, Any] = {
     "workdir": "my work",
     "changed": ["train"],

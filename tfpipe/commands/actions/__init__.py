@@ -54,8 +54,9 @@ class LocalCommand:
             ServingError: there is no model in the folder, or it cannot be loaded.
         """
         from serving.client.local_model import LocalModel
+        from tfpipe.process.progress import timed
 
-        with LocalModel(args.model) as vae:
+        with LocalModel(args.model, loading=lambda: timed(self._name, f"loading {args.model}")) as vae:
             result = self._action.run(vae, args)
         if args.json:
             print(json.dumps(result))
