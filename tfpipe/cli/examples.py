@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 
 _TITLE = re.compile(r"\n\nexamples?:\n")
 
@@ -16,10 +17,14 @@ def add_examples(parser: argparse.ArgumentParser, *commands: str) -> None:
 
 
 class _KeepsExamples(argparse.HelpFormatter):
-    """Breaks lines as usual, but not those of examples, so that they can be copied."""
+    """Breaks lines between words, but not those of examples, so that they can be copied, nor names with dashes."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         found = _TITLE.search(text)
         words, examples = (text[: found.start()], text[found.start() :]) if found else (text, "")
-        filled = super()._fill_text(words, width, indent) if words else ""
+        words = " ".join(words.split())
+        filled = textwrap.fill(words, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
         return (filled + examples).lstrip("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
     """Measures the run, writes the page, and prints where it is."""
     from tfpipe.api import report
     from tfpipe.files.remote import require_local
+    from tfpipe.process.progress import loading_tensorflow
 
     require_local(args.run, what="the run folder")
     require_local(args.out or "", what="the report")
+    with loading_tensorflow("report"):
+        importlib.import_module("tfpipe.run_report.report")
     out = Path(args.out) if args.out else None
     made = report(args.data, args.run, out=out, split=args.split, which=args.which, title=args.title)
     if args.json:

@@ -43,3 +43,10 @@ def test_the_words_before_the_examples_are_broken_into_lines(capsys, monkeypatch
     assert "All flags of tensorflow_model_server" in words
     assert max(map(len, words.splitlines())) <= 80
     assert max(map(len, shown.splitlines())) > 80
+
+
+def test_an_option_is_not_broken_at_its_dash(capsys, monkeypatch):
+    for columns in range(50, 90):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        main(["data-service", "--help"])
+        assert "--data-service`" in capsys.readouterr().out
