@@ -91,6 +91,7 @@ setup(
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "setuptools<81",  # TensorBoard imports pkg_resources, which later releases do not have
+        "shtab>=1.7,<2",
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
         "starlette>=0.40",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 _OS_FIXES = {
     errno.ENOSPC: "disk full; free some space and run the same command again",
@@ -29,9 +31,14 @@ class TfpipeError(Exception):
     """Raised when the work fails for a reason that the user can see and fix. Exit code 1.
 
     All other errors of this module derive from it.
+
+    Attributes:
+        exit_code: exit code of the command.
+        details: what `--json` shows beside the message: what the command found out before it failed.
     """
 
     exit_code = 1
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
 class UsageError(TfpipeError):

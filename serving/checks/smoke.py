@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def serve_check(
     audio: NDArray[np.floating[Any]],
     sample_rate: int,
     out: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Serves a model on a free loopback port, sends it requests, and measures the sounds that come back.
 
@@ -52,6 +54,7 @@ def serve_check(
         audio: window `[samples]` that the model was not trained on.
         sample_rate: sample rate of `audio` in Hz.
         out: folder for the WAV and PNG files.
+        say: is called with a line of text before each step that takes seconds.
 
     Returns:
         `sounds`: for each WAV file under `out`, what `listen` returns; and `pictures`: the PNG files.
@@ -65,8 +68,10 @@ def serve_check(
     config = ServerConfig(
         model_base_path=str(model_base_path), model_name=model_name, port=0, rest_api_port=-1, enable_model_warmup=False
     )
+    say("starting the server ...")
     with Server(config) as server:
         server.start()
+        say("asking it for sounds from another process ...")
         ask = ["--server", server.address, "--model-name", model_name, "--version", str(version)]
         _clients(
             ["encode", str(held_out), "--out", str(out / "held_out.npz"), *ask],

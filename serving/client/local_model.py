@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,16 +31,20 @@ class LocalModel(Vae):
     Args:
         path: a folder of versions such as `models/vae`, of which the newest is taken, or one version such as
             `models/vae/2`.
+        loading: makes a `with` block around the loading, which takes seconds; for a caller that tells of it.
 
     Raises:
         ServingError: there is no model in the folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, loading: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
         self._folder = _version(Path(path))
         super().__init__(str(self._folder))
         self._lock = threading.Lock()
         self._loaded: Any = None
+        self._loading = loading
 
     def load(self) -> Self:
         """Loads the model, if it is not loaded yet.
@@ -48,18 +54,22 @@ class LocalModel(Vae):
         """
         with self._lock:
             if self._loaded is None:
-                import tensorflow as tf
-
-                try:
-                    self._loaded = tf.saved_model.load(str(self._folder))
-                except (tf.errors.OpError, OSError, ValueError) as error:
-                    why = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    raise ServingError(f"{self.target}: the model cannot be loaded ({why}); export it again") from error
+                with self._loading():
+                    self._loaded = self._read()
         return self
 
     def close(self) -> None:
         """Forgets the model, so that its memory can be freed."""
         self._loaded = None
+
+    def _read(self) -> Any:
+        import tensorflow as tf
+
+        try:
+            return tf.saved_model.load(str(self._folder))
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ServingError(f"{self.target}: the model cannot be loaded ({why}); export it again") from error
 
     def _description_text(self) -> str | bytes:
         try:
@@ -70,9 +80,9 @@ class LocalModel(Vae):
         return text
 
     def _run(self, signature: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.load()
         import tensorflow as tf
 
-        self.load()
         if signature not in self._loaded.signatures:
             known = ", ".join(sorted(self._loaded.signatures))
             raise SignatureNotFoundError(

@@ -91,6 +91,7 @@ def export(
         ServingError: the written model does not agree with the run.
         UsageError: `keep` is given without `data`, or is out of range.
     """
+    say("loading the run ...")
     model = load_models(Path(run), which=which)
     if keep is not None:
         if model.latent_shape[0] > 1:

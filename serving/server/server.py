@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import shlex
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from serving.protocol.names import is_version
 from serving.protocol.status import StatusError
 from serving.server.admission import AdmissionQueue
 from serving.server.config import SPARE_THREADS, ServerConfig
@@ -223,7 +225,15 @@ def _models(config: ServerConfig) -> tuple[ModelSettings, ...]:
         return (ModelSettings(name=config.model_name, base_path=str(path)),)
     if not Path(path).is_dir():
         raise ServingError(f"{path}: no such folder; give --model_base_path the --output of `tfpipe export`")
+    _refuse_version(Path(path))
     return (ModelSettings(name=config.model_name, base_path=Path(path)),)
+
+
+def _refuse_version(folder: Path) -> None:
+    """Refuses the folder of a version, in which TensorFlow Serving would wait for a version that never comes."""
+    named = folder if is_version(folder.name) else folder.resolve()  # `.` has no name of its own
+    if is_version(named.name) and (named / "saved_model.pb").is_file():
+        raise ServingError(f"{folder}: is a version; use --model_base_path {shlex.quote(str(named.parent))}")
 
 
 def _bind_grpc(

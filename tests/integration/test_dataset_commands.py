@@ -49,7 +49,11 @@ def test_verify_accepts_a_complete_dataset_and_names_a_missing_shard(job_dataset
         path.unlink()
     assert main(["verify", "--json", str(copy)]) == 1
     captured = capsys.readouterr()
-    assert len(json.loads(captured.out)["problems"]) == len(list(job_dataset.glob("test-*")))
+    [line] = captured.out.splitlines()
+    told = json.loads(line)
+    assert len(told["problems"]) == len(list(job_dataset.glob("test-*")))
+    assert (told["ok"], told["code"]) == (False, 1)
+    assert told["error"] in captured.err
     assert "missing shard" in captured.err.splitlines()[-1]
     assert main(["verify", str(tmp_path)]) == 1
 

@@ -7,16 +7,20 @@ imports all of them, so they import TensorFlow and other large libraries only in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tfpipe import __version__
 from tfpipe.cli.arguments import normalised
+from tfpipe.cli.examples import add_examples
+from tfpipe.cli.parser import Parser, WrongUsage
 from tfpipe.errors import TfpipeError, UsageError
 
 COMMANDS = (
@@ -46,15 +50,20 @@ COMMANDS = (
     "bench",
     "synth",
     "doctor",
+    "completion",
 )
 # These run a model for longer than it takes to start again with large memory pages.
 _RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "studio", "serve", "bench")
 _TAKE_BEAM_OPTIONS = ("preprocess", "run")
 _INTERRUPTED = 128 + signal.SIGINT
+_JSON = "--json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command; without arguments, prints the help.
+
+    With `--json`, the last line of stdout is one JSON object: the command's result or, if the command fails,
+    `{"error": "...", "code": N}` with the exit code.
 
     Args:
         argv: arguments without the program's name; `sys.argv[1:]` when None.
@@ -65,8 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_options = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         parser = _parser(arguments)
-        args = parser.parse_args(normalised(arguments, parser))
-    except SystemExit as stop:  # argparse has already printed the help or the error
+        args = parser.parse_args(normalised(arguments or ["--help"], parser))
+    except WrongUsage as wrong:  # the line on stderr is there already
+        if _JSON in arguments:
+            _print_error(wrong.text, int(wrong.code or 2))
+        return int(wrong.code or 2)
+    except SystemExit as stop:  # argparse has printed the help
         return int(stop.code or 0)
     args.beam_options = beam_options
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -89,44 +102,72 @@ def entry() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from tfpipe.errors import os_error_message
+    from tfpipe.process.terminal import coloured
 
     try:
         if args.beam_options and args.command not in _TAKE_BEAM_OPTIONS:
             raise UsageError(f"{args.command} takes no options after `--`; only {' and '.join(_TAKE_BEAM_OPTIONS)} do")
         return int(args.module.run(args) or 0)
-    except TfpipeError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "interrupted; run the same command again to continue", _INTERRUPTED)
     except BrokenPipeError:
         # The program that reads our output has ended, as in `| head`. Exit as other programs do then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        return _fail(os_error_message(error, error.filename or args.command), 1)
-    except MemoryError:
-        return _fail("out of memory; use a smaller --batch-size or a machine with more memory", 1)
-    except Exception as error:
-        if os.environ.get("TFPIPE_DEBUG"):
+    except (Exception, KeyboardInterrupt) as error:
+        code, text = _told(error, args.command)
+        if code is None:
             raise
-        text = " ".join(str(error).split())[:500]
-        return _fail(f"unexpected {type(error).__name__}: {text} (set TFPIPE_DEBUG=1 to see where)", 1)
+        message = " ".join(text.split())
+        print(f"{coloured('tfpipe:', 'red', stream=sys.stderr)} {message}", file=sys.stderr, flush=True)
+        if getattr(args, "json", False):
+            _print_error(message, code, details=getattr(error, "details", {}))
+        return code
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def _told(error: BaseException, command: str) -> tuple[int | None, str]:
+    """Returns the exit code and the message of an error; no code if it is to be raised again, for its traceback."""
+    from tfpipe.errors import os_error_message
+
+    if isinstance(error, TfpipeError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED, str(error) or "interrupted; run the same command again to continue"
+    if isinstance(error, OSError):
+        return 1, os_error_message(error, error.filename or command)
+    if isinstance(error, MemoryError):
+        return 1, "out of memory; use a smaller --batch-size or a machine with more memory"
+    if os.environ.get("TFPIPE_DEBUG"):
+        return None, ""
+    text = " ".join(str(error).split())[:500]
+    return 1, f"unexpected {type(error).__name__}: {text} (set TFPIPE_DEBUG=1 to see where)"
+
+
+def _print_error(message: str, code: int, *, details: Mapping[str, Any] | None = None) -> None:
+    """Prints the object that ends stdout when the work fails and `--json` was given."""
+    with contextlib.suppress(OSError):  # nobody may be reading, and the line on stderr has told it
+        print(json.dumps({**(details or {}), "error": message, "code": code}), flush=True)
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Returns the parser with the options of all commands."""
+    return _build(COMMANDS)
+
+
+def _parser(arguments: Sequence[str]) -> Parser:
     """Builds the parser. Only the command that is called gets its options, because making them takes time."""
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
-    parser = argparse.ArgumentParser(
-        prog="tfpipe", description="From a folder of recordings to a served generative model."
-    )
+    return _build((called,))
+
+
+def _build(with_options: Collection[str | None]) -> Parser:
+    parser = Parser(prog="tfpipe", description="From a folder of recordings to a served generative model.")
+    add_examples(parser, "tfpipe run recordings --workdir work", "tfpipe train --help")
     parser.add_argument("--version", action="version", version=f"tfpipe {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _module(name)
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         command.set_defaults(module=module)
-        if name == called:
+        if name in with_options:
             module.add_arguments(command)
     return parser
 
@@ -141,11 +182,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"tfpipe: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":

@@ -113,8 +113,10 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, *, default: str | None,
 def _shown(field: dataclasses.Field[Any]) -> str | None:
     """Returns the default as a person would type it; None where there is nothing worth showing."""
     value = field.default
-    if value in (dataclasses.MISSING, None, "", ()) or value is False:
+    if value in (dataclasses.MISSING, None, "") or value is False:
         return None
+    if value == ():
+        return "none"
     if value is True:
         return "true"
     if isinstance(value, tuple):

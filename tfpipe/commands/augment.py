@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import TfpipeError
 from tfpipe.spec import FeatureSpec
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the wav files and the PNG")
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
+    add_examples(parser, "tfpipe augment song.wav --semitones 4 --chord minor --out shifted")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ HELP = "measure speed, as ratios to named baselines and limits in one run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one sub-command for each thing that is measured."""
-    benches = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    add_examples(parser, "tfpipe bench train data")
+    benches = parser.add_subparsers(dest="name", required=True, metavar="BENCHMARK")
 
     preprocess = _bench(benches, "preprocess", "the preprocessing job beside a plain loop", rounds=3)
     preprocess.add_argument("inputs", nargs="*", metavar="INPUT", help="recordings (default: some are synthesised)")

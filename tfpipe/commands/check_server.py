@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tfpipe.cli.examples import add_examples
+from tfpipe.cli.reach import add_wait, require_listening
 from tfpipe.cli.token_option import add_token_file, token_of
 from tfpipe.errors import UsageError
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
     )
+    add_wait(parser)
     add_token_file(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         timeout_s=args.timeout_s,
         token=token_of(args),
     )
+    for address in filter(None, (args.grpc, args.rest)):
+        require_listening(address, wait_s=args.wait_s)
     found: dict[str, str] = {}
     for name, difference in (api_conformance if args.api_model else conformance)(target):
         found[name] = difference

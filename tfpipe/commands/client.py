@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from tfpipe.cli.examples import add_examples
+from tfpipe.cli.reach import add_wait, require_listening
 from tfpipe.cli.token_option import add_token_file, token_of
 from tfpipe.commands.actions import action
 from tfpipe.commands.actions.output import say
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         chosen = actions.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(chosen)
         _add_server_arguments(chosen)
+        add_examples(chosen, " ".join(["tfpipe client", name, *module.EXAMPLE.split(), "--server localhost:8500"]))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.tls_cert or args.tls_key) and not args.tls_ca:
         raise UsageError("--tls-cert and --tls-key need --tls-ca, the authority that signs the server's certificate")
+    token = token_of(args)
+    require_listening(args.server, wait_s=args.wait_s)
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key) if args.tls_ca else None
     with Client(
         args.server,
@@ -57,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         version=args.version,
         timeout_s=args.timeout_s,
         tls=tls,
-        token=token_of(args),
+        token=token,
         on_wait=say,
     ) as client:
         result = action(args.action).run(client, args)
@@ -77,6 +81,7 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout-s", type=float, default=60.0, metavar="S", help="deadline of a request, in s (default %(default)g)"
     )
+    add_wait(parser)
     parser.add_argument(
         "--tls-ca", type=Path, metavar="PEM", help="use TLS; certificate of the authority that signs the server's"
     )

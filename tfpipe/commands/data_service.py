@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "start or stop processes that parse and augment for `tfpipe train --data-service`"
 
 
@@ -11,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions `start` and `stop`."""
     from tfpipe.data.service_processes import HOST, PORT, WORKERS
 
+    add_examples(parser, "tfpipe data-service start --workers 2", "tfpipe data-service stop")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     start = actions.add_parser(
         "start",

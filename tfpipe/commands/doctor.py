@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "show what is installed, what works, what is wrong and how to fix it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_examples(parser, "tfpipe doctor")
 
 
 def run(args: argparse.Namespace) -> int:

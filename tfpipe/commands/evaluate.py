@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings
 
 HELP = "measure a run on held-out tracks: errors beside baselines, what is heard, draws from the prior, a verdict"
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe evaluate --data data --run run --plots pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from tfpipe.files.remote import require_local
 
     require_local(args.cache or "", what="the cache")
-    from tfpipe.evaluation.evaluate import evaluate
     from tfpipe.evaluation.table import table
+    from tfpipe.process.progress import loading_tensorflow
+
+    with loading_tensorflow("evaluate"):
+        from tfpipe.evaluation.evaluate import evaluate
 
     against, plots, cache = (Path(place) if place else None for place in (args.against, args.plots, args.cache))
     result = evaluate(

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "write a run as the next version of a served model"
 
 
@@ -39,22 +41,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the run's dataset folder, for --latent-keep")
     parser.add_argument("--tflite", action="store_true", help="also write encode.tflite and decode.tflite")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_examples(parser, "tfpipe export --run run --output models/vae")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exports the run, and prints where the version is and how to serve it."""
-    from serving.export.saved_model import export
+    from tfpipe.process.progress import Steps, loading_tensorflow
 
-    done = export(
-        run=args.run,
-        output=args.output,
-        which=args.which,
-        model_name=args.model_name,
-        keep=args.latent_keep,
-        data=args.data,
-        tflite=args.tflite,
-        say=lambda text: print(f"export: {text}", file=sys.stderr, flush=True),
-    )
+    with loading_tensorflow("export"):
+        from serving.export.saved_model import export
+    with Steps("export") as step:
+        done = export(
+            run=args.run,
+            output=args.output,
+            which=args.which,
+            model_name=args.model_name,
+            keep=args.latent_keep,
+            data=args.data,
+            tflite=args.tflite,
+            say=step,
+        )
     print(
         f"version {done.version} in {done.path}, read back and equal within {done.difference:.1g}; serve it with\n"
         f"  tfpipe serve --model_base_path {args.output} --model_name {args.model_name}",

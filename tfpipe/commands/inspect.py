@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import DatasetError, UsageError
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("augmentation, for --augmented (if all are off, an example of each is shown)")
     add_settings(group, AugmentConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_examples(parser, "tfpipe inspect data --plots pictures")
 
 
 def run(args: argparse.Namespace) -> int:

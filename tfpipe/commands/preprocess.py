@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given
 from tfpipe.spec import FeatureSpec
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print what the dataset holds as one JSON object")
     parser.epilog = "Options after -- go to Apache Beam: --runner=FlinkRunner, ..."
+    add_examples(parser, "tfpipe preprocess recordings --output data --semitones 0,4,7")
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:

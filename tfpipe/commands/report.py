@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from pathlib import Path
+
+from tfpipe.cli.examples import add_examples
 
 HELP = "write one HTML page of a run: sounds, pictures, a map of the windows, figures, settings"
 
@@ -27,15 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--title", default="", metavar="TEXT", help="of the page (default: the run folder's name)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe report --data data --run run --out report.html")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the run, writes the page, and prints where it is."""
     from tfpipe.api import report
     from tfpipe.files.remote import require_local
+    from tfpipe.process.progress import loading_tensorflow
 
     require_local(args.run, what="the run folder")
     require_local(args.out or "", what="the report")
+    with loading_tensorflow("report"):
+        importlib.import_module("tfpipe.run_report.report")
     out = Path(args.out) if args.out else None
     made = report(args.data, args.run, out=out, split=args.split, which=args.which, title=args.title)
     if args.json:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.commands.preprocess import add_corpus_arguments, corpus_settings
 from tfpipe.commands.train import add_training_arguments, training_settings
 
@@ -25,10 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Beam's own log")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.epilog = "Options after -- go to Apache Beam."
+    add_examples(parser, "tfpipe run recordings --workdir work")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the stages that are not up to date and prints the results."""
+    from tfpipe.process.terminal import coloured
     from tfpipe.workflow import chain
     from tfpipe.workflow.report import table
 
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         model_name=args.model_name,
         beam_options=args.beam_options,
         verbose=args.verbose,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=lambda line: print(coloured(line, "bold", stream=sys.stderr), file=sys.stderr, flush=True),
         **corpus_settings(args),
         **training_settings(args),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given
 from tfpipe.errors import UsageError
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser, ScoreConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe score recordings --run run --latents latents.npz")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
     config = ScoreConfig(**given(args, ScoreConfig))
     corpus = discover(args.inputs)
     from tfpipe.evaluation.latents import write_latents
-    from tfpipe.evaluation.score import score
+    from tfpipe.process.progress import loading_tensorflow
+
+    with loading_tensorflow("score"):
+        from tfpipe.evaluation.score import score
 
     scores = score(corpus.files, run=args.run, skipped=corpus.skipped, config=config)
     if latents is not None:

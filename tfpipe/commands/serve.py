@@ -13,6 +13,7 @@ from tfpipe import __version__
 from tfpipe.cli.arguments import IGNORED
 from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given, truth
+from tfpipe.cli.parser import REQUIRED
 
 if TYPE_CHECKING:
     from serving.server.server import Server
@@ -31,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from serving.server.config import IGNORED_FLAGS, ConfigFiles, ModelConfig, ServerConfig
 
     of_models = {field.name for field in dataclasses.fields(ModelConfig)}
-    add_settings(parser, ServerConfig, leave_out=of_models, server_style=True)
+    # argparse does not require the folder, because --model_config_file can take its place.
+    required = parser.add_argument_group(REQUIRED)
+    add_settings(required, ServerConfig, only=("model_base_path",), server_style=True)
+    add_settings(parser, ServerConfig, leave_out={*of_models, "model_base_path"}, server_style=True)
     add_settings(parser, ConfigFiles, server_style=True)
     add_settings(parser, ModelConfig, server_style=True)
     add = parser.add_argument

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfpipe.cli.examples import add_examples
+from tfpipe.cli.parser import REQUIRED
 from tfpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from serving.protocol.names import MODEL_NAME
     from tfpipe.cli.token_option import add_token_file
 
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_argument_group(REQUIRED, "one of the two").add_mutually_exclusive_group(required=True)
     which.add_argument("--model", type=Path, metavar="MODEL_DIR", help="exported model, which this process runs")
     which.add_argument("--server", metavar="HOST:PORT", help="gRPC address of a server that runs the model")
     parser.add_argument(

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from tfpipe.cli.examples import add_examples
+
 HELP = "synthesise a small corpus of piano and voice, for demos and tests"
 
 
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a different seed gives a different corpus (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the paths as one JSON object")
+    add_examples(parser, "tfpipe synth corpus --tracks 4")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ import json
 import sys
 from typing import Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given
+from tfpipe.cli.parser import REQUIRED
 from tfpipe.errors import UsageError
 
 HELP = "train a model on a dataset, or continue a run that was stopped"
@@ -19,22 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     from tfpipe.training.config import TrainConfig
 
-    # Not required, because --summary needs neither of them.
-    add_settings(parser, TrainConfig, only=("data", "run"), required=False)
+    # argparse does not require them, because --summary needs neither.
+    add_settings(parser.add_argument_group(REQUIRED), TrainConfig, only=("data", "run"), required=False)
     add_settings(parser, TrainConfig, only=("cache", "data_service"))
     add_training_arguments(parser)
     parser.add_argument("--summary", action="store_true", help="print the model's layers and parameters, train nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe train --data data --run run --epochs 60")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `tfpipe run` has too."""
     from tfpipe.data.augmentation import AugmentConfig
-    from tfpipe.training.config import TrainConfig
+    from tfpipe.training.config import TrainConfig, augment_in_words
 
     add_settings(parser.add_argument_group("training"), TrainConfig, leave_out=_PLACES)
     group = parser.add_argument_group(
-        "augmentation while training, on top of the dataset's variants (without an option, the preset decides)"
+        "augmentation while training",
+        f"On top of the dataset's variants. Without one of these options: {augment_in_words()}.",
     )
     add_settings(group, AugmentConfig, show_defaults=False)
 
@@ -66,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
     if (result := finished(config)) is not None:
         print(f"{args.run}: already trained with these settings; nothing to do", file=sys.stderr)
     else:
-        from tfpipe.training.loop import train
+        from tfpipe.process.progress import loading_tensorflow
 
+        with loading_tensorflow("train"):
+            from tfpipe.training.loop import train
         result = train(config)
     best, prior = dict(result.best), best_of_prior(result.path)
     if args.json:

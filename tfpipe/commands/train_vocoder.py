@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.cli.options import add_settings, given
 
 HELP = "train a vocoder for a run on its recordings, so that what it decodes keeps more of the notes"
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder; the vocoder becomes a part of it")
     add_settings(parser, VocoderConfig)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    add_examples(parser, "tfpipe train-vocoder --data data --run run")
 
 
 def run(args: argparse.Namespace) -> int:

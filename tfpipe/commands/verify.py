@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from tfpipe.cli.examples import add_examples
 from tfpipe.errors import DatasetError, UsageError
 
 HELP = "check every byte of a dataset folder against its manifest"
@@ -22,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=20,
         default=0,
         metavar="N",
-        help="also compute N examples again from the recordings and compare them (20)",
+        help="also compute N examples (20 without a number) again from the recordings and compare them",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_examples(parser, "tfpipe verify data --deep 20")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,19 +50,29 @@ def run(args: argparse.Namespace) -> int:
     problems += deep.get("problems", [])
     for sentence in deep.get("unavailable", []):
         print(sentence, file=sys.stderr)
-    if args.json:
-        result = {"ok": not problems, "problems": problems, "fingerprint": manifest.fingerprint}
-        print(json.dumps({**result, "deep": deep} if args.deep else result))
-    elif problems:
-        print("\n".join(problems))
-    else:
-        print(f"{folder}: {len(manifest.shards)} shards are as the manifest says (fingerprint {manifest.fingerprint})")
-        if args.deep:
-            print(f"{folder}: {deep['checked']} examples are as the recordings give them")
+    result: dict[str, Any] = {"ok": not problems, "problems": problems, "fingerprint": manifest.fingerprint}
+    result |= {"deep": deep} if args.deep else {}
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DatasetError(f"{count}: {problems[0]}; delete the files that are named and run `tfpipe preprocess` again")
+        raise _refusal(result, listed=not args.json)
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{folder}: {len(manifest.shards)} shards are as the manifest says (fingerprint {manifest.fingerprint})")
+    if args.deep:
+        print(f"{folder}: {deep['checked']} examples are as the recordings give them")
     return 0
+
+
+def _refusal(result: dict[str, Any], *, listed: bool) -> DatasetError:
+    """Returns the error for a dataset with problems; `listed` prints each of them first."""
+    problems = result["problems"]
+    if listed:
+        print("\n".join(problems))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    fix = "delete the files that are named and run `tfpipe preprocess` again"
+    error = DatasetError(f"{count}: {problems[0]}; {fix}")
+    error.details = result
+    return error
 
 
 def _deep(folder: str, count: int) -> dict[str, Any]:

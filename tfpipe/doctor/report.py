@@ -22,7 +22,7 @@ from tfpipe.doctor.problems import OPTIONAL, differences, machine_problems, pack
 PACKAGES = (
     *lanes.LANES["default"],
     *("scipy", "soundfile", "soxr", "av", "google-crc32c", "grpcio", "grpcio-reflection", "tensorboard"),
-    *("matplotlib", "pillow", "pyarrow", "scikit-learn", "starlette", "tqdm", "uvicorn", "waitress"),
+    *("matplotlib", "pillow", "pyarrow", "scikit-learn", "shtab", "starlette", "tqdm", "uvicorn", "waitress"),
 )
 _FRONT_ENDS = {
     "native": "compiled front end",

@@ -116,6 +116,22 @@ def stored_preset(name: str, network: str) -> Preset:
     return chosen if chosen.network == network else _EARLIER[chosen.name]
 
 
+def in_words(name: str) -> str:
+    """Returns a training default as help shows it: the default preset's, then those that differ.
+
+    Args:
+        name: field of `Preset`, such as `epochs`: `40; notebook: 50, large: 100, tiny: 10`.
+    """
+    return words_by_preset({preset.name: getattr(preset, name) for preset in PRESETS.values()})
+
+
+def words_by_preset(values: Mapping[str, Any]) -> str:
+    """Returns values by preset as help shows them: the default preset's, then those that differ."""
+    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    others = ", ".join(f"{name}: {value}" for name, value in shown.items() if value != shown[DEFAULT])
+    return f"{shown[DEFAULT]}; {others}" if others else shown[DEFAULT]
+
+
 _COSINE: Mapping[str, Any] = {"schedule": "cosine", "augment": {"roll_s": 2.5}}
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {

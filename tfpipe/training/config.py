@@ -12,7 +12,16 @@ from tfpipe.data.data_service import addresses
 from tfpipe.errors import UsageError
 from tfpipe.files.remote import require_local
 from tfpipe.model.latent_shape import LatentShape, latent_shape, parse_latent
-from tfpipe.model.presets import DEFAULT, PRECISIONS, PRESETS, Preset, PriorSize, current_name
+from tfpipe.model.presets import (
+    DEFAULT,
+    PRECISIONS,
+    PRESETS,
+    Preset,
+    PriorSize,
+    current_name,
+    in_words,
+    words_by_preset,
+)
 from tfpipe.model.presets import preset as preset_named
 from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
@@ -32,6 +41,27 @@ _NOT_RESULT = frozenset(
         *("strategy", "shard_by", "jit_compile", "keep_every", "checkpoint_every_s"),
     }
 )
+
+
+def _latents() -> str:
+    """Returns the default sizes of the latent in words; those of a sequence hold for windows of the default spec."""
+    sizes = {name: latent_shape(each, None, FeatureSpec()) for name, each in PRESETS.items()}
+    return words_by_preset({name: size if size.steps > 1 else size.channels for name, size in sizes.items()})
+
+
+def _prior_steps() -> str:
+    """Returns in words how the default number of steps of the prior follows from the size of the corpus."""
+    priors = {name: each.prior for name, each in PRESETS.items() if each.prior}
+    return words_by_preset(
+        {
+            name: f"{_passes(prior.passes)} over the windows, but {prior.least_steps} to {prior.most_steps} steps"
+            for name, prior in priors.items()
+        }
+    )
+
+
+def _passes(count: int) -> str:
+    return "1 pass" if count == 1 else f"{count} passes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +94,7 @@ class TrainConfig:
     latent: int | str | None = setting(
         None,
         help="numbers in z: steps along time and numbers in each, such as 27x64, or one vector, such as 16 "
-        "(default: the preset's)",
+        f"(default {_latents()})",
         metavar="SxN",
         parse=str,
     )
@@ -75,39 +105,47 @@ class TrainConfig:
     )
     batch_size: int | None = setting(
         None,
-        help="examples in a global batch, over all workers (default: the preset's)",
+        help=f"examples in a global batch, over all workers (default {in_words('batch_size')})",
         metavar="N",
         at_least=1,
         at_most=65_536,
     )
     epochs: int | None = setting(
         None,
-        help="passes over the training split; a larger number trains the run in the folder further (default: the "
-        "preset's)",
+        help="passes over the training split; a larger number trains the run in the folder further "
+        f"(default {in_words('epochs')})",
         metavar="N",
         at_least=1,
         at_most=1_000_000,
     )
     learning_rate: float | None = setting(
-        None, help="Adam's peak learning rate (default: the preset's)", metavar="X", above=0, at_most=1
+        None,
+        help=f"Adam's peak learning rate (default {in_words('learning_rate')})",
+        metavar="X",
+        above=0,
+        at_most=1,
     )
     schedule: str | None = setting(
-        None, help="schedule of the learning rate (default: the preset's)", choices=("cosine", "constant")
+        None,
+        help=f"schedule of the learning rate (default {in_words('schedule')})",
+        choices=("cosine", "constant"),
     )
     patience: int | None = setting(
         None,
-        help="stop after N epochs without a better validation loss; 0 never stops early (default: the preset's)",
+        help="stop after N epochs without a better validation loss; 0 never stops early "
+        f"(default {in_words('patience')})",
         metavar="N",
         at_least=0,
     )
     prior: str | None = setting(
         None,
-        help="learn a prior over the latent sequence, which draws come from (default: flow if the latent is one)",
+        help="learn a prior over the latent sequence, which draws come from (default: flow if the latent is a "
+        "sequence, else none)",
         choices=(FLOW, NO_PRIOR),
     )
     prior_steps: int | None = setting(
         None,
-        help="training steps of the prior (default: by the size of the corpus)",
+        help=f"training steps of the prior (default: {_prior_steps()})",
         metavar="N",
         at_least=1,
         at_most=100_000_000,
@@ -217,6 +255,15 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """Returns the settings that decide the result. A run can be continued only if they are equal."""
         return {name: value for name, value in self.to_dict().items() if name not in _NOT_RESULT}
+
+
+def augment_in_words() -> str:
+    """Returns the augmentation of each preset in words, as options: `--roll-s 2.5; notebook: none, tiny: none`."""
+    options = {
+        name: " ".join(f"--{field.replace('_', '-')} {value:g}" for field, value in each.augment.items()) or "none"
+        for name, each in PRESETS.items()
+    }
+    return words_by_preset(options)
 
 
 def preset_augment(preset: str) -> AugmentConfig:

@@ -25,7 +25,8 @@ def stop_signals() -> Iterator[threading.Event]:
     def on_signal(number: int, _: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        print("train: stopping after this step, saving", file=sys.stderr, flush=True)
+        line_of_its_own = "\n" if sys.stderr.isatty() else ""  # on a terminal the bar is on this line
+        print(f"{line_of_its_own}train: stopping after this step, saving", file=sys.stderr, flush=True)
         stop.set()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

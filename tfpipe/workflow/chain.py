@@ -31,7 +31,7 @@ from tfpipe.workflow.configs import PathLike
 from tfpipe.workflow.held_out import Outputs, first_window, held_out_split
 from tfpipe.workflow.report import gathered
 from tfpipe.workflow.stages import Stage, run_stages
-from tfpipe.workflow.work_folder import work_folder
+from tfpipe.workflow.work_folder import existing_folders, no_empty_folders, work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def run(
 
     Returns:
         The object of `tfpipe run --json`: one entry per stage, `changed` (the stages that had to work),
-        `workdir`, and `serve`, the shell command that serves the model.
+        `seconds` (how long each of those took), `workdir`, and `serve`, the shell command that serves the model.
 
     Raises:
         UsageError: a setting is unknown or not allowed.
@@ -81,12 +81,14 @@ def run(
         inputs, workdir, model_name=model_name, beam_options=beam_options, verbose=verbose, quiet=quiet, **settings
     )
     folder = chain.workdir
-    with folder_lock(folder, what="tfpipe run"):
+    before = existing_folders(folder)
+    with folder_lock(folder, what="tfpipe run"), no_empty_folders(folder, before=before):
         if not (folder / WORK_STATE).exists():
             write_json(folder / WORK_STATE, {})  # marks the folder as one of ours
         result = run_stages(folder, chain.stages(), say=say or (lambda line: None))
         report = gathered(result.outputs, folder, model_name=model_name)
         report["changed"] = list(result.worked)
+        report["seconds"] = {name: round(seconds, 1) for name, seconds in result.seconds.items()}
         write_json(folder / "report.json", report)
     return report
 
@@ -243,10 +245,13 @@ class Chain:
 
     def train(self, done: Outputs) -> dict[str, Any]:
         """Trains the model, or continues the run in the folder; returns its figures."""
+        from tfpipe.process.progress import loading_tensorflow
         from tfpipe.training import checkpoint
-        from tfpipe.training.loop import train
         from tfpipe.training.prior_folder import PRIOR, best_of_prior
         from tfpipe.training.run_folder import CHECKPOINTS
+
+        with loading_tensorflow("train", quiet=self.quiet):
+            from tfpipe.training.loop import train
 
         _set_aside_other_run(self)
         result = train(self.train_config, quiet=self.quiet)
@@ -274,25 +279,30 @@ class Chain:
     def export(self, done: Outputs | None = None) -> dict[str, Any]:
         """Writes the run as the next version of the model; returns the version."""
         from serving.export.saved_model import export
+        from tfpipe.process.progress import Steps
 
-        made = export(run=self.run_folder, output=self.model_folder, model_name=self.model_name)
+        with Steps("export", quiet=self.quiet) as step:
+            made = export(run=self.run_folder, output=self.model_folder, model_name=self.model_name, say=step)
         return {"version": made.version, "difference": made.difference}
 
     def serve_check(self, done: Outputs) -> dict[str, Any]:
         """Serves the exported version, sends it a held-out window and checks the sounds that come back."""
         from serving.checks.smoke import serve_check
+        from tfpipe.process.progress import Steps
 
         split = held_out_split(done)
         window = first_window(self.data, split, inputs=self.preprocess_config.inputs)
         shutil.rmtree(self.workdir / "check", ignore_errors=True)
-        checked = serve_check(
-            model_base_path=self.model_folder,
-            model_name=self.model_name,
-            version=done["export"]["version"],
-            audio=window.audio,
-            sample_rate=window.sample_rate,
-            out=self.workdir / "check",
-        )
+        with Steps("serve check", quiet=self.quiet) as step:
+            checked = serve_check(
+                model_base_path=self.model_folder,
+                model_name=self.model_name,
+                version=done["export"]["version"],
+                audio=window.audio,
+                sample_rate=window.sample_rate,
+                out=self.workdir / "check",
+                say=step,
+            )
         return {"source": window.source, "split": split, **checked}
 
     def report(self, done: Outputs) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,39 @@ def table(report: Mapping[str, Any]) -> str:
         ("  mean spectrogram", f"{mean['mse']:.5f}"),
         (f"  {pca_name(pca)}", f"{pca['mse']:.5f}"),
         ("latent", f"{judged['active_units']} of {judged['latent']} dimensions active, KL {judged['kl']:.1f} nats"),
-        ("figures", str(Path(report["workdir"]) / "figures")),
-        ("served sounds", report["serve_check"]["folder"]),
-        ("report", report["report"]["path"]),
-        ("model", report["export"]["path"]),
     ]
-    width = max(len(name) for name, _ in rows)
-    state = "" if report["changed"] else "Everything was up to date; nothing was changed.\n\n"
-    lines = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     paragraphs = [
-        f"\n{state}{lines}",
+        *([] if report["changed"] else ["Everything was up to date; nothing was changed."]),
+        _aligned([("stage", "time      made"), *_stages(report)]),
+        _aligned(rows),
         *_verdict(judged),
+        f"Look at the results and listen to them, in a browser:\n  {report['report']['path']}",
         f"Hear what it makes:\n  {_generate(report)}",
         f"Serve it:\n  {report['serve']}",
     ]
-    return "\n\n".join(paragraphs)
+    return "\n" + "\n\n".join(paragraphs)
+
+
+def _stages(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns a row for each stage: its name, then how long it took and what it made."""
+    workdir = Path(report["workdir"])
+    made = {
+        "preprocess": f"{workdir / 'data'}  ({report['preprocess']['examples']} examples)",
+        "verify": "nothing; every shard is as the manifest says",
+        "train": f"{workdir / 'run'}  ({report['train']['epochs']} epochs)",
+        "evaluate": f"{workdir / 'figures'}",
+        "export": report["export"]["path"],
+        "serve check": report["serve_check"]["folder"],
+        "report": report["report"]["path"],
+    }
+    seconds = report["seconds"]
+    times = {name: f"{seconds[name]:.1f} s" if name in seconds else "as before" for name in made}
+    return [(name, f"{times[name]:>9} {what}") for name, what in made.items()]
+
+
+def _aligned(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def _verdict(judged: Mapping[str, Any]) -> list[str]:

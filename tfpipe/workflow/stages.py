@@ -43,10 +43,12 @@ class Result:
     Attributes:
         outputs: by stage name.
         worked: names of the stages that were not up to date.
+        seconds: how long each of them took, in s.
     """
 
     outputs: Mapping[str, Outputs]
     worked: tuple[str, ...]
+    seconds: Mapping[str, float]
 
 
 def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], None]) -> Result:
@@ -65,7 +67,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
     """
     state = _read(folder / WORK_STATE)
     outputs: dict[str, Outputs] = {}
-    worked = []
+    seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         known = state.get(stage.name)
@@ -78,12 +80,13 @@ def run_stages(folder: Path, stages: Sequence[Stage], *, say: Callable[[str], No
         started = time.monotonic()
         made = dict(stage.run(outputs))
         outputs[stage.name] = made
+        took = time.monotonic() - started
         if wanted is not None or known is None or known["outputs"] != made:
-            worked.append(stage.name)
+            seconds[stage.name] = took
             state[stage.name] = {"inputs": wanted, "outputs": made}
             write_json(folder / WORK_STATE, state)
-        say(f"{title}: done in {time.monotonic() - started:.1f} s")
-    return Result(outputs=outputs, worked=tuple(worked))
+        say(f"{title}: done in {took:.1f} s")
+    return Result(outputs=outputs, worked=tuple(seconds), seconds=seconds)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def train_vocoder(data: PathLike, run: PathLike | Run, *, quiet: bool = False, *
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))}: no setting of the vocoder; use steps, seed or precision")
     config = VocoderConfig(**settings)
-    from tfpipe.training.vocoder_training import train_vocoder as train
+    from tfpipe.process.progress import loading_tensorflow
 
+    with loading_tensorflow("vocoder", quiet=quiet):
+        from tfpipe.training.vocoder_training import train_vocoder as train
     folder = Path(run if isinstance(run, str | os.PathLike) else run.path)
     return train(os.fspath(data), folder, config, quiet=quiet)

@@ -189,6 +189,7 @@ class ModelFolder:
             return False
         self._set_status(version, "LOADING")
         started = time.monotonic()
+        _LOG.info("loading version %d of model %s", version, self.name)
         try:
             _check_files(path)
             model = self._load(path, version)

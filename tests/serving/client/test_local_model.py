@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import numpy as np
@@ -40,6 +41,23 @@ def test_the_newest_version_or_the_one_that_is_named_is_loaded(exported, tmp_pat
     (tmp_path / "11").mkdir()  # a version that is still being copied
     assert tp.load(tmp_path).target == str(tmp_path / "10")
     assert tp.load(str(tmp_path / "2")).target == str(tmp_path / "2")
+
+
+def test_the_caller_can_tell_of_the_loading(exported):
+    events = []
+
+    @contextlib.contextmanager
+    def loading():
+        events.append("begins")
+        yield
+        events.append("ends")
+
+    with LocalModel(exported.path, loading=loading) as model:
+        model.describe()
+        assert events == []
+        model.decode(np.zeros((1, 8)))
+        model.decode(np.zeros((1, 8)))
+    assert events == ["begins", "ends"]
 
 
 def test_it_is_described_before_it_is_loaded(exported, tmp_path, vae):

@@ -35,6 +35,20 @@ def test_missing_folder_and_taken_ports_are_one_line(exported, tmp_path, server)
     gc.collect()
 
 
+@pytest.mark.parametrize(
+    ("within", "given", "base"),
+    [(".", "my models/2/", "'my models'"), ("my models", "2", "."), ("my models/2", ".", "'{}/my models'")],
+)
+def test_the_folder_of_a_version_is_refused_with_the_folder_to_use(within, given, base, tmp_path, monkeypatch):
+    (tmp_path / "my models" / "2").mkdir(parents=True)
+    (tmp_path / "my models" / "2" / "saved_model.pb").touch()
+    monkeypatch.chdir(tmp_path / within)
+    with pytest.raises(ServingError) as refused:
+        Server(ServerConfig(model_base_path=given, port=0, rest_api_port=-1))
+    wanted = f"is a version; use --model_base_path {base.format(tmp_path)}"
+    assert str(refused.value) == f"{given.rstrip('/')}: {wanted}"
+
+
 def test_serve_command_reports_its_ports_and_finishes_requests_on_sigterm(toy, capsys, monkeypatch, restored_signals):
     ports: list[int] = []
     answers = []

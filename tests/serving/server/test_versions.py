@@ -1,5 +1,6 @@
 """Versions of a model come and go while requests run."""
 
+import logging
 import os
 import shutil
 import threading
@@ -151,6 +152,16 @@ def test_the_last_version_stays_while_the_wanted_one_does_not_load(tmp_path):
     (tmp_path / "2").mkdir()
     folder.poll()
     assert folder.versions == [1]
+
+
+def test_the_log_says_when_loading_begins_and_how_long_it_took(tmp_path, caplog):
+    (tmp_path / "1").mkdir()
+    load, _ = loads()
+    with caplog.at_level(logging.INFO):
+        folder_of(tmp_path, load).start(poll_s=0)
+    begun, served = (record.getMessage() for record in caplog.records)
+    assert begun == "loading version 1 of model m"
+    assert served.startswith("serving version 1 of model m (loaded in ")
 
 
 @pytest.mark.parametrize(

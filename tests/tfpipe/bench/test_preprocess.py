@@ -32,7 +32,7 @@ def test_preprocess_gives_ratios_of_one_run(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nothing"], "invalid choice: 'nothing'"), (["preprocess", "--rounds", "0"], "rounds=0")],
+    [(["nothing"], "unknown benchmark 'nothing'; use preprocess,"), (["preprocess", "--rounds", "0"], "rounds=0")],
 )
 def test_what_cannot_be_measured_is_refused(arguments, words, capsys):
     assert main(["bench", *arguments]) == 2

@@ -6,26 +6,27 @@ import shlex
 import pytest
 
 from tfpipe.cli.arguments import normalised
-from tfpipe.cli.main import _parser, main
+from tfpipe.cli.main import COMMANDS, _parser, main
+
+ACTIONS = ("encode", "decode", "reconstruct", "generate", "continue", "vary", "interpolate", "status")
 
 
 def examples(command, capsys):
-    assert main([command, "--help"]) == 0
-    _, _, shown = capsys.readouterr().out.partition("\nexamples:\n")
-    assert shown, "the help has examples"
+    assert main([*command.split(), "--help"]) == 0
+    *_, shown = re.split(r"\nexamples?:\n", capsys.readouterr().out)
     return [line.strip() for line in shown.splitlines()]
 
 
-@pytest.mark.parametrize("command", ["serve", "client", "check-server"])
-def test_every_example_is_a_command_line_that_is_understood(command, capsys):
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"client {action}" for action in ACTIONS)])
+def test_every_help_ends_with_examples_that_are_understood(command, capsys):
     lines = examples(command, capsys)
-    assert len(lines) >= 3
+    assert len(lines) >= (3 if command in ("serve", "client", "check-server") else 1)
     for line in lines:
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line.partition(" > ")[0])
         assert program == "tfpipe"
         parser = _parser(arguments)
         args = parser.parse_args(normalised(arguments, parser))
-        assert args.command == command
+        assert " ".join([args.command, *(part for part in command.split()[1:] if part == args.action)]) == command
         assert not getattr(args, "unknown_flags", [])
 
 
@@ -42,3 +43,10 @@ def test_the_words_before_the_examples_are_broken_into_lines(capsys, monkeypatch
     assert "All flags of tensorflow_model_server" in words
     assert max(map(len, words.splitlines())) <= 80
     assert max(map(len, shown.splitlines())) > 80
+
+
+def test_an_option_is_not_broken_at_its_dash(capsys, monkeypatch):
+    for columns in range(50, 90):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        main(["data-service", "--help"])
+        assert "--data-service`" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Options made from the settings of a dataclass."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_a_wrong_value_is_refused_with_its_fix(typed, words, capsys):
 
 def test_help_shows_defaults_and_dashes_and_leaves_hidden_options_out():
     text = _parser().format_help()
+    assert re.search(r"--names TEXT,... +names \(default none\)", text)
     for words in ("--batch-size N", "(default 16)", "(default 0,4)", "{fast,exact}", "--place DIR", "100% of it"):
         assert words in text
     assert "secret" not in text

@@ -6,9 +6,11 @@ from typing import Any
 
 from tfpipe.workflow.report import table
 
+STAGES = ["preprocess", "verify", "train", "evaluate", "export", "serve check", "report"]
 _REPORT: dict[str, Any] = {
     "workdir": "my work",
     "changed": ["train"],
+    "seconds": {"train": 12.34},
     "serve": "tfpipe serve",
     "preprocess": {
         "tracks": 2,
@@ -58,3 +60,12 @@ def test_without_a_prior_nothing_is_asked_for_and_a_figure_of_an_earlier_version
     said = table({**_REPORT, "evaluate": judged, "train": {**_REPORT["train"], "prior": None}})
     assert "generate --model 'my work/models/vae' --out" in said
     assert "Reconstructions" not in said
+
+
+def test_each_stage_has_a_row_with_its_time_and_what_it_made() -> None:
+    said = table(_REPORT)
+    rows = said.partition("stage ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [row[:11].strip() for row in rows] == STAGES
+    assert rows[2].split(None, 3) == ["train", "12.3", "s", "my work/run  (2 epochs)"]
+    assert rows[4].split(None, 3) == ["export", "as", "before", "my work/models/vae/1"]
+    assert "listen to them, in a browser:\n  my work/report.html\n" in said

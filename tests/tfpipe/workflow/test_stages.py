@@ -45,10 +45,14 @@ def work() -> Work:
 
 
 def test_a_second_run_only_asks_the_stage_that_finds_out_by_itself(work, tmp_path):
-    assert work.run(tmp_path).worked == ("first", "second", "third")
+    first = work.run(tmp_path)
+    assert first.worked == ("first", "second", "third")
+    assert list(first.seconds) == ["first", "second", "third"]
+    assert all(0 <= seconds < 60 for seconds in first.seconds.values())
     again = work.run(tmp_path)
     assert work.ran == ["first"]
     assert again.worked == ()
+    assert again.seconds == {}
     assert again.outputs == {name: {"value": 1} for name in ("first", "second", "third")}
     assert work.said[-1] == "[3/3] third: up to date"
 

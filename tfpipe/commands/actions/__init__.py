@@ -1,9 +1,10 @@
 """What people do with a model: encode, decode, reconstruct, generate, continue, vary, interpolate.
 
-Each action is a module of this folder with `HELP`, `add_arguments(parser)` and `run(vae, args)`, which returns the
-object that `--json` prints. `output` writes the files. An action runs in this process (`tfpipe generate --model DIR`,
-`tfpipe.commands.generate`) or through a server (`tfpipe client generate --server HOST:PORT`). The action `status` asks
-the server about its versions, so it exists only there.
+Each action is a module of this folder with `HELP`, `EXAMPLE` (its arguments in the example of the help),
+`add_arguments(parser)` and `run(vae, args)`, which returns the object that `--json` prints. `output` writes the files.
+An action runs in this process (`tfpipe generate --model DIR`, `tfpipe.commands.generate`) or through a server
+(`tfpipe client generate --server HOST:PORT`). The action `status` asks the server about its versions, so it exists
+only there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
+
+from tfpipe.cli.examples import add_examples
 
 
 def action(name: str) -> ModuleType:
@@ -28,7 +31,7 @@ class LocalCommand:
     """
 
     def __init__(self, name: str) -> None:
-        self._action = action(name)
+        self._name, self._action = name, action(name)
         self.HELP: str = self._action.HELP
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,7 @@ class LocalCommand:
             help="exported model: a folder of versions, of which the newest is taken, or one version",
         )
         parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        add_examples(parser, f"tfpipe {self._name} {self._action.EXAMPLE} --model models/vae")
 
     def run(self, args: argparse.Namespace) -> int:
         """Loads the model and runs the action.
@@ -50,8 +54,9 @@ class LocalCommand:
             ServingError: there is no model in the folder, or it cannot be loaded.
         """
         from serving.client.local_model import LocalModel
+        from tfpipe.process.progress import timed
 
-        with LocalModel(args.model) as vae:
+        with LocalModel(args.model, loading=lambda: timed(self._name, f"loading {args.model}")) as vae:
             result = self._action.run(vae, args)
         if args.json:
             print(json.dumps(result))

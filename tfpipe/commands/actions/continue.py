@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "what could follow a recording, to wav and PNG"
+EXAMPLE = "song.wav --seconds 20 --out made"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

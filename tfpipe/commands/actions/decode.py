@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tfpipe.process.progress import Progress
 
 HELP = "latents of `encode` to wav, npz and PNG"
+EXAMPLE = "latents.npz --out sounds"
 # Windows in one request; no more are held in memory at a time.
 _ROWS = 32
 

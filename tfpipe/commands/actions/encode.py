@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "audio files to latents (npz)"
+EXAMPLE = "song.wav --out latents.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

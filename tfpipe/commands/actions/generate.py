@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "new sounds from seeds, to wav and PNG"
+EXAMPLE = "--label Piano --seconds 30 --out made"
 # Windows in one request; no more are held in memory at a time.
 _ROWS = 32
 _MAX_COUNT = 100_000

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "a walk from one recording to another, to one wav and PNG"
+EXAMPLE = "first.wav second.wav --steps 8 --out walk"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

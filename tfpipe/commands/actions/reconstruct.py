@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "an audio file through encoder and decoder, to wav and PNG"
+EXAMPLE = "song.wav --out rebuilt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

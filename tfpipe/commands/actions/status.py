@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from serving.client.client import Client
 
 HELP = "the versions of the model that the server knows"
+EXAMPLE = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

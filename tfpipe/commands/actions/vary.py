@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serving.client.vae import Vae
 
 HELP = "a variation of an audio file, to wav and PNG"
+EXAMPLE = "song.wav --amount 0.3 --out made"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
