@@ -35,7 +35,7 @@ napoleon_use_rtype = False
 # Types of Python and of other packages have no page here.
 nitpick_ignore_regex = [
     ("py:class", r"(numpy|os|pathlib|collections|tf|keras)\..*"),
-    ("py:class", "ArrayLike|Folder|PathLike"),
+    ("py:class", "AbstractContextManager|ArrayLike|Folder|PathLike"),
 ]
 # Quotes and dashes stay what they are, because many of them belong to commands.
 smartquotes = False

@@ -59,7 +59,12 @@ class Parser(argparse.ArgumentParser):
     def format_usage(self) -> str:
         """Returns one line: what must be given, then `[options]`."""
         given = [_positional(action) for action in self._positional()]
-        given += [f"{action.option_strings[-1]} {_value(action)}" for action in self._required()]
+        alternatives = [group._group_actions for group in self._mutually_exclusive_groups if group.required]
+        for action in self._required():
+            others = next((group for group in alternatives if action in group), [action])
+            if action is others[0]:
+                text = " | ".join(f"{one.option_strings[-1]} {_value(one)}" for one in others)
+                given.append(f"({text})" if len(others) > 1 else text)
         return f"usage: {' '.join([self.prog, *given, '[options]'])}\n"
 
     def format_help(self) -> str:
