@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.choices[name]
         command.get_default("module").add_arguments(command)
         # Examples stay in lines of their own.
-        command.epilog = re.sub(r"^example(s?):\n", r"Example\1::\n\n", command.epilog or "", flags=re.MULTILINE) or None
+        command.epilog = re.sub(r"(?m)^example(s?):\n", r"Example\1::\n\n", command.epilog or "") or None
     return whole
 
 
