@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-from tfpipe.cli.main import COMMANDS, _parser
+from tfpipe.cli.main import whole_parser
 
 DOCS = Path(__file__).resolve().parent
 # A page in `site/` stands for a Markdown file outside `docs/`, which its only link names.
@@ -35,12 +35,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Builds the parser of `tfpipe` with the options of every command; the program builds only the one it runs."""
-    whole = _parser([])
+    """Returns the parser of `tfpipe` with the options of every command, as sphinx-argparse shows it."""
+    whole = whole_parser()
     (commands,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
-    for name in COMMANDS:
-        command = commands.choices[name]
-        command.get_default("module").add_arguments(command)
+    for command in commands.choices.values():
         # Examples stay in lines of their own.
         command.epilog = re.sub(r"(?m)^example(s?):\n", r"Example\1::\n\n", command.epilog or "") or None
     return whole
