@@ -40,10 +40,14 @@ class Space:
     Args:
         vae: the model.
         windows: `report-windows.parquet` of `tfpipe report`; None uses draws.
+
+    Raises:
+        UsageError: the file of windows is not one, or of another model.
     """
 
     def __init__(self, vae: Vae, windows: Path | None = None) -> None:
-        self._vae, self._windows = vae, windows
+        self._vae = vae
+        self._given = _read(windows, vae) if windows else None
         self._lock = threading.Lock()
         self._found: _Found | None = None
 
@@ -51,12 +55,11 @@ class Space:
         """Returns what is known; the first call takes seconds.
 
         Raises:
-            UsageError: the file of windows is not one, or of another model.
             ServingError: the model failed.
         """
         with self._lock:
             if self._found is None:
-                points, z = _read(self._windows, self._vae) if self._windows else _drawn(self._vae)
+                points, z = self._given or _drawn(self._vae)
                 self._found = _Found(points, z, self._shape(z.shape[1]))
             return self._found
 

@@ -62,6 +62,7 @@ def table(report: Mapping[str, Any]) -> str:
         *_verdict(judged),
         f"Look at the results and listen to them, in a browser:\n  {report['report']['path']}",
         f"Hear what it makes:\n  {_generate(report)}",
+        f"Play with it, on a page:\n  {_tfpipe()} studio --model {_model(report)}",
         f"Serve it:\n  {report['serve']}",
     ]
     return "\n" + "\n\n".join(paragraphs)
@@ -99,8 +100,12 @@ def _generate(report: Mapping[str, Any]) -> str:
     """Returns the command that makes a new sound: of a label and as long as a piece, if there is a learned prior."""
     workdir, label = Path(report["workdir"]), next(iter(report["preprocess"]["labels"]))
     asked = f" --label {shlex.quote(label)} --seconds 30" if report["train"]["prior"] else ""
-    model = shlex.quote(str(Path(report["export"]["path"]).parent))
-    return f"{_tfpipe()} generate{asked} --model {model} --out {shlex.quote(str(workdir / 'sounds'))}"
+    return f"{_tfpipe()} generate{asked} --model {_model(report)} --out {shlex.quote(str(workdir / 'sounds'))}"
+
+
+def _model(report: Mapping[str, Any]) -> str:
+    """Returns the model's folder as a word of a shell."""
+    return shlex.quote(str(Path(report["export"]["path"]).parent))
 
 
 def _prior(prior: Mapping[str, Any] | None) -> str:

@@ -136,10 +136,10 @@ def test_the_map_of_a_corpus_is_read_from_the_report(vae: Vae, tmp_path: Path) -
     np.testing.assert_array_equal(found.z, z)
     write_parquet(path, {**rows, "z": z[:, 1:]})
     with pytest.raises(UsageError, match="of another model"):
-        Space(vae, path).find()
+        Space(vae, path)
     path.write_text("no parquet")
     with pytest.raises(UsageError, match="is no file of windows"):
-        Space(vae, path).find()
+        Space(vae, path)
 
 
 def test_kept_sounds_can_be_decoded_again(studio: Studio, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_it_ends_with_the_verdict_and_the_commands_to_hear_and_to_serve_the_mode
     assert heard.endswith(
         "generate --label 'Grand Piano' --seconds 30 --model 'my work/models/vae' --out 'my work/sounds'"
     )
+    assert "tfpipe studio --model 'my work/models/vae'\n" in said.partition("Play with it, on a page:\n")[2]
     assert said.endswith("Serve it:\n  tfpipe serve")
 
 
