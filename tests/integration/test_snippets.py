@@ -85,13 +85,15 @@ RUN: dict[Key, Recipe] = {
     ("docs/TRAINING.md", "tfpipe train --data data --run run\n"): Recipe(
         more={"tfpipe train": TINY}, makes=("run/DONE", "run/prior/DONE")
     ),
-    ("docs/TRAINING.md", "--prior none"): Recipe(
-        more={"tfpipe train": TINY, "tfpipe train --data data --run run --prior-steps": "--prior-steps 6"}
-    ),
+    ("docs/TRAINING.md", "--prior none"): Recipe(without=("run",), more={"tfpipe train": TINY}, makes=("run/DONE",)),
     ("docs/TRAINING.md", "--init many-run"): Recipe(more={"tfpipe train": TINY}, makes=("mine-run/prior/DONE",)),
     ("docs/TRAINING.md", "trains 20 more"): Recipe(
-        more={"tfpipe train": TINY, "tfpipe train --data data --run run --epochs 40": "--epochs 2"},
-        makes=("run/checkpoints/step-00000008",),
+        without=("run",),
+        more={
+            "tfpipe train --data data --run run --epochs 20": TINY,
+            "tfpipe train --data data --run run --epochs 40": f"{TINY} --epochs 2",
+        },
+        makes=("run/DONE",),
     ),
 }
 # These make the run, its report and its exported model, in this order; the other blocks find what they made.
