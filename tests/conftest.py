@@ -30,6 +30,7 @@ REPO = Path(__file__).parent.parent
 # the other cores have nothing to do. The order changes nothing else.
 LONGEST = (
     "integration/test_run.py",
+    "integration/test_snippets.py",
     "tfpipe/training/test_strategy.py",
     "examples/test_python_examples.py",
     "integration/test_flink.py",
