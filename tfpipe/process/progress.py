@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,14 @@ _COLUMNS, _LEAST_BAR = 80, 20
 _BEFORE_RATE = 2
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+# tqdm has a type parameter for checkers only.
+if TYPE_CHECKING:
+    _Tqdm = tqdm[Any]
+else:
+    _Tqdm = tqdm
+
+
+class _Bar(_Tqdm):
     """A bar of at least `_LEAST_BAR` columns: what has no place beside it is left out, the least important first."""
 
     notes: tuple[str, ...] = ()
