@@ -76,6 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     data, models = args.out / "data", args.out / "models" / "own"
 
+    keras.utils.set_random_seed(1)
     tp.preprocess(args.recordings, data, semitones=(0, 4, 7), chords=())
     encoder, decoder = build(tp.FeatureSpec())
     print(f"mean squared error on recordings held out: {train(encoder, decoder, data, epochs=args.epochs):.4f}")

@@ -90,7 +90,7 @@ def test_a_model_of_ones_own_learns_and_answers(small_corpus, tmp_path):
         for batches in [tp.make_dataset(tmp_path / "data", split=split)]
     }
     [error] = re.findall(r"^mean squared error on recordings held out: (.*)$", done.stdout, re.MULTILINE)
-    assert 0 < float(error) < 0.8 * np.mean((windows["validation"] - windows["train"].mean()) ** 2)
+    assert 0 < float(error) < 0.95 * np.mean((windows["validation"] - windows["train"].mean()) ** 2)
     with tp.load(tmp_path / "models" / "own") as vae:
         assert vae.describe()["metadata"]["networks"] == "own"
         rebuilt = vae.reconstruct(windows["validation"][..., 0])

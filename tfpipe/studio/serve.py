@@ -10,7 +10,6 @@ import socket
 import sys
 import tempfile
 import threading
-import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ def run_studio(
     port: int,
     keep: Path,
     windows: Path | None = None,
-    on_ready: Callable[[str], object] = webbrowser.open,
+    on_ready: Callable[[str], object],
 ) -> None:
     """Serves the page until SIGINT or SIGTERM.
 

@@ -19,8 +19,8 @@ from tfpipe.errors import UsageError
 from tfpipe.spec import FeatureSpec
 
 FloatArray = NDArray[np.floating[Any]]
-# Sounds that can still be played or changed; a window takes 220 kB.
-MOST_SOUNDS = 300
+# Sounds that can still be played or changed, and the bytes of all their wavs; a window takes 220 kB.
+MOST_SOUNDS, MOST_BYTES = 300, 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Sound:
         key: its name on the shelf.
         title: what it is, for people.
         path: its wav.
+        bytes: size of its wav.
         seconds: length, s.
         z: `[d]`, its latent; None if the model did not make it.
         ref_db: level of its loudest point, dB.
@@ -41,6 +42,7 @@ class Sound:
     key: str
     title: str
     path: Path
+    bytes: int
     seconds: float
     z: FloatArray | None
     ref_db: float
@@ -88,13 +90,21 @@ class Shelf:
 
     def put(self, path: Path, **facts: Any) -> Sound:
         """Adds a sound whose wav lies at a `new_path`; see `Sound` for the other arguments."""
-        sound = Sound(key=path.stem, path=path, **facts)
+        sound = Sound(key=path.stem, path=path, bytes=path.stat().st_size, **facts)
         with self._lock:
             self._sounds[sound.key] = sound
-            gone = [self._sounds.popitem(last=False)[1] for _ in range(len(self._sounds) - MOST_SOUNDS)]
+            gone = self._too_many()
         for old in gone:
             old.path.unlink(missing_ok=True)
         return sound
+
+    def _too_many(self) -> list[Sound]:
+        """Forgets the oldest sounds until the others are few and small enough; the newest always stays."""
+        gone, size = [], sum(sound.bytes for sound in self._sounds.values())
+        while len(self._sounds) > 1 and (len(self._sounds) > MOST_SOUNDS or size > MOST_BYTES):
+            gone.append(self._sounds.popitem(last=False)[1])
+            size -= gone[-1].bytes
+        return gone
 
     def get(self, key: Any) -> Sound:
         """Returns a sound.
@@ -105,7 +115,9 @@ class Shelf:
         with self._lock:
             if isinstance(key, str) and key in self._sounds:
                 return self._sounds[key]
-        raise UsageError("this sound is no longer here (the newest 300 are, until the studio ends); make it again")
+        raise UsageError(
+            f"this sound is no longer here (the newest {MOST_SOUNDS} are, until the studio ends); make it again"
+        )
 
     def latent(self, key: Any) -> tuple[Sound, FloatArray]:
         """Returns a sound and its latent `[d]`.

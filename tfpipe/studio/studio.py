@@ -43,7 +43,7 @@ class Studio:
     def __init__(self, vae: Vae, *, folder: Path, keep: Path, recipes: Recipes, windows: Path | None = None) -> None:
         self.vae, self.spec, self.recipes, self.keep_folder = vae, vae.spec(), recipes, keep
         self.shelf, self.uploads, self.space = Shelf(folder, self.spec), Uploads(folder), Space(vae, windows)
-        self.computing = threading.Lock()
+        self.computing, self._keeping = threading.Lock(), threading.Lock()
         self.actions = {
             "draw": self.draw,
             "window": self.window,
@@ -161,7 +161,7 @@ class Studio:
             TfpipeError: a file cannot be written.
         """
         sound, name = self.shelf.get(key), file_name(self.shelf.get(key).title)
-        with translate_os_errors(self.keep_folder):
+        with self._keeping, translate_os_errors(self.keep_folder):
             self.keep_folder.mkdir(parents=True, exist_ok=True)
             taken = {path.stem for path in self.keep_folder.iterdir()}
             name = next(one for one in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if one not in taken)

@@ -139,6 +139,7 @@ def send(page: Page, seconds: float) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.slow
 def test_a_whole_recording_is_rebuilt_with_progress_and_can_be_cancelled(page: Page) -> None:
     file = send(page, 20.0)
     job = finished(page, page.ask("POST", "/api/jobs", {"file": file["file"]})[1])
@@ -156,6 +157,7 @@ def test_a_whole_recording_is_rebuilt_with_progress_and_can_be_cancelled(page: P
     assert ended["sound"] is None
 
 
+@pytest.mark.slow
 def test_a_model_on_a_server_that_goes_away_and_comes_back(prior_exported: Path, tmp_path: Path) -> None:
     server = start_server(prior_exported.parent)
     config = ServerConfig(model_base_path=prior_exported.parent, port=server.port, rest_api_port=-1)
@@ -175,6 +177,7 @@ def test_a_model_on_a_server_that_goes_away_and_comes_back(prior_exported: Path,
         server.stop(grace_s=1)
 
 
+@pytest.mark.slow
 def test_temporary_files_go_with_the_studio_or_with_the_next_one(prior_exported: Path, tmp_path: Path) -> None:
     arguments = ("--model", str(prior_exported), "--keep", str(tmp_path / "kept"))
     left = []
@@ -187,6 +190,7 @@ def test_temporary_files_go_with_the_studio_or_with_the_next_one(prior_exported:
     assert [len(names) for names in left] == [1, 0]
 
 
+@pytest.mark.slow
 def test_several_tabs_get_their_own_sounds(page: Page) -> None:
     start = draw(page, seed=9)["key"]
 
@@ -205,6 +209,7 @@ def test_several_tabs_get_their_own_sounds(page: Page) -> None:
     assert sorted(amounts[:5], key=lambda amount: latents[amounts.index(amount)] @ way) == amounts[:5]
 
 
+@pytest.mark.slow
 def test_wrong_arguments_end_it_with_a_line(prior_exported: Path, page: Page, tmp_path: Path) -> None:
     model = ["--model", str(prior_exported)]
     (tmp_path / "file").touch()

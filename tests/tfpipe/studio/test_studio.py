@@ -17,6 +17,7 @@ from serving.protocol.names import REF_DB
 from tfpipe.audio.wav import write_wav
 from tfpipe.cli.main import main
 from tfpipe.errors import AudioError, UsageError
+from tfpipe.studio import shelf
 from tfpipe.studio.recipes import Recipes
 from tfpipe.studio.shelf import MOST_SOUNDS, Sound, file_name
 from tfpipe.studio.space import REACH, Space
@@ -72,6 +73,7 @@ def test_the_python_that_is_shown_makes_the_same_sound(studio: Studio) -> None:
     np.testing.assert_allclose(heard(sound.path), written(names["audio"], studio), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_that_is_shown_runs(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 
@@ -189,12 +191,16 @@ def test_files_that_are_no_sound_are_refused_by_their_own_name(studio: Studio) -
     assert not path.exists()
 
 
-def test_the_oldest_sounds_are_removed(studio: Studio) -> None:
+def test_the_oldest_sounds_are_removed(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     [first] = studio.act("draw", {"seed": 1})
     facts: dict[str, Any] = {"title": "x", "mel": first.mel, "recipe": {}, "z": first.z, "ref_db": 0.0}
     for _ in range(MOST_SOUNDS):
-        studio.shelf.add(np.zeros(100), **facts)
+        last = studio.shelf.add(np.zeros(100), **facts)
     assert not first.path.exists()
+    assert last.path.exists()
+    monkeypatch.setattr(shelf, "MOST_BYTES", 3 * last.path.stat().st_size)
+    last = studio.shelf.add(np.zeros(100), **facts)
+    assert len(list(last.path.parent.glob("*.wav"))) == 3
     with pytest.raises(UsageError, match="no longer here"):
         studio.keep(first.key)
 

@@ -18,12 +18,11 @@ function say(text, { bad = false, busy = false } = {}) {
   if (text && !busy && !bad) sayTimer = setTimeout(() => say(""), 8000);
 }
 
-async function ask(path, { method = "GET", body, signal } = {}) {
+async function ask(path, { method = "GET", body } = {}) {
   let answer;
   try {
-    answer = await fetch(path, { method, body: body === undefined ? undefined : JSON.stringify(body), signal });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+    answer = await fetch(path, { method, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
     throw new Error("The studio does not answer. Is it still running in the terminal?");
   }
   const found = await answer.json().catch(() => ({ error: `The studio answered with ${answer.status}.` }));
@@ -31,9 +30,13 @@ async function ask(path, { method = "GET", body, signal } = {}) {
   return found;
 }
 
-// Runs a task and shows its error. Of tasks with one name, the newest that waits runs next, so a slider never lags.
+// Runs a task and shows its error.
+let tasks = 0;
+const run = (text, task) => runNewest(++tasks, text, task);
+
+// Of tasks with one name, only the newest that waits is run, so a slider never lags.
 const waiting = new Map();
-async function run(name, text, task) {
+async function runNewest(name, text, task) {
   const isBusy = waiting.has(name);
   waiting.set(name, task);
   if (isBusy) return;
@@ -43,7 +46,7 @@ async function run(name, text, task) {
     say(text, { busy: true });
     try {
       const news = await next();
-      if (!waiting.get(name)) say(news ?? "");
+      if (news || !(waiting.get(name) || $("message").classList.contains("bad"))) say(news ?? "");
     } catch (error) {
       say(error.message, { bad: true });
     }
@@ -101,7 +104,7 @@ function forget(place) {
 
 function buttonsOf(sound) {
   const keep = element("button", { type: "button", textContent: "Keep" });
-  keep.addEventListener("click", () => run("keep", "Keeping it.", async () => {
+  keep.addEventListener("click", () => run("Keeping it.", async () => {
     const { path } = await ask(`/api/sounds/${sound.key}/keep`, { method: "POST", body: {} });
     keep.textContent = "Kept";
     return `Kept as ${path}.`;
@@ -182,7 +185,7 @@ function made(sounds, kind) {
 function draw() {
   const body = { label: $("draw-label").value || null, temperature: Number($("draw-temperature").value),
     seed: Math.trunc(Number($("draw-seed").value)) };
-  run("draw", "Drawing.", async () => {
+  run("Drawing.", async () => {
     const sound = made(await act("draw", body), "draw");
     if (!state.start) showStart(sound);
   });
@@ -210,8 +213,9 @@ async function send(blob, name) {
   return found;
 }
 
+let sending = Promise.resolve(); // one file after another, so that the last one is the one that is shown
 function addFile(blob, name) {
-  run("file", `Sending ${name}.`, async () => {
+  sending = sending.then(() => run(`Sending ${name}.`, async () => {
     const found = await send(blob, name);
     state.files.set(found.file, found);
     const which = $("recording-which");
@@ -220,7 +224,7 @@ function addFile(blob, name) {
     $("recording").hidden = false;
     chooseFile();
     await takeWindow();
-  });
+  }));
 }
 
 function chooseFile() {
@@ -237,7 +241,7 @@ async function takeWindow() {
 }
 
 $("recording-which").addEventListener("change", chooseFile);
-$("recording-window").addEventListener("click", () => run("window", "Encoding.", takeWindow));
+$("recording-window").addEventListener("click", () => run("Encoding.", takeWindow));
 $("file").addEventListener("change", ({ target }) => {
   for (const file of target.files) addFile(file, file.name);
   target.value = "";
@@ -327,7 +331,7 @@ function makeSliders(count, reach) {
 function move() {
   if (!state.start) return;
   const body = { sound: state.start.key, amounts: [...$("sliders").querySelectorAll("input")].map((one) => Number(one.value)) };
-  run("move", "Moving.", async () => { made(await act("move", body), "move"); });
+  runNewest("move", "Moving.", async () => { made(await act("move", body), "move"); });
 }
 $("sliders-zero").addEventListener("click", () => {
   for (const slider of $("sliders").querySelectorAll("input")) slider.value = 0;
@@ -337,12 +341,12 @@ $("sliders-zero").addEventListener("click", () => {
 $("vary").addEventListener("submit", (event) => {
   event.preventDefault();
   const body = { sound: state.start.key, amount: Number($("vary-amount").value), seed: state.seed++ };
-  run("vary", "Varying.", async () => { made(await act("vary", body), "vary"); });
+  run("Varying.", async () => { made(await act("vary", body), "vary"); });
 });
 $("continue").addEventListener("submit", (event) => {
   event.preventDefault();
   const body = { sound: state.start.key, seconds: Number($("continue-seconds").value), seed: state.seed++ };
-  run("continue", "Continuing; each window takes about a second.", async () => { made(await act("continue", body), "continue"); });
+  run("Continuing; each window takes about a second.", async () => { made(await act("continue", body), "continue"); });
 });
 
 function fillMix() {
@@ -358,7 +362,7 @@ function fillMix() {
 }
 function mix() {
   const body = { first: $("mix-first").value, second: $("mix-second").value, share: Number($("mix-share").value) };
-  run("mix", "Mixing.", async () => { made(await act("mix", body), "mix"); });
+  runNewest("mix", "Mixing.", async () => { made(await act("mix", body), "mix"); });
 }
 $("mix-share").addEventListener("input", mix);
 
@@ -379,7 +383,7 @@ function drawMap(points) {
     const circle = svg("circle", { cx: onMap(point.x), cy: onMap(1 - point.y), r: 6, tabindex: index ? -1 : 0, role: "button",
       "aria-label": `Play ${point.title}`, class: `k${labels.indexOf(point.label) % 8}` });
     circle.append(Object.assign(svg("title", {}), { textContent: point.title }));
-    const play = () => run("point", "Decoding.", async () => { made(await act("point", { index }), "point"); });
+    const play = () => run("Decoding.", async () => { made(await act("point", { index }), "point"); });
     circle.addEventListener("click", play);
     circle.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); play(); }
