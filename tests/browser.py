@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -9,12 +10,15 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -32,6 +36,25 @@ _AS_3_AND_4 = (
     "os.dup2(high[0], 3), os.dup2(high[1], 4)\n"
     "os.execv(sys.argv[3], sys.argv[3:])"
 )
+
+
+@functools.cache
+def require_chromium() -> str:
+    """Returns the path of Chromium; skips the test if it is missing, or does not start on this machine."""
+    found = next(filter(None, map(shutil.which, _NAMES)), "")
+    if not found:
+        pytest.skip("no Chromium")
+    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    with tempfile.TemporaryDirectory() as profile:
+        try:
+            done = subprocess.run(
+                [*command, f"--user-data-dir={profile}", "about:blank"], capture_output=True, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip("Chromium does not start here: no page within 60 s")
+    if b"<html" not in done.stdout:
+        pytest.skip(f"Chromium does not start here: {done.stderr[-300:]!r}")
+    return found
 
 
 class Browser:
@@ -147,7 +170,16 @@ def open_browser(profile: Path, *flags: str) -> Iterator[Browser]:
     """Runs Chromium; it reads commands from the file 3 and answers on the file 4."""
     to_browser, from_browser = os.pipe(), os.pipe()
     ends = [str(to_browser[0]), str(from_browser[1])]
-    command = [sys.executable, "-c", _AS_3_AND_4, *ends, CHROMIUM, *_FLAGS, *flags, f"--user-data-dir={profile}"]
+    command = [
+        sys.executable,
+        "-c",
+        _AS_3_AND_4,
+        *ends,
+        require_chromium(),
+        *_FLAGS,
+        *flags,
+        f"--user-data-dir={profile}",
+    ]
     with subprocess.Popen(
         command, pass_fds=(to_browser[0], from_browser[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

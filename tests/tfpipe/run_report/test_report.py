@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from browser import require_chromium
 from pyarrow import parquet
 from run_tools import save_run
 
@@ -24,7 +25,6 @@ from tfpipe.data.manifest import load_manifest
 from tfpipe.errors import UsageError
 from tfpipe.model import networks
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 SECTIONS = ["Reconstructions", "Draws", "Map", "From one to another", "Latent channels", "Variants", "Figures"]
 SECTIONS += ["Worst recordings", "Skipped files", "Settings"]
 
@@ -159,7 +159,6 @@ addEventListener("load", async () => {
 });</script></body>"""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_in_a_browser_points_play_and_the_page_fits_a_phone(
     page: str, made: dict[str, Any], width: int, tmp_path: Path
@@ -168,7 +167,7 @@ def test_in_a_browser_points_play_and_the_page_fits_a_phone(
     path.write_text(page.replace("</body>", _PRESS))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--enable-logging=stderr"]
-    with subprocess.Popen([CHROMIUM, *flags, path.as_uri()], stderr=subprocess.PIPE, text=True) as browser:
+    with subprocess.Popen([require_chromium(), *flags, path.as_uri()], stderr=subprocess.PIPE, text=True) as browser:
         stop = threading.Timer(60.0, browser.kill)
         stop.start()
         assert browser.stderr is not None

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser, open_browser
+from browser import Browser, open_browser, require_chromium
 from studio_tools import running
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
+pytestmark = pytest.mark.slow
 FAKE_SOUND = "--use-fake-ui-for-media-stream"
 
 
 @pytest.fixture(scope="module")
 def opened(prior_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, Path]]:
     """The page with its map, and the folder of kept sounds."""
+    require_chromium()
     kept = tmp_path_factory.mktemp("page") / "kept"
     with (
         running("--model", str(prior_exported), "--keep", str(kept)) as page,
