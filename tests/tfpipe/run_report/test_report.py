@@ -97,6 +97,7 @@ def test_the_windows_of_the_map_are_a_table_too(made: dict[str, Any], page: str)
         assert f", {split}, error " in window["name"]
 
 
+@pytest.mark.slow
 def test_without_its_recordings_the_page_says_so(job_dataset: Path, run: Path, tmp_path: Path, page: str) -> None:
     data = shutil.copytree(job_dataset, tmp_path / "data")
     manifest = json.loads((data / "dataset.json").read_text())
@@ -181,6 +182,7 @@ def test_in_a_browser_points_play_and_the_page_fits_a_phone(
     assert said[4:] == ["moved true", "playing true", "wide false"]
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(job_dataset: Path, run: Path, tmp_path: Path, made: dict[str, Any]) -> None:
     again = tp.report(job_dataset, run, out=tmp_path / "page.html", quiet=True)
     assert np.isclose(again["bytes"], made["bytes"], rtol=0.01)
