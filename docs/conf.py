@@ -16,9 +16,9 @@ copyright = author
 version = release = tfpipe.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxarg.ext", "site_pages"]
-# README.md is the list of pages for readers of the repository; index.rst is that of the site.
+# README.md lists the pages for readers of the repository. The site has index.rst instead.
 exclude_patterns = ["README.md"]
-# Docstrings write code as Markdown does, between single backticks.
+# In the docstrings, as in Markdown, text between single backticks is code.
 default_role = "code"
 # Each heading of the Markdown pages gets the anchor that it has on GitHub.
 myst_heading_anchors = 4

@@ -1,4 +1,4 @@
-"""What the original notebook showed, cell by cell, with this package: spectrograms, variants, a small VAE, new sound.
+"""Repeats the original notebook, cell by cell, with this package: spectrograms, variants, a small VAE, new sound.
 
 Run it as a script, or open it as a notebook in an editor that knows `# %%` cells (VS Code, PyCharm, Spyder, or
 Jupyter with jupytext). Each subfolder of the recordings is a label, such as recordings/Piano/*.wav:

@@ -59,14 +59,14 @@ class Recipe:
     """How a block is run.
 
     Attributes:
-        more: options added to a command, by the words that it begins with.
-        replace: text of the block, and what stands there instead; it must be in the block.
-        without: what is removed from the work folder before.
-        leave_out: commands that are not run, by the words that they begin with, and why not.
-        makes: files that must be there afterwards, and newly written.
+        more: options that are added to a command. The key is the words with which the command begins.
+        replace: texts of the block, which must be in it, and what replaces them.
+        without: files and folders that are removed from the work folder before the block runs.
+        leave_out: commands that are not run, and the reason. The key is the words with which the command begins.
+        makes: files that the block must make.
         shapes: shapes of the arrays that a Python block must end with, by their names.
         trained: whether `models/vae` is the export of `run`; else it is a model with windows of one second.
-        begin: Python that a reader has run before, for a block that does not say it again.
+        begin: Python that runs first, because the page expects that the reader has run it already.
     """
 
     more: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ def find(page: str, words: str) -> list[Block]:
 
 
 def run_python(block: Block, recipe: Recipe, ports: Callable[[], tuple[int, int]]) -> None:
-    """Runs a Python block in this process, with the ports that `ports` returns."""
+    """Runs a Python block in this process. `ports` returns the ports that replace those of the server in it."""
     text = _with_ports(_replaced(block.text, recipe), ports)
     names: dict[str, Any] = {}
     exec(recipe.begin, names)

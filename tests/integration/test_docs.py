@@ -26,7 +26,7 @@ MORE = [
 ]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-# A command of tfpipe in a line of a shell, up to the end of that command. A `$` in it stands for options.
+# Matches one tfpipe command in a line of a shell. The match ends before a `$`, because a variable holds the options.
 _COMMAND = re.compile(r"(?:^|[|;&] *|-- |launch_slurm )tfpipe ([^|;&>$#\n]*)", re.MULTILINE)
 _INNER = re.compile(r"\$\((.*?)\)")
 _NAME = re.compile(r"\b(?:tfpipe|serving|beam_jobs)(?:\.[A-Za-z_]\w*)+")

@@ -3,7 +3,7 @@
 The blocks run in a folder with what the pages name: `recordings`, `song.wav`, a dataset `data`, a trained `run`, an
 exported `models/vae`. So that this takes seconds, the dataset is one of half-second windows, training commands get
 options such as `--preset tiny --epochs 1` added, and the model behind `localhost:8500` has windows of one second.
-What a recipe adds or replaces stands in it; all else runs as it stands on the page.
+Each recipe below lists what it adds to a block or replaces in it. All else runs as it is on the page.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tfpipe.audio.wav import write_wav
 Key = tuple[str, str]
 Ports = Callable[[], tuple[int, int]]
 
-# Training that takes seconds.
+# These options are added to training commands, so that they take seconds.
 TINY = "--preset tiny --epochs 1 --prior-steps 5 --batch-size 48"
 
-# The blocks that run here, by the page and words that stand in no other block of it.
+# The blocks that run here. A key names a block by its page and by words that no other block of the page contains.
 RUN: dict[Key, Recipe] = {
     ("README.md", "tfpipe reconstruct song.wav"): Recipe(
         replace={"--seconds 30": "--seconds 3"}, makes=("out/song-reconstruction.wav", "out/generated.png")
@@ -49,7 +49,7 @@ RUN: dict[Key, Recipe] = {
     ("docs/EVALUATION.md", "tfpipe evaluate"): Recipe(without=("run/evaluation.json",), makes=("run/evaluation.json",)),
     ("docs/FEATURES.md", "tfpipe train-vocoder"): Recipe(
         more={"tfpipe train-vocoder": "--steps 2"},
-        leave_out={"tfpipe export": "takes 20 s; SERVING.md has the same command, which is run"},
+        leave_out={"tfpipe export": "takes 20 s; the same command in SERVING.md is run"},
         makes=("run/vocoder",),
     ),
     ("docs/FEATURES.md", "--mixup"): Recipe(more={"tfpipe train": TINY}, without=("run",), makes=("run/prior/DONE",)),

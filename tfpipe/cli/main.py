@@ -53,7 +53,10 @@ COMMANDS = (
     "completion",
 )
 # These run a model for longer than it takes to start again with large memory pages.
-_RUN_A_MODEL = ("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "studio", "serve", "bench")
+_RUN_A_MODEL = (
+    *("run", "train", "train-vocoder", "evaluate", "report", "score", "export", "studio", "serve", "bench"),
+    *("reconstruct", "generate", "continue", "vary", "interpolate", "encode", "decode"),
+)
 _TAKE_BEAM_OPTIONS = ("preprocess", "run")
 _INTERRUPTED = 128 + signal.SIGINT
 _JSON = "--json"

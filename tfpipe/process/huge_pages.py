@@ -26,8 +26,9 @@ def restart_with_huge_pages() -> None:
 
     Call it first in a program's entry point: it costs 30 ms, the time in which Python starts.
     """
-    variables = with_huge_pages(dict(os.environ))
-    if variables != dict(os.environ):
+    given = dict(os.environ)
+    variables = with_huge_pages(given)
+    if variables != given:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
 
 

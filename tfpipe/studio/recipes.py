@@ -62,6 +62,7 @@ class Recipes:
             'other = read_latents("other.npz")',
             "from serving.client.windows import interpolate",
             f"z = interpolate(start.z_mean[0], other.z_mean[0], steps=101)[[{round(100 * share)}]]",
+            ref_db=f"{1 - share:g} * start.ref_db + {share:g} * other.ref_db",
         )
 
     def latent(self) -> dict[str, str]:
@@ -70,16 +71,23 @@ class Recipes:
 
     def whole(self, file: str) -> dict[str, str]:
         """Returns the recipe of a whole recording, rebuilt."""
-        return self._both(["reconstruct", file], f"windows = list(vae.rebuild_file({file!r}, overlap_s=0.5))")
+        return self._both(
+            ["reconstruct", file],
+            "from serving.client.windows import overlap_samples, stitch",
+            f"parts = list(vae.rebuild_file({file!r}, overlap_s=0.5))",
+            "starts = np.concatenate([part.start_s for part in parts]) * vae.spec().sample_rate",
+            "windows = zip(np.rint(starts).astype(int), np.concatenate([part.audio for part in parts]))",
+            "audio = np.concatenate(list(stitch(windows, overlap=overlap_samples(vae.spec(), 0.5))))",
+        )
 
-    def _of_latent(self, *lines: str) -> dict[str, str]:
+    def _of_latent(self, *lines: str, ref_db: str = "start.ref_db") -> dict[str, str]:
         return {
             "command": self._command(["decode", "latents.npz"]),
             "python": self._python(
                 "from tfpipe.evaluation.latents import read_latents",
                 'start = read_latents("start.npz")',
                 *lines,
-                "audio = vae.decode_audio(z, start.ref_db)[0]",
+                f"audio = vae.decode_audio(z, {ref_db})[0]",
             ),
         }
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from tfpipe.audio.level import EDGE_FADE_S
 from tfpipe.audio.wav import write_wav
 from tfpipe.errors import UsageError
 from tfpipe.spec import FeatureSpec
+from tfpipe.studio.newest import Newest
 
 FloatArray = NDArray[np.floating[Any]]
 # Sounds that can still be played or changed, and the bytes of all their wavs; a window takes 220 kB.
@@ -31,7 +29,6 @@ class Sound:
         key: its name on the shelf.
         title: what it is, for people.
         path: its wav.
-        bytes: size of its wav.
         seconds: length, s.
         z: `[d]`, its latent; None if the model did not make it.
         ref_db: level of its loudest point, dB.
@@ -42,7 +39,6 @@ class Sound:
     key: str
     title: str
     path: Path
-    bytes: int
     seconds: float
     z: FloatArray | None
     ref_db: float
@@ -59,9 +55,9 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, spec: FeatureSpec) -> None:
-        self._folder, self._spec = folder, spec
-        self._sounds: OrderedDict[str, Sound] = OrderedDict()
-        self._numbers, self._lock = itertools.count(1), threading.Lock()
+        self._spec = spec
+        gone = f"this sound is no longer here (the newest {MOST_SOUNDS} are, until the studio ends); make it again"
+        self._wavs: Newest[Sound] = Newest(folder, prefix="s", most=MOST_SOUNDS, most_bytes=MOST_BYTES, gone=gone)
 
     def add(
         self,
@@ -85,26 +81,13 @@ class Shelf:
 
     def new_path(self) -> Path:
         """Returns a path for a wav that is then `put`."""
-        with self._lock:
-            return self._folder / f"s{next(self._numbers)}.wav"
+        return self._wavs.new_path(".wav")
 
     def put(self, path: Path, **facts: Any) -> Sound:
         """Adds a sound whose wav lies at a `new_path`; see `Sound` for the other arguments."""
-        sound = Sound(key=path.stem, path=path, bytes=path.stat().st_size, **facts)
-        with self._lock:
-            self._sounds[sound.key] = sound
-            gone = self._too_many()
-        for old in gone:
-            old.path.unlink(missing_ok=True)
+        sound = Sound(key=path.stem, path=path, **facts)
+        self._wavs.put(path, sound)
         return sound
-
-    def _too_many(self) -> list[Sound]:
-        """Forgets the oldest sounds until the others are few and small enough; the newest always stays."""
-        gone, size = [], sum(sound.bytes for sound in self._sounds.values())
-        while len(self._sounds) > 1 and (len(self._sounds) > MOST_SOUNDS or size > MOST_BYTES):
-            gone.append(self._sounds.popitem(last=False)[1])
-            size -= gone[-1].bytes
-        return gone
 
     def get(self, key: Any) -> Sound:
         """Returns a sound.
@@ -112,12 +95,7 @@ class Shelf:
         Raises:
             UsageError: there is none of that key.
         """
-        with self._lock:
-            if isinstance(key, str) and key in self._sounds:
-                return self._sounds[key]
-        raise UsageError(
-            f"this sound is no longer here (the newest {MOST_SOUNDS} are, until the studio ends); make it again"
-        )
+        return self._wavs.get(key)
 
     def latent(self, key: Any) -> tuple[Sound, FloatArray]:
         """Returns a sound and its latent `[d]`.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from serving_tools import eventually
 
 import tfpipe as tp
 from serving.client.vae import Vae
@@ -17,7 +18,7 @@ from serving.protocol.names import REF_DB
 from tfpipe.audio.wav import write_wav
 from tfpipe.cli.main import main
 from tfpipe.errors import AudioError, UsageError
-from tfpipe.studio import shelf
+from tfpipe.studio.jobs import Jobs
 from tfpipe.studio.recipes import Recipes
 from tfpipe.studio.shelf import MOST_SOUNDS, Sound, file_name
 from tfpipe.studio.space import REACH, Space
@@ -71,6 +72,33 @@ def test_the_python_that_is_shown_makes_the_same_sound(studio: Studio) -> None:
     exec(sound.recipe["python"], names)
     names["vae"].close()
     np.testing.assert_allclose(heard(sound.path), written(names["audio"], studio), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_python_for_saved_latents_and_recordings_makes_the_same_sounds(
+    studio: Studio, recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [[first], [second]] = [studio.act("draw", {"seed": seed}) for seed in (1, 2)]
+    studio.write_latent(first, Path("start.npz"))
+    studio.write_latent(second, Path("other.npz"))
+    shutil.copy(recordings[0], tmp_path / "song.wav")
+    upload = studio.uploads.add("song.wav", Path(shutil.copy(recordings[0], studio.uploads.new_path("song.wav"))))
+    job = Jobs(studio).start(upload.key)
+    eventually(lambda: job.state not in ("waiting", "running"))
+    assert job.sound is not None, job.error
+    made = [
+        *studio.act("mix", {"first": first.key, "second": second.key, "share": 0.25}),
+        *studio.act("vary", {"sound": first.key, "amount": 0.5, "seed": 3}),
+        *studio.act("continue", {"sound": first.key, "seconds": 2 * studio.spec.window_s, "seed": 1}),
+        studio.act("window", {"file": upload.key, "start_s": 0.5})[1],
+        job.sound,
+    ]
+    for sound in made:
+        names: dict[str, Any] = {}
+        exec(sound.recipe["python"], names)
+        names["vae"].close()
+        np.testing.assert_allclose(heard(sound.path), written(names["audio"], studio), atol=2e-3, err_msg=sound.title)
 
 
 @pytest.mark.slow
@@ -198,7 +226,7 @@ def test_the_oldest_sounds_are_removed(studio: Studio, monkeypatch: pytest.Monke
         last = studio.shelf.add(np.zeros(100), **facts)
     assert not first.path.exists()
     assert last.path.exists()
-    monkeypatch.setattr(shelf, "MOST_BYTES", 3 * last.path.stat().st_size)
+    monkeypatch.setattr(studio.shelf._wavs, "_most_bytes", 3 * last.path.stat().st_size)
     last = studio.shelf.add(np.zeros(100), **facts)
     assert len(list(last.path.parent.glob("*.wav"))) == 3
     with pytest.raises(UsageError, match="no longer here"):
