@@ -34,6 +34,8 @@ LONGEST = (
     "tfpipe/training/test_strategy.py",
     "examples/test_python_examples.py",
     "integration/test_flink.py",
+    "tfpipe/run_report/test_report.py",
+    "serving/server/test_overload.py",
     "tfpipe/bench/test_serving.py",
     "tfpipe/bench/test_preprocess.py",
     "integration/test_s3_job.py",

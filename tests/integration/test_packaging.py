@@ -28,7 +28,7 @@ def _copy(repo, folder) -> Path:
     source.mkdir()
     names = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints", "scripts", "tests"]
     names += ["docs", "examples", "tfpipe", "beam_jobs", "serving", "Cargo.toml", "Cargo.lock", "rustfmt.toml"]
-    subprocess.run(["cp", "-r", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
+    subprocess.run(["cp", "-rp", *(str(repo / name) for name in names if (repo / name).exists()), source], check=True)
     return source
 
 

@@ -109,6 +109,7 @@ FAST = ("TFRecordDataset",)
 
 # Blocks that another test runs.
 ELSEWHERE: dict[Key, str] = {
+    ("docs/BUCKETS.md", "s3://bucket/recordings"): "tests/integration/test_buckets_page.py",
     ("docs/CLIENTS.md", "jq -r"): "tests/serving/client/test_client_page.py",
     ("docs/CLIENTS.md", "urllib"): "tests/serving/client/test_client_page.py",
     ("docs/CLIENTS.md", "node:fs/promises"): "tests/serving/client/test_client_page.py",
@@ -125,7 +126,6 @@ NOT_RUN: dict[Key, str] = {
     ("serving/deploy/README.md", "docker compose"): "pulls an image; test_deploy.py checks the files against schemas",
     ("serving/deploy/README.md", "kubectl apply"): "needs a cluster; test_deploy.py checks the files against schemas",
     ("serving/deploy/README.md", "aws s3 sync"): "needs a bucket and an account",
-    ("docs/BUCKETS.md", "s3://bucket/recordings"): "needs a bucket; test_s3_job.py runs such commands on a store",
     ("docs/CLIENTS.md", "grpcurl"): "grpcurl is no Python package; the clients of other languages are run",
     ("docs/DISTRIBUTED.md", "scripts/launch_local"): "takes two processes' time; test_strategy.py runs the launcher",
     (

@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     different = {name: difference for name, difference in found.items() if difference}
     print(f"{len(found) - len(different)} of {len(found)} checks hold", file=sys.stderr)
     if args.json:
-        print(json.dumps({"checks": len(found), "differ": different}))
+        failed = {"error": f"{args.grpc} differs in {len(different)} of {len(found)} checks", "code": 1}
+        print(json.dumps({"checks": len(found), "differ": different, **(failed if different else {})}))
     return 1 if different else 0
 
 

@@ -132,6 +132,11 @@ class Manifest:
         """Returns the number of examples in one split."""
         return sum(shard.examples for shard in self.split_shards(split))
 
+    @property
+    def judged_by(self) -> list[str]:
+        """The splits by which a run can be judged, the best one first."""
+        return held_out_first({split: self.examples(split) for split in SPLITS})
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of `dataset.json`."""
         return {
@@ -193,6 +198,15 @@ def read_shard(values: Mapping[str, Any]) -> Shard:
             "bring the old manifest back, or run `tfpipe preprocess` again"
         )
     return shard
+
+
+def held_out_first(examples: Mapping[str, int]) -> list[str]:
+    """Returns the splits that have examples, in the order in which a run is judged by them: test comes first.
+
+    Args:
+        examples: number of examples by split.
+    """
+    return [split for split in reversed(SPLITS) if examples.get(split)]
 
 
 def load_manifest(folder: Folder) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfpipe.data.manifest import SPLITS, Folder, Manifest, load_manifest
+from tfpipe.data.manifest import Folder, Manifest, load_manifest
 from tfpipe.data.shard_cache import cached
 from tfpipe.errors import DatasetError, UsageError
 from tfpipe.evaluation.bands import band_centres
@@ -92,8 +92,7 @@ def evaluate(
         raise UsageError(f"draws is {draws}; use 0 for none, or at least 2")
     manifest = load_manifest(data)
     if not manifest.examples(split):
-        filled = [name for name in reversed(SPLITS) if manifest.examples(name)]  # what was held out comes first
-        raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(filled)}")
+        raise DatasetError(f"{data}: split {split!r} is empty; use --split {' or '.join(manifest.judged_by)}")
     model = _load(run, which, manifest, data)
     other = _load(against, which, manifest, data) if against is not None else None
     if cache is not None:

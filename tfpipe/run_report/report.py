@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpipe.data.manifest import SPLITS, Folder, load_manifest
+from tfpipe.data.manifest import Folder, load_manifest
 from tfpipe.errors import DatasetError, UsageError
 from tfpipe.evaluation.evaluate import evaluate
 from tfpipe.files.storage import write_bytes
@@ -48,8 +48,7 @@ def report(
     if page.suffix != ".html" or page.is_dir():
         raise UsageError(f"{page}: cannot be the report; use a name that ends in .html")
     if split is None:
-        manifest = load_manifest(data)
-        split = next((name for name in reversed(SPLITS) if manifest.examples(name)), "test")
+        split = next(iter(load_manifest(data).judged_by), "test")
     measured = evaluate(data, run, split=split, which=which, quiet=quiet)
     return write_report(data, run, page, evaluation=measured, title=title, quiet=quiet)
 

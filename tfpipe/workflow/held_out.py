@@ -31,8 +31,9 @@ class RecordedWindow:
 
 def held_out_split(done: Outputs) -> str:
     """Returns the split to judge by: test, or the next best that has examples."""
-    splits = done["preprocess"]["splits"]
-    return next(split for split in ("test", "validation", "train") if splits[split]["examples"])
+    from tfpipe.data.manifest import held_out_first
+
+    return held_out_first({split: counts["examples"] for split, counts in done["preprocess"]["splits"].items()})[0]
 
 
 def first_window(data: Path, split: str, *, inputs: Sequence[str]) -> RecordedWindow:

@@ -49,6 +49,9 @@ def test_the_command_ends_with_1_when_something_needed_is_broken(real_run, broke
     problems = [{"what": "beam is ill", "fix": "cure it", "broken": broken}]
     monkeypatch.setattr(report, "diagnose", lambda: {**real_run, "problems": problems})
     assert main(["doctor", "--json"]) == int(broken)
-    assert json.loads(capsys.readouterr().out)["problems"] == problems
+    found = json.loads(capsys.readouterr().out)
+    assert found["problems"] == problems
+    assert found.get("code") == (1 if broken else None)
+    assert ("error" in found) == broken
     assert main(["doctor"]) == int(broken)
     assert "beam is ill: cure it" in capsys.readouterr().out
