@@ -57,6 +57,7 @@ setup(
         "serving.server": ["*.pyi"],
         "tfpipe.bench": ["*.pyi"],
         "tfpipe.run_report": ["*.css", "*.js"],
+        "tfpipe.browse": ["static/*"],
         "tfpipe.studio": ["static/*"],
     },
     rust_extensions=[

@@ -1,4 +1,4 @@
-"""Runs `tfpipe studio` and asks it as its page does."""
+"""Runs `tfpipe studio` or `tfpipe browse`, and asks it as its page does."""
 
 import contextlib
 import http.client
@@ -31,16 +31,18 @@ class Page:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, end: int = signal.SIGINT, folder: Path | None = None) -> Iterator[Page]:
-    """Runs `tfpipe studio` on a free port, and ends it with a signal; temporary files are in `folder`."""
-    command = children.python(["-m", "tfpipe", "studio", *arguments, "--port", "0", "--no-browser"])
+def running(
+    *arguments: str, command: str = "studio", end: int = signal.SIGINT, folder: Path | None = None
+) -> Iterator[Page]:
+    """Runs a command with a page on a free port, and ends it with a signal; temporary files are in `folder`."""
+    line = children.python(["-m", "tfpipe", command, *arguments, "--port", "0", "--no-browser"])
     variables = {**children.environment(), **({"TMPDIR": str(folder)} if folder else {})}
-    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, env=variables, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            line = process.stderr.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-            assert found, line + process.stderr.read()
+            said = process.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
+            assert found, said + process.stderr.read()
             yield Page(int(found[1]))
         finally:
             process.send_signal(end)

@@ -28,6 +28,7 @@ COMMANDS = (
     "preprocess",
     "verify",
     "inspect",
+    "browse",
     "augment",
     "train",
     "train-vocoder",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,25 +69,18 @@ def run(args: argparse.Namespace) -> int:
     if args.keep.exists() and not args.keep.is_dir():
         raise UsageError(f"--keep {args.keep}: is a file; choose a folder")
 
-    def ready(address: str) -> None:
-        print(f"the studio is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        if not args.no_browser and _has_display():
-            import threading
-            import webbrowser
-
-            # Some browsers return only when they are closed.
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-
     recipes = Recipes(args.server or str(args.model), is_server=bool(args.server))
     with _opened(args) as vae:
         vae.describe()
-        run_studio(vae, recipes=recipes, port=args.port, keep=args.keep, windows=args.windows, on_ready=ready)
+        run_studio(
+            vae,
+            recipes=recipes,
+            port=args.port,
+            keep=args.keep,
+            windows=args.windows,
+            opens_browser=not args.no_browser,
+        )
     return 0
-
-
-def _has_display() -> bool:
-    """Tells whether a browser has a screen; without one, Python might start a browser in this terminal."""
-    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _opened(args: argparse.Namespace) -> Vae:

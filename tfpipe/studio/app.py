@@ -5,37 +5,38 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from serving.client.connection import DeadlineExceededError, ServerUnavailableError
-from tfpipe.errors import TfpipeError, UsageError, os_error_message
+from tfpipe.errors import UsageError
+from tfpipe.local_page.answers import answered
+from tfpipe.local_page.guard import Guard
 from tfpipe.run_report.pictures import spectrogram
-from tfpipe.studio.guard import Guard
 from tfpipe.studio.jobs import Job, Jobs
 from tfpipe.studio.shelf import Sound, file_name
 from tfpipe.studio.space import REACH
 from tfpipe.studio.studio import Studio
 
-_LOG = logging.getLogger(__name__)
 _STATIC = Path(__file__).with_name("static")
 # Bodies of actions are short.
 _MOST_JSON = 64 << 10
 # How often the disk is looked at while a recording arrives, in bytes.
 _LOOK_BYTES = 16 << 20
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_SERVER_GONE = (503, "; the page works again when the server does")
+_answered = functools.partial(
+    answered, statuses={ServerUnavailableError: _SERVER_GONE, DeadlineExceededError: _SERVER_GONE}
+)
 
 
 def make_app(studio: Studio, *, hosts: frozenset[str]) -> Starlette:
@@ -63,34 +64,6 @@ def make_app(studio: Studio, *, hosts: frozenset[str]) -> Starlette:
     app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
     app.state.jobs = pages.jobs
     return app
-
-
-def _answered(endpoint: Endpoint) -> Endpoint:
-    """Returns an endpoint whose errors are JSON objects with one sentence: what is wrong, and the fix."""
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except UsageError as error:
-            return _error(str(error), 400)
-        except (ServerUnavailableError, DeadlineExceededError) as error:
-            return _error(f"{error}; the page works again when the server does", 503)
-        except TfpipeError as error:
-            return _error(str(error), 422)
-        except ClientDisconnect:
-            return _error("the page has left", 499)
-        except OSError as error:
-            return _error(os_error_message(error, error.filename or "the studio's folder"), 507)
-        except Exception as error:  # the page must hear of it, and the studio go on
-            _LOG.exception("%s failed", request.url.path)
-            return _error(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}", 500)
-
-    return answer
-
-
-def _error(text: str, status: int) -> Response:
-    return JSONResponse({"error": text}, status_code=status)
 
 
 class _Pages:

@@ -1,4 +1,4 @@
-"""Lets only the studio's own page use the studio: no page of another site, and no foreign name of this machine."""
+"""Lets only a program's own page use it: no page of another site, and no foreign name of this machine."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Guard:
     def _problem(self, headers: Headers) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")
         if host not in self._hosts:
-            return f"the studio answers to {' and '.join(sorted(self._hosts))} only; open one of these addresses"
+            return f"this page answers to {' and '.join(sorted(self._hosts))} only; open one of these addresses"
         if origin is not None and origin not in {f"http://{name}" for name in self._hosts}:
-            return "a page of another site asked; open the studio itself"
+            return "a page of another site asked; open this address itself"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return "a page of another site asked; open the studio itself"
+            return "a page of another site asked; open this address itself"
         return ""
