@@ -133,6 +133,7 @@ def make_plan(
     chosen = {scan.hash: scan.file.split for scan in kept if scan.file.split}
     splits = assign_splits(labelled, config=config, groups=groups, kept={**splits, **chosen})
     labels = tuple(sorted({scan.file.label for scan in kept}))
+    numbers = {label: number for number, label in enumerate(labels)}
     return Plan(
         labels=labels,
         tracks=tuple(_track(scan, split=splits[scan.hash], config=config) for scan in kept),
@@ -141,7 +142,7 @@ def make_plan(
             shard
             for split in SPLITS
             for shard in cut_shards(
-                [_track_windows(scan, labels) for scan in kept if splits[scan.hash] == split],
+                [_track_windows(scan, numbers[scan.file.label]) for scan in kept if splits[scan.hash] == split],
                 split=split,
                 config=config,
             )
@@ -246,12 +247,12 @@ def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
     )
 
 
-def _track_windows(scan: Scan, labels: Sequence[str]) -> TrackWindows:
+def _track_windows(scan: Scan, label: int) -> TrackWindows:
     return TrackWindows(
         path=scan.file.path,
         hash=scan.hash,
         stamp=scan.stamp,
-        label=labels.index(scan.file.label),
+        label=label,
         starts=scan.starts,
     )
 

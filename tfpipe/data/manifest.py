@@ -225,7 +225,16 @@ def load_tracks(folder: Folder) -> list[Track]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    return [Track(**row) for row in _read_lines(join(folder, TRACKS))]
+    return list(read_tracks(folder))
+
+
+def read_tracks(folder: Folder) -> Iterator[Track]:
+    """Yields the rows of `tracks.jsonl` without holding them, for datasets with many tracks.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    return (Track(**row) for row in _read_lines(join(folder, TRACKS)))
 
 
 def load_skipped(folder: Folder) -> list[Skipped]:
@@ -234,7 +243,16 @@ def load_skipped(folder: Folder) -> list[Skipped]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    return [Skipped(**row) for row in _read_lines(join(folder, SKIPPED))]
+    return list(read_skipped(folder))
+
+
+def read_skipped(folder: Folder) -> Iterator[Skipped]:
+    """Yields the rows of `skipped.jsonl` without holding them.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    return (Skipped(**row) for row in _read_lines(join(folder, SKIPPED)))
 
 
 def lines(rows: Sequence[Track] | Sequence[Skipped]) -> bytes:
@@ -256,9 +274,9 @@ def read_examples(folder: Folder, manifest: Manifest) -> Iterator[tuple[Shard, E
             yield shard, decode_example(data, manifest.spec.mel_shape)
 
 
-def _read_lines(path: str) -> list[dict[str, Any]]:
+def _read_lines(path: str) -> Iterator[dict[str, Any]]:
     try:
         with open_read(path) as file:
-            return [json.loads(line) for line in file if line.strip()]
+            yield from (json.loads(line) for line in file if line.strip())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `tfpipe verify` and preprocess again") from error
