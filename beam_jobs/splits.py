@@ -94,11 +94,17 @@ class UnitSummary:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.free: dict[tuple[tuple[str, ...], str], list[str]] = {}
+        self._shared: set[str] = set()
 
     @property
     def labels(self) -> set[str]:
         """Names of all labels."""
         return {label for label, _ in self.counts}
+
+    @property
+    def shared_labels(self) -> set[str]:
+        """Names of the labels of units that have several."""
+        return self._shared
 
     def add(self, unit: str, *, labels: Collection[str], split: str, is_fixed: bool) -> None:
         """Adds a unit.
@@ -110,14 +116,31 @@ class UnitSummary:
             is_fixed: whether it must stay there.
         """
         self.counts.update((label, split) for label in labels)
+        if len(labels) > 1:
+            self._shared.update(labels)
         if not is_fixed:
             self._keep_smallest((tuple(sorted(labels)), split), [unit])
 
     def join(self, other: UnitSummary) -> None:
         """Adds the units of another summary; each unit must be in one of them only."""
         self.counts.update(other.counts)
+        self._shared |= other._shared
         for key, names in other.free.items():
             self._keep_smallest(key, names)
+
+    def parted(self, labels: Collection[str]) -> tuple[UnitSummary, UnitSummary]:
+        """Returns the summary of the units that have some of these labels, and that of all others.
+
+        Args:
+            labels: labels that have no unit together with a label that is missing here.
+        """
+        inside, outside = UnitSummary(), UnitSummary()
+        for key, count in self.counts.items():
+            (inside if key[0] in labels else outside).counts[key] = count
+        for place, names in self.free.items():
+            (inside if place[0][0] in labels else outside).free[place] = names
+        inside._shared = self._shared
+        return inside, outside
 
     def _keep_smallest(self, key: tuple[tuple[str, ...], str], names: Collection[str]) -> None:
         kept, most = self.free.setdefault(key, []), _MOST_MOVES * len(key[0])
