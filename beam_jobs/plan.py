@@ -158,7 +158,8 @@ def cut_shards(tracks: Iterable[TrackWindows], *, split: str, config: Preprocess
     windows = sum(len(track.starts) for track in ordered)
     count = shard_count(windows, split=split, config=config)
     pieces = cut_pieces(ordered, first=0, windows=windows, shards=count)
-    return [shard_plan(split, index, tracks, shards=count, config=config) for index, tracks in pieces]
+    variants = config.variants(split)
+    return [shard_plan(split, index, piece, shards=count, variants=variants) for index, piece in pieces]
 
 
 def shard_count(windows: int, *, split: str, config: PreprocessConfig) -> int:
@@ -196,14 +197,15 @@ def cut_pieces(
                     yield current, piece
                 current, piece = shard, []
             end = min(len(track.starts), begin + (shard + 1) * windows // shards - number)
-            piece.append(dataclasses.replace(track, starts=track.starts[begin:end]))
+            is_whole = end - begin == len(track.starts)
+            piece.append(track if is_whole else dataclasses.replace(track, starts=track.starts[begin:end]))
             number, begin = number + end - begin, end
     if piece:
         yield current, piece
 
 
 def shard_plan(
-    split: str, index: int, tracks: Iterable[TrackWindows], *, shards: int, config: PreprocessConfig
+    split: str, index: int, tracks: Iterable[TrackWindows], *, shards: int, variants: tuple[Variant, ...]
 ) -> ShardPlan:
     """Returns the plan of one shard.
 
@@ -212,12 +214,12 @@ def shard_plan(
         index: number of the shard in its split.
         tracks: its windows, in any order of the tracks.
         shards: number of shards of the split.
-        config: gives the variants.
+        variants: the variants of the split.
     """
     return ShardPlan(
         name=f"{split}-{index:05d}-of-{shards:05d}.tfrecord",
         split=split,
-        variants=config.variants(split),
+        variants=variants,
         tracks=tuple(sorted(tracks, key=lambda track: track.hash)),
     )
 

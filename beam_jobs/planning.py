@@ -118,18 +118,20 @@ def plan_shards(
         | "WithMoves" >> beam.Flatten()
         | "Settle" >> beam.GroupByKey()
         | "SettleSplits"
-        >> beam.FlatMap(guarded, function=range_steps.settle, job=job).with_outputs("windows", main="tracks")
+        >> beam.FlatMap(guarded, function=range_steps.settle, job=job, facts=facts).with_outputs(
+            "windows", main="tracks"
+        )
     )
-    windows = AsSingleton(
+    sizes = AsSingleton(
         settled.windows
         | "Windows" >> beam.CombineGlobally(range_steps.join_windows)
-        | "CountWindows" >> beam.Map(guarded, function=range_steps.count_windows, job=job)
+        | "Sizes" >> beam.Map(guarded, function=range_steps.measure, job=job)
     )
     return (
         settled.tracks
-        | "Cut" >> beam.FlatMap(guarded, function=range_steps.cut, job=job, facts=facts, windows=windows)
+        | "Cut" >> beam.FlatMap(guarded, function=range_steps.cut, job=job, sizes=sizes)
         | "ByShard" >> beam.GroupByKey()
-        | "PlanShards" >> beam.Map(guarded, function=range_steps.plan_shard, job=job, windows=windows)
+        | "PlanShards" >> beam.Map(guarded, function=range_steps.plan_shard, job=job, sizes=sizes)
     )
 
 
@@ -151,8 +153,8 @@ class _Groups:
             >> beam.FlatMap(guarded, function=range_steps.sum_groups, job=job).with_outputs("units", main="rows")
         )
         self._rows, self.units = found.rows, found.units
-        sizes = self._rows | "UnitsOfRange" >> beam.MapTuple(lambda _, row: len(unpack(row[1])))
-        self.count = AsSingleton(sizes | "CountGroups" >> beam.CombineGlobally(sum))
+        counts = self._rows | "UnitsOfRange" >> beam.MapTuple(lambda _, row: len(unpack(row[1])))
+        self.count = AsSingleton(counts | "CountGroups" >> beam.CombineGlobally(sum))
         self.shared = AsSingleton(
             self.units
             | "SharedLabels" >> beam.MapTuple(lambda _, summary: summary.shared_labels)
@@ -172,21 +174,20 @@ class _Groups:
 def _moves(units: Any, groups: _Groups | None, facts: AsSingleton, job: Job) -> beam.PCollection[Any]:
     """Returns the units that leave the split of their hash, by the range of the unit's name."""
     if groups is None:
-        by_label = units | "ByLabel" >> beam.GroupByKey()
+        by_label = units | "ByLabel" >> beam.CombinePerKey(range_steps.join_summaries)
         return by_label | "Moves" >> beam.FlatMap(guarded, function=range_steps.move_units, job=job, facts=facts)
     parted = (
         (units, groups.units)
         | "WithGroups" >> beam.Flatten()
-        | "ByLabel" >> beam.GroupByKey()
+        | "ByLabel" >> beam.CombinePerKey(range_steps.join_summaries)
         | "PartShared"
         >> beam.FlatMap(guarded, function=range_steps.part_shared, job=job, shared=groups.shared).with_outputs(
             "shared", main="alone"
         )
     )
-    shared = parted.shared | "AllShares" >> beam.GroupByKey()
-    alone = parted.alone | "AllAlone" >> beam.GroupByKey()
+    shared = parted.shared | "AllShares" >> beam.CombinePerKey(range_steps.join_summaries)
     return (
-        (alone, shared)
+        (parted.alone, shared)
         | "AllLabels" >> beam.Flatten()
         | "Moves" >> beam.FlatMap(guarded, function=range_steps.move_units, job=job, facts=facts)
     )

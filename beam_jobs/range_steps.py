@@ -7,6 +7,7 @@ shard. Rows of several kinds that are grouped by the same key carry their kind.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,11 @@ class Facts:
     labels: tuple[str, ...]
     units: int
 
+    @functools.cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each label."""
+        return {label: number for number, label in enumerate(self.labels)}
+
 
 def by_range(row: Numbered, ranges: int) -> tuple[int, Numbered]:
     """Gives a scan the range of its content hash as key."""
@@ -59,6 +65,21 @@ def read_splits(block: Block, job: Job) -> list[tuple[int, tuple[str, bytes]]]:
     for content, split in parts.read_splits(job, block):
         by_range[range_of(content, job.ranges)].append((content, split))
     return [(key, (SPLIT, pack(rows))) for key, rows in by_range.items()]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the splits are.
+
+    Attributes:
+        windows: number of windows of each split.
+        before: number of windows of a split in all ranges before a range, by split and range.
+        shards: number of shards of each split.
+    """
+
+    windows: Mapping[str, int]
+    before: Mapping[tuple[str, int], int]
+    shards: Mapping[str, int]
 
 
 def sift_range(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job) -> list[Any]:
@@ -126,16 +147,15 @@ def sum_groups(element: tuple[int, Iterable[bytes]], job: Job) -> list[Any]:
     return [*(TaggedOutput("units", item) for item in summaries.items()), (element[0], (ROW, pack(units)))]
 
 
-def part_shared(element: tuple[int, Iterable[UnitSummary]], job: Job, *, shared: set[str]) -> list[Any]:
+def part_shared(element: tuple[int, UnitSummary], job: Job, *, shared: set[str]) -> list[Any]:
     """Sends the labels that share a group with others to one place."""
-    summary = _joined(element[1])
-    inside, outside = summary.parted(shared)
+    inside, outside = element[1].parted(shared)
     return [TaggedOutput("shared", (_SHARED, inside)), (element[0], outside)]
 
 
-def move_units(element: tuple[int, Iterable[UnitSummary]], job: Job, *, facts: Facts) -> list[Any]:
+def move_units(element: tuple[int, UnitSummary], job: Job, *, facts: Facts) -> list[Any]:
     """Finds the units that must leave the split of their hash, by the range of their names."""
-    moves = find_moves(_joined(element[1]), config=job.config, units=facts.units, labels=len(facts.labels))
+    moves = find_moves(element[1], config=job.config, units=facts.units, labels=len(facts.labels))
     by_range = defaultdict(list)
     for unit, split in moves.items():
         by_range[range_of(unit, job.ranges)].append((unit, split))
@@ -157,7 +177,7 @@ def settle_groups(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job) ->
     return [(key, (MOVE, pack(rows))) for key, rows in by_range.items()]
 
 
-def settle(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job) -> list[Any]:
+def settle(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job, *, facts: Facts) -> list[Any]:
     """Gives each track of a range its split, writes its line, and counts the windows of each split."""
     moves, tracks = dict[str, str](), list[tuple[Scan, str]]()
     for kind, packed in element[1]:
@@ -173,54 +193,50 @@ def settle(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job) -> list[A
         parts.write_rows(job, f"tracks-{split}-{element[0]:04d}.jsonl", parts.row_lines(rows))
     if not tracks:  # a move of a group whose tracks are elsewhere
         return []
+    numbers = facts.numbers
+    settled = {
+        split: [track_windows(scan, numbers[scan.file.label]) for scan in scans] for split, scans in by_split.items()
+    }
     windows = {(split, element[0]): sum(len(scan.starts) for scan in scans) for split, scans in by_split.items()}
-    return [TaggedOutput("windows", windows), (element[0], pack(by_split))]
+    return [TaggedOutput("windows", windows), (element[0], pack(settled))]
 
 
-def count_windows(windows: Mapping[tuple[str, int], int], job: Job) -> Mapping[tuple[str, int], int]:
-    """Tells the progress bar how many examples there will be."""
+def measure(windows: Mapping[tuple[str, int], int], job: Job) -> Sizes:
+    """Finds where each range begins in its split, and tells the progress bar how many examples there will be."""
+    whole, before = dict.fromkeys(SPLITS, 0), {}
+    for split, place in sorted(windows):
+        before[split, place] = whole[split]
+        whole[split] += windows[split, place]
     with meter(job) as counts:
-        variants = {split: len(job.config.variants(split)) for split in SPLITS}
-        counts.count("planned", sum(count * variants[split] for (split, _), count in windows.items()))
-    return windows
+        counts.count("planned", sum(count * len(job.config.variants(split)) for split, count in whole.items()))
+    shards = {split: shard_count(count, split=split, config=job.config) for split, count in whole.items()}
+    return Sizes(windows=whole, before=before, shards=shards)
 
 
-def cut(
-    element: tuple[int, bytes], job: Job, *, facts: Facts, windows: Mapping[tuple[str, int], int]
-) -> list[tuple[tuple[str, int], bytes]]:
+def cut(element: tuple[int, bytes], job: Job, *, sizes: Sizes) -> list[tuple[tuple[str, int], bytes]]:
     """Cuts the tracks of a range into pieces of the shards that the range overlaps."""
-    numbers = {label: number for number, label in enumerate(facts.labels)}
-    by_split: dict[str, list[Scan]] = unpack(element[1])
+    by_split: dict[str, list[TrackWindows]] = unpack(element[1])
     found = []
-    for split, scans in by_split.items():
-        before = sum(windows.get((split, place), 0) for place in range(element[0]))
-        whole, shards = _size(split, windows, job)
-        tracks = (track_windows(scan, numbers[scan.file.label]) for scan in scans)
-        pieces = cut_pieces(tracks, first=before, windows=whole, shards=shards)
+    for split, tracks in by_split.items():
+        first, windows, shards = sizes.before[split, element[0]], sizes.windows[split], sizes.shards[split]
+        pieces = cut_pieces(tracks, first=first, windows=windows, shards=shards)
         found += [((split, shard), pack(piece)) for shard, piece in pieces]
     return found
 
 
-def plan_shard(
-    element: tuple[tuple[str, int], Iterable[bytes]], job: Job, *, windows: Mapping[tuple[str, int], int]
-) -> ShardPlan:
+def plan_shard(element: tuple[tuple[str, int], Iterable[bytes]], job: Job, *, sizes: Sizes) -> ShardPlan:
     """Puts the pieces of a shard together."""
     (split, index), pieces = element
     tracks: list[TrackWindows] = [track for piece in pieces for track in unpack(piece)]
-    return shard_plan(split, index, tracks, shards=_size(split, windows, job)[1], config=job.config)
-
-
-def _size(split: str, windows: Mapping[tuple[str, int], int], job: Job) -> tuple[int, int]:
-    """Returns the number of windows and of shards of a split."""
-    whole = sum(windows.get((split, place), 0) for place in range(job.ranges))
-    return whole, shard_count(whole, split=split, config=job.config)
+    return shard_plan(split, index, tracks, shards=sizes.shards[split], variants=job.config.variants(split))
 
 
 def _label_place(label: str) -> int:
     return hashlib.sha256(label.encode("utf-8", "surrogateescape")).digest()[0] % _LABEL_PLACES
 
 
-def _joined(summaries: Iterable[UnitSummary]) -> UnitSummary:
+def join_summaries(summaries: Iterable[UnitSummary]) -> UnitSummary:
+    """Joins summaries of units."""
     whole = UnitSummary()
     for summary in summaries:
         whole.join(summary)

@@ -16,7 +16,9 @@ HASHES = ["11", "00", ""]
 
 
 def digest_of(files, hashes, kept, skipped=()):
-    rows = [input_row(file, content).encode("utf-8", "surrogateescape") for file, content in zip(files, hashes, strict=True)]
+    rows = [
+        input_row(file, content).encode("utf-8", "surrogateescape") for file, content in zip(files, hashes, strict=True)
+    ]
     splits = input_splits([(content, file.split) for file, content in zip(files, hashes, strict=True)], kept)
     return input_digest(rows, skipped=skipped, splits=[split_row(*row).encode() for row in splits])
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from beam_jobs import parts
+from beam_jobs import files, parts
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus
 from beam_jobs.payload import Block, Job
@@ -156,7 +156,7 @@ def main() -> None:
 
 
 def _write_shards(shards: Sequence[tuple[str, int]], job: Job) -> None:
-    parts.files.write(parts.part(job, parts.SHARDS), json.dumps(sorted(shards)).encode())
+    files.write(parts.part(job, parts.SHARDS), json.dumps(sorted(shards)).encode())
 
 
 def _file(number: int, size: int, labels: int) -> AudioFile:

@@ -257,7 +257,7 @@ def read_skipped(folder: Folder) -> Iterator[Skipped]:
 
 def lines(rows: Sequence[Track] | Sequence[Skipped]) -> bytes:
     """Returns rows of `tracks.jsonl` or `skipped.jsonl` as the bytes of that file."""
-    text = "".join(json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
+    text = "".join(json.dumps(vars(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
     return text.encode()
 
 
