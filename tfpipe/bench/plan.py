@@ -37,6 +37,16 @@ _WINDOWS, _WINDOW = 6, 110_250
 # One file in so many is a copy, and one is too short.
 _ODD = 100
 
+_UNITS = {
+    "time": "s",
+    "CPU time": "s",
+    "shards": "shards",
+    "text between steps": "bytes/track",
+    "list of files: CPU time": "s",
+    "peak of the pipeline's process": "MiB",
+    "peak of a worker": "MiB",
+}
+
 
 def bench_plan(sizes: Sequence[int], *, labels: int, workers: int, rounds: int) -> list[Result]:
     """Measures the time and the memory of planning.
@@ -48,8 +58,9 @@ def bench_plan(sizes: Sequence[int], *, labels: int, workers: int, rounds: int) 
         rounds: how often each size is planned; the medians are returned.
 
     Returns:
-        For each size the seconds, the CPU seconds of all processes, and the peak memory of the process of the
-        pipeline, of the largest worker and of this process' child together with its share of the runner.
+        For each size the seconds, the CPU seconds of all processes, the shards, the bytes of text that steps write for
+        each other, the CPU seconds for the list of files, and the peak memory of the pipeline's process and of the
+        largest worker.
 
     Raises:
         UsageError: a number is too small.
@@ -68,17 +79,6 @@ def bench_plan(sizes: Sequence[int], *, labels: int, workers: int, rounds: int) 
                 value = statistics.median(row[name] for row in found)
                 results.append(Result(name=f"{size} tracks: {name}", value=value, unit=unit))
     return results
-
-
-_UNITS = {
-    "time": "s",
-    "CPU time": "s",
-    "shards": "shards",
-    "text between steps": "bytes/track",
-    "list of files: CPU time": "s",
-    "peak of the pipeline's process": "MiB",
-    "peak of a worker": "MiB",
-}
 
 
 def _measure(size: int, *, labels: int, workers: int) -> dict[str, float]:
