@@ -138,12 +138,15 @@ def make_plan(
     )
     labels = tuple(sorted(tally.labels))
     numbers = {label: number for number, label in enumerate(labels)}
+    variants = {split: len(config.variants(split)) for split in SPLITS}
     by_split: dict[str, list[TrackWindows]] = {split: [] for split in SPLITS}
     for scan in sifted.tracks:
         by_split[assigned[scan.hash]].append(track_windows(scan, numbers[scan.file.label]))
     return Plan(
         labels=labels,
-        tracks=tuple(track_row(scan, split=assigned[scan.hash], config=config) for scan in sifted.tracks),
+        tracks=tuple(
+            track_row(scan, split=assigned[scan.hash], variants=variants[assigned[scan.hash]]) for scan in sifted.tracks
+        ),
         skipped=tuple(sorted([*skipped, *(row for _, row in sifted.skipped)], key=lambda row: row.path)),
         shards=tuple(shard for split in SPLITS for shard in cut_shards(by_split[split], split=split, config=config)),
     )
@@ -235,8 +238,8 @@ def example_key(track: str, start: int, variant: Variant) -> str:
     return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant.name}"
 
 
-def track_row(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
-    """Returns the line of a track in `tracks.jsonl`."""
+def track_row(scan: Scan, *, split: str, variants: int) -> Track:
+    """Returns the line of a track in `tracks.jsonl`; `variants` is the number of variants of each window."""
     return Track(
         path=scan.file.name,
         hash=scan.hash,
@@ -245,7 +248,7 @@ def track_row(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
         seconds=scan.seconds,
         windows=len(scan.starts),
         silent=scan.silent,
-        variants=len(config.variants(split)),
+        variants=variants,
         unused_s=scan.unused_s,
         group=scan.file.group,
     )

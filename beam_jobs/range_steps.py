@@ -189,7 +189,8 @@ def settle(element: tuple[int, Iterable[tuple[str, bytes]]], job: Job, *, facts:
     for scan, split in tracks:
         by_split[moves.get(unit_of(scan.hash, scan.file.group), split)].append(scan)
     for split, scans in by_split.items():
-        rows = [track_row(scan, split=split, config=job.config) for scan in scans]
+        variants = len(job.config.variants(split))
+        rows = [track_row(scan, split=split, variants=variants) for scan in scans]
         parts.write_rows(job, f"tracks-{split}-{element[0]:04d}.jsonl", parts.row_lines(rows))
     if not tracks:  # a move of a group whose tracks are elsewhere
         return []
