@@ -19,6 +19,7 @@ from beam_jobs.splits import assign_splits
 from beam_jobs.tally import tally_of
 from beam_jobs.variants import Variant
 from tfpipe.data.manifest import SPLITS, Skipped, Track
+from tfpipe.errors import TfpipeError
 from tfpipe.files.storage import digest
 
 _HASH_DIGITS = 16
@@ -26,6 +27,8 @@ _HASH_DIGITS = 16
 _EXAMPLE_OVERHEAD = 320
 # A small split is cut into up to this many shards, so that several workers and readers can share it.
 _WANTED_SHARDS = 8
+# The names of shards have five digits.
+_MOST_SHARDS = 99_999
 # Each of these shards holds at least this many windows.
 _WINDOWS_PER_SHARD = 64
 
@@ -172,11 +175,21 @@ def shard_count(windows: int, *, split: str, config: PreprocessConfig) -> int:
         windows: number of windows in the split.
         split: `train`, `validation` or `test`.
         config: gives the size of an example and of a shard.
+
+    Raises:
+        TfpipeError: there would be more shards than names.
     """
     mels, frames = config.spec.mel_shape
     size = windows * len(config.variants(split)) * (mels * frames + _EXAMPLE_OVERHEAD)
     enough = min(_WANTED_SHARDS, windows // _WINDOWS_PER_SHARD)
-    return min(windows, max(1, enough, math.ceil(size / config.shard_bytes)))
+    count = min(windows, max(1, enough, math.ceil(size / config.shard_bytes)))
+    if count > _MOST_SHARDS:
+        needed = math.ceil(size / _MOST_SHARDS / 2**20)
+        raise TfpipeError(
+            f"the split {split!r} would have {count} shards, and a split has at most {_MOST_SHARDS}; "
+            f"use --shard-mib {needed} or more"
+        )
+    return count
 
 
 def cut_pieces(
