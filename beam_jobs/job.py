@@ -20,11 +20,13 @@ from pathlib import Path
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus, discover
 from beam_jobs.engines import cached_maker
+from beam_jobs.input_digest import input_digest
 from beam_jobs.metrics import profile
+from beam_jobs.parts import input_row, split_row, stage
 from beam_jobs.payload import Job
-from beam_jobs.plan import input_digest
 from beam_jobs.reuse import recorded_scans, salvage, with_earlier
 from beam_jobs.scan import Scan, content_hash, file_stamp
+from beam_jobs.sifting import input_splits
 from beam_jobs.supervise import run_in_child
 from tfpipe.data.manifest import MANIFEST, SKIPPED, TRACKS, Manifest, load_manifest
 from tfpipe.errors import AudioError, TfpipeError
@@ -76,7 +78,7 @@ def preprocess(
                 print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
             return manifest
         salvage(job)
-        counts = run_in_child(with_earlier(job, manifest, recorded), quiet=quiet, verbose=verbose)
+        counts = run_in_child(stage(with_earlier(job, manifest, recorded)), quiet=quiet, verbose=verbose)
         manifest = _existing_manifest(config)
     if manifest is None:
         raise TfpipeError(f"{config.output}: the job ended without a {MANIFEST}; run it again with --verbose")
@@ -159,7 +161,7 @@ def _current_input_digest(corpus: Corpus, recorded: Sequence[Scan], *, quiet: bo
         except AudioError:
             return ""
 
-    rows = []
+    rows, chosen = list[bytes](), list[tuple[str, str]]()
     with (
         Progress("compare", total=len(corpus.files), unit="file", quiet=quiet) as bar,
         ThreadPoolExecutor(_HASHERS) as pool,
@@ -168,6 +170,9 @@ def _current_input_digest(corpus: Corpus, recorded: Sequence[Scan], *, quiet: bo
             if found is None:
                 pool.shutdown(wait=False, cancel_futures=True)
                 return ""
-            rows.append((file, found))
+            rows.append(input_row(file, found).encode("utf-8", "surrogateescape"))
+            if file.split or found in corpus.splits:
+                chosen.append((found, file.split))
             bar.update()
-    return input_digest(rows, corpus)
+    splits = (split_row(*row).encode() for row in input_splits(chosen, corpus.splits))
+    return input_digest(rows, skipped=corpus.skipped, splits=splits)

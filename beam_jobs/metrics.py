@@ -48,9 +48,10 @@ class Meter:
         if time.monotonic() - self._flushed > _FLUSH_S:
             self._flush()
 
-    def skip(self, code: str) -> None:
-        """Counts a skipped file by its reason code."""
-        self.count(f"{_SKIPPED}{code}")
+    def skip(self, code: str, number: int = 1) -> None:
+        """Counts skipped files by their reason code."""
+        if number:
+            self.count(f"{_SKIPPED}{code}", number)
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:

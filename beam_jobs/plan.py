@@ -1,29 +1,34 @@
-"""Decides the duplicates, the tracks of the dataset and its shards, as pure functions of the scans."""
+"""Decides the duplicates, the tracks of the dataset and its shards, as pure functions of the scans.
+
+Each function here looks at one range of content hashes, one split or one shard. `make_plan` calls them for a corpus
+that fits in memory, and `beam_jobs.planning` calls them in a Beam pipeline.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.corpus import AudioFile, Corpus
 from beam_jobs.scan import Scan
+from beam_jobs.sifting import sift
 from beam_jobs.splits import assign_splits
+from beam_jobs.tally import tally_of
 from beam_jobs.variants import Variant
 from tfpipe.data.manifest import SPLITS, Skipped, Track
 from tfpipe.errors import TfpipeError
 from tfpipe.files.storage import digest
 
-DUPLICATE = "duplicate"
 _HASH_DIGITS = 16
 # Bytes of an example besides the mel.
 _EXAMPLE_OVERHEAD = 320
 # A small split is cut into up to this many shards, so that several workers and readers can share it.
 _WANTED_SHARDS = 8
+# The names of shards have five digits.
+_MOST_SHARDS = 99_999
 # Each of these shards holds at least this many windows.
 _WINDOWS_PER_SHARD = 64
 
@@ -124,52 +129,115 @@ def make_plan(
     Raises:
         TfpipeError: no file is usable, or more than `max_skipped` of the files cannot be used.
     """
-    ordered = sorted(scans, key=lambda scan: scan.file)
-    kept, duplicates = _without_duplicates([scan for scan in ordered if scan.skipped is None])
-    bad = [*skipped, *(scan.skipped for scan in ordered if scan.skipped is not None)]
-    _require_enough(kept, bad, found=len(ordered) + len(skipped), config=config)
-    groups = {scan.hash: scan.file.group for scan in kept if scan.file.group}
-    labelled = {scan.hash: scan.file.label for scan in kept}
-    chosen = {scan.hash: scan.file.split for scan in kept if scan.file.split}
-    splits = assign_splits(labelled, config=config, groups=groups, kept={**splits, **chosen})
-    labels = tuple(sorted({scan.file.label for scan in kept}))
+    sifted = sift(list(enumerate(sorted(scans, key=lambda scan: scan.file))), kept=splits)
+    tally = tally_of(skipped)
+    tally.join(sifted.tally)
+    tally.require_enough(config)
+    assigned = assign_splits(
+        {scan.hash: scan.file.label for scan in sifted.tracks},
+        config=config,
+        groups={scan.hash: scan.file.group for scan in sifted.tracks if scan.file.group},
+        kept=sifted.kept,
+    )
+    labels = tuple(sorted(tally.labels))
+    numbers = {label: number for number, label in enumerate(labels)}
+    variants = {split: len(config.variants(split)) for split in SPLITS}
+    by_split: dict[str, list[TrackWindows]] = {split: [] for split in SPLITS}
+    for scan in sifted.tracks:
+        by_split[assigned[scan.hash]].append(track_windows(scan, numbers[scan.file.label]))
     return Plan(
         labels=labels,
-        tracks=tuple(_track(scan, split=splits[scan.hash], config=config) for scan in kept),
-        skipped=tuple(sorted([*bad, *duplicates], key=lambda row: row.path)),
-        shards=tuple(
-            shard
-            for split in SPLITS
-            for shard in cut_shards(
-                [_track_windows(scan, labels) for scan in kept if splits[scan.hash] == split],
-                split=split,
-                config=config,
-            )
+        tracks=tuple(
+            track_row(scan, split=assigned[scan.hash], variants=variants[assigned[scan.hash]]) for scan in sifted.tracks
         ),
+        skipped=tuple(sorted([*skipped, *(row for _, row in sifted.skipped)], key=lambda row: row.path)),
+        shards=tuple(shard for split in SPLITS for shard in cut_shards(by_split[split], split=split, config=config)),
     )
 
 
-def cut_shards(tracks: Sequence[TrackWindows], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
+def cut_shards(tracks: Iterable[TrackWindows], *, split: str, config: PreprocessConfig) -> list[ShardPlan]:
     """Cuts a split's windows, in key order, into contiguous shards of nearly equal size.
 
     The number of shards depends on the data alone, never on the workers.
     """
+    ordered = sorted(tracks, key=lambda track: track.hash)
+    windows = sum(len(track.starts) for track in ordered)
+    count = shard_count(windows, split=split, config=config)
+    pieces = cut_pieces(ordered, first=0, windows=windows, shards=count)
     variants = config.variants(split)
-    windows = [(track, start) for track in sorted(tracks, key=lambda track: track.hash) for start in track.starts]
+    return [shard_plan(split, index, piece, shards=count, variants=variants) for index, piece in pieces]
+
+
+def shard_count(windows: int, *, split: str, config: PreprocessConfig) -> int:
+    """Returns into how many shards a split is cut.
+
+    Args:
+        windows: number of windows in the split.
+        split: `train`, `validation` or `test`.
+        config: gives the size of an example and of a shard.
+
+    Raises:
+        TfpipeError: there would be more shards than names.
+    """
     mels, frames = config.spec.mel_shape
-    size = len(windows) * len(variants) * (mels * frames + _EXAMPLE_OVERHEAD)
-    enough = min(_WANTED_SHARDS, len(windows) // _WINDOWS_PER_SHARD)
-    count = min(len(windows), max(1, enough, math.ceil(size / config.shard_bytes)))
-    edges = [index * len(windows) // count for index in range(count + 1)] if count else []
-    return [
-        ShardPlan(
-            name=f"{split}-{index:05d}-of-{count:05d}.tfrecord",
-            split=split,
-            variants=variants,
-            tracks=_by_track(windows[edges[index] : edges[index + 1]]),
+    size = windows * len(config.variants(split)) * (mels * frames + _EXAMPLE_OVERHEAD)
+    enough = min(_WANTED_SHARDS, windows // _WINDOWS_PER_SHARD)
+    count = min(windows, max(1, enough, math.ceil(size / config.shard_bytes)))
+    if count > _MOST_SHARDS:
+        needed = math.ceil(size / _MOST_SHARDS / 2**20)
+        raise TfpipeError(
+            f"the split {split!r} would have {count} shards, and a split has at most {_MOST_SHARDS}; "
+            f"use --shard-mib {needed} or more"
         )
-        for index in range(count)
-    ]
+    return count
+
+
+def cut_pieces(
+    tracks: Iterable[TrackWindows], *, first: int, windows: int, shards: int
+) -> Iterator[tuple[int, list[TrackWindows]]]:
+    """Yields the number of each shard that has windows of these tracks, and those windows.
+
+    Args:
+        tracks: consecutive tracks of a split, in the order of their hashes.
+        first: number of windows of the split before these tracks.
+        windows: number of windows of the whole split.
+        shards: number of shards of the split.
+    """
+    current, piece, number = -1, list[TrackWindows](), first
+    for track in tracks:
+        begin = 0
+        while begin < len(track.starts):
+            shard = ((number + 1) * shards - 1) // windows
+            if shard != current:
+                if piece:
+                    yield current, piece
+                current, piece = shard, []
+            end = min(len(track.starts), begin + (shard + 1) * windows // shards - number)
+            is_whole = end - begin == len(track.starts)
+            piece.append(track if is_whole else dataclasses.replace(track, starts=track.starts[begin:end]))
+            number, begin = number + end - begin, end
+    if piece:
+        yield current, piece
+
+
+def shard_plan(
+    split: str, index: int, tracks: Iterable[TrackWindows], *, shards: int, variants: tuple[Variant, ...]
+) -> ShardPlan:
+    """Returns the plan of one shard.
+
+    Args:
+        split: `train`, `validation` or `test`.
+        index: number of the shard in its split.
+        tracks: its windows, in any order of the tracks.
+        shards: number of shards of the split.
+        variants: the variants of the split.
+    """
+    return ShardPlan(
+        name=f"{split}-{index:05d}-of-{shards:05d}.tfrecord",
+        split=split,
+        variants=variants,
+        tracks=tuple(sorted(tracks, key=lambda track: track.hash)),
+    )
 
 
 def example_key(track: str, start: int, variant: Variant) -> str:
@@ -183,55 +251,8 @@ def example_key(track: str, start: int, variant: Variant) -> str:
     return f"{track[:_HASH_DIGITS]}/{start:012d}/{variant.name}"
 
 
-def input_digest(files: Iterable[tuple[AudioFile, str]], corpus: Corpus) -> str:
-    """Returns 16 hex digits over the job's input: the files with their content hashes, skipped files, kept splits."""
-    files = list(files)
-    rows = sorted((file.name, file.label, file.group, content) for file, content in files)
-    chosen = {**corpus.splits, **{content: file.split for file, content in files if file.split}}
-    kept = sorted((row[-1], chosen[row[-1]]) for row in rows if row[-1] in chosen)
-    return digest({"files": rows, "skipped": sorted((row.path, row.code) for row in corpus.skipped), "splits": kept})
-
-
-def _without_duplicates(scans: Sequence[Scan]) -> tuple[list[Scan], list[Skipped]]:
-    """Keeps the first file of each content; returns the kept scans and the duplicates."""
-    first: dict[str, Scan] = {}
-    duplicates = []
-    for scan in scans:
-        original = first.setdefault(scan.hash, scan)
-        if original is not scan:
-            message = f"{scan.file.path}: same content as {original.file.path}, which is kept"
-            if scan.file.label != original.file.label:
-                message += f" with label {original.file.label!r} instead of {scan.file.label!r}"
-            if scan.file.group != original.file.group:
-                message += f" in group {original.file.group!r} instead of {scan.file.group!r}"
-            duplicates.append(Skipped(path=scan.file.name, code=DUPLICATE, message=message))
-    return list(first.values()), duplicates
-
-
-def _require_enough(kept: Sequence[Scan], bad: Sequence[Skipped], *, found: int, config: PreprocessConfig) -> None:
-    """Raises a TfpipeError if no file, or too few files, can be used; duplicates do not count as unusable."""
-    if kept and len(bad) <= config.max_skipped * found:
-        return
-    reasons = Counter(row.code for row in bad)
-    if set(reasons) == {"too_short"} and not kept:
-        needed = config.min_fill * config.spec.window_s
-        raise TfpipeError(
-            f"all {found} files are shorter than {needed:g} s, which one window needs; "
-            "give longer recordings, or lower --window-s or --min-fill"
-        )
-    if set(reasons) == {"silent"} and not kept:
-        raise TfpipeError(
-            f"all {found} files are silent: every window is under {config.spec.silence_dbfs:g} dBFS, as in "
-            f"{bad[0].path}; check the recordings, or lower --silence-dbfs if they are only quiet"
-        )
-    summary = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
-    limit = "" if not kept else f" (more than the allowed {config.max_skipped:.0%}; raise --max-skipped to continue)"
-    raise TfpipeError(
-        f"{len(bad)} of {found} audio files cannot be used{limit}: {summary}; the first is {bad[0].message}"
-    )
-
-
-def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
+def track_row(scan: Scan, *, split: str, variants: int) -> Track:
+    """Returns the line of a track in `tracks.jsonl`; `variants` is the number of variants of each window."""
     return Track(
         path=scan.file.name,
         hash=scan.hash,
@@ -240,27 +261,18 @@ def _track(scan: Scan, *, split: str, config: PreprocessConfig) -> Track:
         seconds=scan.seconds,
         windows=len(scan.starts),
         silent=scan.silent,
-        variants=len(config.variants(split)),
+        variants=variants,
         unused_s=scan.unused_s,
         group=scan.file.group,
     )
 
 
-def _track_windows(scan: Scan, labels: Sequence[str]) -> TrackWindows:
+def track_windows(scan: Scan, label: int) -> TrackWindows:
+    """Returns all windows of a track; `label` is the number of its label."""
     return TrackWindows(
         path=scan.file.path,
         hash=scan.hash,
         stamp=scan.stamp,
-        label=labels.index(scan.file.label),
+        label=label,
         starts=scan.starts,
     )
-
-
-def _by_track(windows: Sequence[tuple[TrackWindows, int]]) -> tuple[TrackWindows, ...]:
-    """Collects (track, start) pairs into one `TrackWindows` for each track."""
-    starts: dict[str, list[int]] = {}
-    tracks = {}
-    for track, start in windows:
-        tracks[track.hash] = track
-        starts.setdefault(track.hash, []).append(start)
-    return tuple(dataclasses.replace(track, starts=tuple(starts[key])) for key, track in tracks.items())

@@ -19,7 +19,7 @@ from tfpipe.files.storage import sha256_file
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What the job knows of a file after reading it once; small, because one worker gathers the scans of all files.
+    """What the job knows of a file after reading it once; small, because the scans travel between workers.
 
     Attributes:
         file: the file.

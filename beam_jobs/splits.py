@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
@@ -17,6 +17,9 @@ _HASH_DIGITS = 16
 _SMALL_CORPUS = 20
 # A held-out split of a label is filled up to half of its share, but to no more than this many tracks.
 _ENOUGH_HELD_OUT = 5
+# The rules move fewer units of one label than this: 1 to training and 5 to each held-out split, or fewer than all units
+# of a small corpus.
+_MOST_MOVES = 20
 
 
 def split_of(track: str, config: PreprocessConfig) -> str:
@@ -60,21 +63,118 @@ def assign_splits(
     Returns:
         The split of each track, by content hash.
     """
-    units = {track: digest({"group": groups[track]}) if track in groups else track for track in labels}
+    units = {track: unit_of(track, groups.get(track, "")) for track in labels}
     fixed = {units[track]: kept[track] for track in sorted(units, reverse=True) if track in kept}
-    splits = {unit: fixed.get(unit) or split_of(unit, config) for unit in units.values()}
-    by_label: defaultdict[str, set[str]] = defaultdict(set)
+    unit_labels: dict[str, tuple[str, ...]] = {}
     for track, unit in units.items():
-        by_label[labels[track]].add(unit)
-    is_small, has_labels = len(splits) < _SMALL_CORPUS, len(by_label) > 1
-    wanted = {
-        label: _wanted(len(members), config, mostly_train=is_small and (len(members) > 2 or not has_labels))
-        for label, members in by_label.items()
-    }
-    for split in SPLITS:
-        for label in sorted(by_label):
-            _fill(split, label, splits=splits, by_label=by_label, wanted=wanted, fixed=fixed)
+        if labels[track] not in (before := unit_labels.get(unit, ())):
+            unit_labels[unit] = (*before, labels[track])
+    summary = UnitSummary()
+    splits = {}
+    for unit, names in unit_labels.items():
+        splits[unit] = fixed.get(unit) or split_of(unit, config)
+        summary.add(unit, labels=names, split=splits[unit], is_fixed=unit in fixed)
+    splits.update(find_moves(summary, config=config, units=len(splits), labels=len(summary.labels)))
     return {track: splits[unit] for track, unit in units.items()}
+
+
+def unit_of(track: str, group: str) -> str:
+    """Returns the name of the unit that goes to one split: the track's content hash, or a hash of its group's name."""
+    return digest({"group": group}) if group else track
+
+
+class UnitSummary:
+    """What the rules need to know of the units: how many there are, and the few that may have to move.
+
+    Units with the same labels in the same split differ only by their names, and the rules move the smallest names
+    first. So a few of the smallest names stand for all, and a summary stays small whatever the number of units.
+    Summaries of parts of the units are joined with `join`.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.free: dict[tuple[tuple[str, ...], str], list[str]] = {}
+        self._shared: set[str] = set()
+
+    @property
+    def labels(self) -> set[str]:
+        """Names of all labels."""
+        return {label for label, _ in self.counts}
+
+    @property
+    def shared_labels(self) -> set[str]:
+        """Names of the labels of units that have several."""
+        return self._shared
+
+    def add(self, unit: str, *, labels: Collection[str], split: str, is_fixed: bool) -> None:
+        """Adds a unit.
+
+        Args:
+            unit: its name.
+            labels: the labels of its tracks.
+            split: where it is before the rules are applied.
+            is_fixed: whether it must stay there.
+        """
+        self.counts.update((label, split) for label in labels)
+        if len(labels) > 1:
+            self._shared.update(labels)
+        if not is_fixed:
+            self._keep_smallest((tuple(sorted(labels)), split), [unit])
+
+    def join(self, other: UnitSummary) -> None:
+        """Adds the units of another summary; each unit must be in one of them only."""
+        self.counts.update(other.counts)
+        self._shared |= other._shared
+        for key, names in other.free.items():
+            self._keep_smallest(key, names)
+
+    def parted(self, labels: Collection[str]) -> tuple[UnitSummary, UnitSummary]:
+        """Returns the summary of the units that have some of these labels, and that of all others.
+
+        Args:
+            labels: labels that have no unit together with a label that is missing here.
+        """
+        inside, outside = UnitSummary(), UnitSummary()
+        for key, count in self.counts.items():
+            (inside if key[0] in labels else outside).counts[key] = count
+        for place, names in self.free.items():
+            (inside if place[0][0] in labels else outside).free[place] = names
+        inside._shared = self._shared
+        return inside, outside
+
+    def _keep_smallest(self, key: tuple[tuple[str, ...], str], names: Collection[str]) -> None:
+        kept, most = self.free.setdefault(key, []), _MOST_MOVES * len(key[0])
+        kept.extend(names)
+        if len(kept) > 2 * most:
+            kept.sort()
+            del kept[most:]
+
+
+def find_moves(summary: UnitSummary, *, config: PreprocessConfig, units: int, labels: int) -> dict[str, str]:
+    """Applies the rules of `assign_splits` to a summary.
+
+    Args:
+        summary: all units of some labels. No unit may have a label that is in another summary.
+        config: gives the shares.
+        units: number of units of the corpus.
+        labels: number of labels of the corpus.
+
+    Returns:
+        The new splits of the units that leave the split of their hash, by the unit's name.
+    """
+    sizes: Counter[str] = Counter()
+    for (label, _), count in summary.counts.items():
+        sizes[label] += count
+    is_small = units < _SMALL_CORPUS
+    wanted = {
+        label: _wanted(size, config, mostly_train=is_small and (size > 2 or labels == 1))
+        for label, size in sizes.items()
+    }
+    filler = _Filler(summary, wanted)
+    for split in SPLITS:
+        for label in sorted(sizes):
+            filler.fill(split, label)
+    return filler.moved
 
 
 def _wanted(count: int, config: PreprocessConfig, *, mostly_train: bool) -> dict[str, int]:
@@ -91,31 +191,46 @@ def _wanted(count: int, config: PreprocessConfig, *, mostly_train: bool) -> dict
     return wanted
 
 
-def _fill(
-    split: str,
-    label: str,
-    *,
-    splits: dict[str, str],
-    by_label: Mapping[str, set[str]],
-    wanted: Mapping[str, Mapping[str, int]],
-    fixed: Collection[str],
-) -> None:
-    """Moves units of a label to a split until the split has enough of them, or no further unit may move."""
-    members = sorted(by_label[label])
-    while sum(splits[unit] == split for unit in members) < wanted[label][split]:
-        free = [unit for unit in members if unit not in fixed and splits[unit] != split]
-        spare = [unit for unit in free if _can_leave(unit, splits, by_label, wanted)]
-        if not spare and not (free and split == "train"):
+class _Filler:
+    """Moves units to the splits that have too few of a label.
+
+    Args:
+        summary: the units.
+        wanted: the least number of units, by label and split.
+    """
+
+    def __init__(self, summary: UnitSummary, wanted: Mapping[str, Mapping[str, int]]) -> None:
+        self.moved: dict[str, str] = {}
+        self._wanted = wanted
+        self._counts = Counter(summary.counts)
+        self._splits: dict[str, str] = {}
+        self._labels: dict[str, tuple[str, ...]] = {}
+        self._members: defaultdict[str, list[str]] = defaultdict(list)
+        for (labels, split), names in summary.free.items():
+            for name in names:
+                self._splits[name], self._labels[name] = split, labels
+            for label in labels:
+                self._members[label] += names
+
+    def fill(self, split: str, label: str) -> None:
+        """Moves units of a label to a split until the split has enough of them, or no further unit may move."""
+        if self._counts[label, split] >= self._wanted[label][split]:
             return
-        splits[(spare or free)[0]] = split
+        members = sorted(self._members[label])
+        while self._counts[label, split] < self._wanted[label][split]:
+            free = [unit for unit in members if self._splits[unit] != split]
+            unit = next(filter(self._can_leave, free), free[0] if free and split == "train" else None)
+            if unit is None:
+                return
+            self._move(unit, split)
 
+    def _can_leave(self, unit: str) -> bool:
+        """Tells whether a split keeps enough units of each label if this unit leaves it."""
+        split = self._splits[unit]
+        return all(self._counts[label, split] > self._wanted[label][split] for label in self._labels[unit])
 
-def _can_leave(
-    unit: str, splits: Mapping[str, str], by_label: Mapping[str, set[str]], wanted: Mapping[str, Mapping[str, int]]
-) -> bool:
-    """Tells whether a split keeps enough units of each label if this unit leaves it."""
-    return all(
-        sum(splits[other] == splits[unit] for other in members - {unit}) >= wanted[label][splits[unit]]
-        for label, members in by_label.items()
-        if unit in members
-    )
+    def _move(self, unit: str, split: str) -> None:
+        for label in self._labels[unit]:
+            self._counts[label, self._splits[unit]] -= 1
+            self._counts[label, split] += 1
+        self._splits[unit] = self.moved[unit] = split

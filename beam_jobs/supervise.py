@@ -109,7 +109,7 @@ def _watch(process: subprocess.Popen[bytes], job: Job, *, quiet: bool) -> float:
         return process.returncode is None
 
     counts, total, begun = Counts(job.counts), 0, 0.0
-    with Progress("scan", total=len(job.corpus.files), unit="file", quiet=quiet) as bar:
+    with Progress("scan", total=job.files, unit="file", quiet=quiet) as bar:
         while running := is_running():
             now = counts.read()
             if not begun and now:

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from beam_jobs import pipeline
+from beam_jobs import parts, pipeline
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
 from beam_jobs.metrics import Counts
+from beam_jobs.parts import stage
 from beam_jobs.payload import Job
+from beam_jobs.plan import make_plan
 from beam_jobs.reuse import recorded_scans, salvage, with_earlier
-from tfpipe.data.manifest import MANIFEST, load_manifest
+from beam_jobs.sifting import input_splits
+from tfpipe.data.manifest import MANIFEST, SPLITS, load_manifest
 from tfpipe.files.remote import exists, join
 from tfpipe.spec import FeatureSpec
 
@@ -59,7 +62,7 @@ def config_for(corpus, output, **changes):
 
 def run_here(config):
     """Runs the pipeline in this process and returns the manifest; skips the checks of `preprocess`."""
-    pipeline.run(_job(config))
+    pipeline.run(stage(_job(config)))
     return load_manifest(config.output)
 
 
@@ -72,12 +75,27 @@ def run_without_beam(config):
 def count_without_beam(config):
     """Like `run_without_beam`, but returns the job's counts."""
     with tempfile.TemporaryDirectory() as folder:
-        job = dataclasses.replace(_job(config), counts=folder)
-        scans = [pipeline._scan((file, job.known.get(file.path)), job) for file in job.corpus.files]
-        shards = [pipeline._write(plan, job) for plan in pipeline._shard_plans(scans, job)]
-        pipeline._write_result(None, scans=scans, shards=shards, job=job)
-        pipeline._publish(job)
+        job = stage(dataclasses.replace(_job(config), counts=folder))
+        scans = [row for block in job.blocks for row in pipeline.scan_block(block, job)]
+        kept = dict(row for block in job.split_blocks for row in parts.read_splits(job, block))
+        plan = make_plan([scan for _, scan in scans], config=config, skipped=job.corpus.skipped, splits=kept)
+        write_plan(plan, scans, kept, job)
+        pipeline.write_result([pipeline.write(shard, job) for shard in plan.shards], job)
+        pipeline.publish(job)
         return Counts(folder).read()
+
+
+def write_plan(plan, scans, kept, job):
+    """Writes what the steps of the pipeline write into the plan folder; the publication needs it."""
+    for split in SPLITS:
+        tracks = sorted((row for row in plan.tracks if row.split == split), key=lambda row: row.hash)
+        parts.write_rows(job, f"tracks-{split}-0000.jsonl", parts.row_lines(tracks))
+    early = {row.path for row in job.corpus.skipped}
+    late = [row for row in plan.skipped if row.path not in early]
+    parts.write_rows(job, "skipped-0000.jsonl", parts.row_lines(late))
+    rows = input_splits([(scan.hash, scan.file.split) for _, scan in scans], kept)
+    parts.write_rows(job, "kept-0000.jsonl", (parts.split_row(*row) for row in rows))
+    parts.write_plan(job, plan.labels)
 
 
 def _job(config):

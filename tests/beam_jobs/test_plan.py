@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.corpus import AudioFile, Corpus
-from beam_jobs.plan import TrackWindows, cut_shards, example_key, input_digest, make_plan
+from beam_jobs.corpus import AudioFile
+from beam_jobs.plan import TrackWindows, cut_shards, example_key, make_plan, shard_count
 from beam_jobs.scan import Scan
 from tfpipe.data.manifest import Skipped
 from tfpipe.errors import TfpipeError
@@ -80,12 +80,17 @@ def test_too_much_skipped_fails_with_the_reasons():
         make_plan([scan("a", code="silent"), scan("b", code="silent")], skipped=(), config=CONFIG)
 
 
-def test_a_chosen_split_holds_and_is_part_of_the_jobs_input():
+def test_a_chosen_split_holds():
     scans = [scan(f"{index}.wav") for index in range(4)]
     chosen = dataclasses.replace(scans[2], file=dataclasses.replace(scans[2].file, split="test"))
     plan = make_plan([*scans[:2], chosen, scans[3]], skipped=(), config=CONFIG)
     assert {track.path: track.split for track in plan.tracks}["2.wav"] == "test"
-    corpus = Corpus(base="/x", files=())
-    assert input_digest([(chosen.file, chosen.hash)], corpus) != input_digest([(scans[2].file, chosen.hash)], corpus)
-    kept = Corpus(base="/x", files=(), splits={chosen.hash: "test"})
-    assert input_digest([(chosen.file, chosen.hash)], corpus) == input_digest([(scans[2].file, chosen.hash)], kept)
+
+
+def test_a_split_with_more_shards_than_names_is_refused_with_the_size_that_fits():
+    with pytest.raises(
+        TfpipeError, match=r"'train' would have \d{6} shards, .* at most 99999; use --shard-mib \d+ or"
+    ) as e:
+        shard_count(10**8, split="train", config=CONFIG)
+    fits = int(str(e.value).rpartition("--shard-mib ")[2].split()[0])
+    assert shard_count(10**8, split="train", config=dataclasses.replace(CONFIG, shard_bytes=fits * 2**20)) <= 99_999

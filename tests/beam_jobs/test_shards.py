@@ -29,7 +29,7 @@ def test_a_recording_that_changes_during_the_job_is_refused(job_corpus, tmp_path
 
 def test_a_damaged_shard_of_a_killed_job_is_not_used(job_corpus, job_dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_publish", lambda job: None)
+        patch.setattr(pipeline, "publish", lambda job: None)
         with pytest.raises(TfpipeError, match="no complete dataset"):
             run_without_beam(config_for(job_corpus, tmp_path / "out"))
     leftovers = sorted((tmp_path / "out" / ".work").glob("*/*.tfrecord"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.splits import assign_splits, split_of
+from beam_jobs.splits import UnitSummary, _wanted, assign_splits, find_moves, split_of, unit_of
 from tfpipe.data.manifest import SPLITS
 
 CONFIG = PreprocessConfig(inputs=("in",), output="out")
@@ -130,3 +130,60 @@ def test_the_groups_name_decides_not_its_members():
     before = assign_splits(half, config=CONFIG, groups=groups)
     after = assign_splits(members, config=CONFIG, groups=groups)
     assert {track: after[track] for track in half} == before
+
+
+def assigned_by_looking_at_every_unit(labels, groups, kept, config):
+    """Returns the splits by the rules as they are written, with every count taken anew; it takes quadratic time."""
+    units = {track: unit_of(track, groups.get(track, "")) for track in labels}
+    fixed = {units[track]: kept[track] for track in sorted(units, reverse=True) if track in kept}
+    splits = {unit: fixed.get(unit) or split_of(unit, config) for unit in units.values()}
+    members = {label: {units[track] for track in labels if labels[track] == label} for label in labels.values()}
+    small, alone = len(splits) < 20, len(members) == 1
+    wanted = {
+        label: _wanted(len(ours), config, mostly_train=small and (len(ours) > 2 or alone))
+        for label, ours in members.items()
+    }
+
+    def count(label, split):
+        return sum(splits[unit] == split for unit in members[label])
+
+    def can_leave(unit):
+        ours = [label for label in members if unit in members[label]]
+        return all(count(label, splits[unit]) - 1 >= wanted[label][splits[unit]] for label in ours)
+
+    for split in SPLITS:
+        for label in sorted(members):
+            while count(label, split) < wanted[label][split]:
+                free = [unit for unit in sorted(members[label]) if unit not in fixed and splits[unit] != split]
+                found = [*filter(can_leave, free), *(free if split == "train" else [])]
+                if not found:
+                    break
+                splits[found[0]] = split
+    return {track: splits[unit] for track, unit in units.items()}
+
+
+@given(GROUPS, st.sampled_from([(0.1, 0.1), (0.4, 0.4), (0.0, 0.3)]), st.randoms(use_true_random=False))
+def test_few_units_stand_for_all_of_them(tracks, shares, random):
+    config = PreprocessConfig(inputs=("in",), output="out", validation_share=shares[0], test_share=shares[1])
+    labels = {track: label for track, (label, _) in tracks.items()}
+    groups = {track: group for track, (_, group) in tracks.items() if group}
+    kept = {track: random.choice(SPLITS) for track in sorted(labels) if random.random() < 0.1}
+    expected = assigned_by_looking_at_every_unit(labels, groups, kept, config)
+    assert assign_splits(labels, config=config, groups=groups, kept=kept) == expected
+
+
+def test_summaries_of_parts_stay_small_and_give_the_moves_of_the_whole():
+    labels = {**named(3000, "A"), **named(40, "B", first=5000)}
+    crowd = {track: "train" for track, label in labels.items() if label == "A"}  # none of A is held out by its hash
+    whole, parts = UnitSummary(), [UnitSummary() for _ in range(7)]
+    for index, (track, label) in enumerate(labels.items()):
+        split = crowd.get(track) or split_of(track, CONFIG)
+        for summary in (whole, parts[index % 7]):
+            summary.add(track, labels=[label], split=split, is_fixed=False)
+    joined = UnitSummary()
+    for part in parts:
+        joined.join(part)
+    moves = find_moves(whole, config=CONFIG, units=len(labels), labels=2)
+    assert moves == find_moves(joined, config=CONFIG, units=len(labels), labels=2)
+    assert sorted(moves) == sorted(crowd)[:10]
+    assert sum(map(len, joined.free.values())) <= 4 * 40

@@ -7,17 +7,14 @@ neighbouring timings.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import os
-import re
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import librosa
@@ -34,6 +31,7 @@ from beam_jobs.variants import Variant
 from tfpipe.audio.reader import TrackReader, read_window
 from tfpipe.audio.wav import write_wav
 from tfpipe.bench.compare import Result, compared, rates
+from tfpipe.bench.watch import Watch
 from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress
 from tfpipe.spec import FeatureSpec
@@ -46,7 +44,6 @@ _WINDOWS = 3
 _REPEATS = 20
 # Work for the Beam job, in s of the spectral engine: enough that its rate does not depend on its start.
 _JOB_S = 12.0
-_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _SIZES = (1, 4, 16)
 # The engines are timed in seconds, so they can have more rounds than the jobs.
 _ENGINE_ROUNDS = 5
@@ -181,9 +178,9 @@ def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path)
         for _ in range(rounds):
             runs = []
             for size, corpus in corpora:
-                with _Peak() as peak:
+                with Watch() as watch:
                     runs.append(_timed(dataclasses.replace(config, inputs=(corpus,), hop_s=hop_s), _job))
-                peaks[size].append(peak.bytes / 2**20)
+                peaks[size].append(watch.peak_bytes / 2**20)
                 bar.update()
             for speeds, (short, few), (long, many) in zip(steps, runs, runs[1:], strict=False):
                 speeds.append((many - few) / max(1e-9, long - short))
@@ -217,43 +214,6 @@ def _multiplied(config: PreprocessConfig, size: int, *, folder: Path) -> str:
             write_wav(target, audio[copy : min(len(audio), info.frames)], info.sample_rate)
         seconds += info.seconds
     return str(folder / f"corpus-{size}")
-
-
-class _Peak:
-    """Measures the peak memory of any single process that is started in the `with` block, in `bytes`."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            for number in _descendants(os.getpid()):
-                with contextlib.suppress(OSError):
-                    # The kernel records the peak of each process.
-                    found = _PEAK.search(Path(f"/proc/{number}/status").read_text())
-                    self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
-
-
-def _descendants(number: int) -> Iterator[int]:
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    found = list(children.get(number, ()))
-    while found:
-        yield (child := found.pop())
-        found += children.get(child, ())
 
 
 def _few_windows(config: PreprocessConfig) -> ShardPlan:

@@ -31,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=2, metavar="N", help="processes to compare with one (default %(default)s)"
     )
 
+    plan = _bench(benches, "plan", "planning a large corpus, without audio", rounds=1)
+    plan.add_argument(
+        "--tracks",
+        type=int,
+        nargs="+",
+        default=[1000, 10_000],
+        metavar="N",
+        help="sizes of corpora (default 1000 10000)",
+    )
+    plan.add_argument("--labels", type=int, default=100, metavar="N", help="labels of a corpus (default %(default)s)")
+    plan.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
+
     for name, text, rounds in (
         ("input", "reading a dataset beside the limit of the disk", 3),
         ("train", "training steps beside the notebook's Keras code", 10),
@@ -92,6 +104,12 @@ def _preprocess(args: argparse.Namespace) -> Sequence[Result]:
         logging.disable(logging.NOTSET)
 
 
+def _plan(args: argparse.Namespace) -> Sequence[Result]:
+    from tfpipe.bench.plan import bench_plan
+
+    return bench_plan(args.tracks, labels=args.labels, workers=args.workers, rounds=args.rounds)
+
+
 def _input(args: argparse.Namespace) -> Sequence[Result]:
     from tfpipe.bench.input import bench_input
 
@@ -129,6 +147,7 @@ def _table(results: Sequence[Result]) -> str:
 
 _BENCHES: dict[str, Callable[[argparse.Namespace], Sequence[Result]]] = {
     "preprocess": _preprocess,
+    "plan": _plan,
     "input": _input,
     "train": _train,
     "serve": _serve,

@@ -76,14 +76,18 @@ def _heard_minutes(tracks: Sequence[Track]) -> float:
 
 def _labels(tracks: Sequence[Track], manifest: Manifest) -> Iterator[str]:
     """Yields a line for each label: minutes, tracks and windows of each split."""
-    for label in manifest.labels[:_LABELS_NAMED]:
-        of_label = [track for track in tracks if track.label == label]
-        whole = _amount(of_label)
-        parts = ", ".join(_in_split(split, [track for track in of_label if track.split == split]) for split in SPLITS)
+    named, rest = manifest.labels[:_LABELS_NAMED], manifest.labels[_LABELS_NAMED:]
+    of_label: dict[str, list[Track]] = {label: [] for label in named}
+    others: list[Track] = []
+    for track in tracks:
+        of_label.get(track.label, others).append(track)
+    for label, ours in of_label.items():
+        whole = _amount(ours)
+        parts = ", ".join(_in_split(split, [track for track in ours if track.split == split]) for split in SPLITS)
         yield f"{label}: {whole.seconds / 60:.1f} min, {whole.windows} windows: {parts}"
-    if rest := manifest.labels[_LABELS_NAMED:]:
-        others = _amount([track for track in tracks if track.label in rest])
-        yield f"and {len(rest)} more labels: {others.seconds / 60:.1f} min, {others.windows} windows"
+    if rest:
+        amount = _amount(others)
+        yield f"and {len(rest)} more labels: {amount.seconds / 60:.1f} min, {amount.windows} windows"
 
 
 def _in_split(split: str, tracks: Sequence[Track]) -> str:

@@ -239,7 +239,16 @@ def load_tracks(folder: Folder) -> list[Track]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    return [Track(**row) for row in _read_lines(join(folder, TRACKS))]
+    return list(read_tracks(folder))
+
+
+def read_tracks(folder: Folder) -> Iterator[Track]:
+    """Yields the rows of `tracks.jsonl` without holding them, for datasets with many tracks.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    return (Track(**row) for row in _read_lines(join(folder, TRACKS)))
 
 
 def load_skipped(folder: Folder) -> list[Skipped]:
@@ -248,12 +257,21 @@ def load_skipped(folder: Folder) -> list[Skipped]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    return [Skipped(**row) for row in _read_lines(join(folder, SKIPPED))]
+    return list(read_skipped(folder))
+
+
+def read_skipped(folder: Folder) -> Iterator[Skipped]:
+    """Yields the rows of `skipped.jsonl` without holding them.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    return (Skipped(**row) for row in _read_lines(join(folder, SKIPPED)))
 
 
 def lines(rows: Sequence[Track] | Sequence[Skipped]) -> bytes:
     """Returns rows of `tracks.jsonl` or `skipped.jsonl` as the bytes of that file."""
-    text = "".join(json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
+    text = "".join(json.dumps(vars(row), sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
     return text.encode()
 
 
@@ -270,9 +288,9 @@ def read_examples(folder: Folder, manifest: Manifest) -> Iterator[tuple[Shard, E
             yield shard, decode_example(data, manifest.spec.mel_shape)
 
 
-def _read_lines(path: str) -> list[dict[str, Any]]:
+def _read_lines(path: str) -> Iterator[dict[str, Any]]:
     try:
         with open_read(path) as file:
-            return [json.loads(line) for line in file if line.strip()]
+            yield from (json.loads(line) for line in file if line.strip())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `tfpipe verify` and preprocess again") from error

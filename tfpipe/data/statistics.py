@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpipe.data.manifest import SPLITS, Folder, load_manifest, load_skipped, load_tracks, read_examples
+from tfpipe.data.manifest import SPLITS, Folder, load_manifest, read_examples, read_skipped, read_tracks
 from tfpipe.data.records import Example
 
 
@@ -27,29 +26,30 @@ def inspect(folder: Folder) -> dict[str, Any]:
         DatasetError: there is no complete dataset.
     """
     manifest = load_manifest(folder)
-    tracks = load_tracks(folder)
-    skipped = Counter(row.code for row in load_skipped(folder))
+    skipped = Counter(row.code for row in read_skipped(folder))
     variants: Counter[str] = Counter()
     for shard in manifest.shards:
         variants.update(shard.variants)
+    # By label or split: a corpus may have so many tracks and labels that each may be looked at once only.
+    tracks, label_tracks, windows = Counter[str](), Counter[str](), Counter[str]()
+    silent, unused_s, seconds = 0, 0.0, 0.0
+    for track in read_tracks(folder):
+        tracks[track.split] += 1
+        label_tracks[track.label] += 1
+        windows[track.label] += track.windows
+        silent, unused_s, seconds = silent + track.silent, unused_s + track.unused_s, seconds + track.seconds
     return {
         "examples": sum(shard.examples for shard in manifest.shards),
-        "tracks": len(tracks),
-        "windows": sum(track.windows for track in tracks),
-        "silent_windows": sum(track.silent for track in tracks),
-        "unused_seconds": round(sum(track.unused_s for track in tracks), 3),
-        "seconds": round(sum(track.seconds for track in tracks), 3),
-        "labels": {
-            label: {
-                "tracks": sum(track.label == label for track in tracks),
-                "windows": sum(track.windows for track in tracks if track.label == label),
-            }
-            for label in manifest.labels
-        },
+        "tracks": tracks.total(),
+        "windows": windows.total(),
+        "silent_windows": silent,
+        "unused_seconds": round(unused_s, 3),
+        "seconds": round(seconds, 3),
+        "labels": {label: {"tracks": label_tracks[label], "windows": windows[label]} for label in manifest.labels},
         "splits": {
             split: {
                 "examples": manifest.examples(split),
-                "tracks": sum(track.split == split for track in tracks),
+                "tracks": tracks[split],
                 "shards": len(manifest.split_shards(split)),
             }
             for split in SPLITS
@@ -93,10 +93,10 @@ def levels(folder: Folder, *, on_example: Callable[[Example], None] = lambda _: 
     centres_hz = mel_frequencies(spec.n_mels + 2, fmin=spec.fmin, fmax=spec.fmax)[1:-1]
     # Each 8-bit code as a magnitude, or as a power if the spec's mel is one.
     linear = 10.0 ** ((np.arange(256) / 255.0 - 1.0) * spec.top_db / 10.0)
-    measured: defaultdict[tuple[str, int], list[_Measured]] = defaultdict(list)
+    measured: defaultdict[tuple[str, int], _Sums] = defaultdict(_Sums)
     for shard, example in read_examples(folder, manifest):
         bands = linear[example.mel].sum(axis=1)
-        measured[shard.split, example.label].append(
+        measured[shard.split, example.label].add(
             _Measured(
                 ref_db=example.ref_db,
                 mel_mean=float(example.mel.mean()) / 255.0,
@@ -107,20 +107,39 @@ def levels(folder: Folder, *, on_example: Callable[[Example], None] = lambda _: 
         on_example(example)
     return {
         split: {
-            label: _summary(measured[split, index])
+            label: measured[split, index].summary()
             for index, label in enumerate(manifest.labels)
-            if measured[split, index]
+            if (split, index) in measured
         }
         for split in SPLITS
     }
 
 
-def _summary(rows: list[_Measured]) -> dict[str, Any]:
-    ref_db = [row.ref_db for row in rows]
-    return {
-        "examples": len(rows),
-        "ref_db": {"mean": round(fmean(ref_db), 3), "min": round(min(ref_db), 3), "max": round(max(ref_db), 3)},
-        "mel_mean": round(fmean(row.mel_mean for row in rows), 4),
-        "centroid_hz": round(fmean(row.centroid_hz for row in rows), 1),
-        "floor_share": round(fmean(row.floor_share for row in rows), 4),
-    }
+class _Sums:
+    """Sums of what is measured, so that memory does not grow with the number of examples."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sums = np.zeros(len(_Measured._fields))
+        self._least, self._most = np.inf, -np.inf
+
+    def add(self, row: _Measured) -> None:
+        """Adds one example."""
+        self._count += 1
+        self._sums += row
+        self._least, self._most = min(self._least, row.ref_db), max(self._most, row.ref_db)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the means, and the range of the levels."""
+        mean = _Measured(*map(float, self._sums / self._count))
+        return {
+            "examples": self._count,
+            "ref_db": {
+                "mean": round(mean.ref_db, 3),
+                "min": round(float(self._least), 3),
+                "max": round(float(self._most), 3),
+            },
+            "mel_mean": round(mean.mel_mean, 4),
+            "centroid_hz": round(mean.centroid_hz, 1),
+            "floor_share": round(mean.floor_share, 4),
+        }
