@@ -15,7 +15,7 @@ from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
 
 # Increase this when the same settings would give other examples than before.
-_JOB_VERSION = 4
+_JOB_VERSION = 5
 # Settings that say where and how the job runs, and those that the digest of the input covers.
 _NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
 # The digest covers the names of the resulting variants instead of these settings.
