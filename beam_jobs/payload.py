@@ -39,6 +39,7 @@ class Job:
         pipeline_args: Beam options, as on a command line.
         known: scans of an earlier job, by path; the file may have changed since.
         sources: files that may hold examples made with the same settings and tools.
+        least_free: bytes of the output's disk that stay free while scans keep examples; None if they keep none.
         counts: folder on the command's machine where workers write their counts.
     """
 
@@ -47,6 +48,7 @@ class Job:
     pipeline_args: tuple[str, ...] = ()
     known: Mapping[str, Scan] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    least_free: int | None = None
     counts: str = ""
 
     @property
@@ -58,6 +60,11 @@ class Job:
     def work(self) -> str:
         """Subfolder of `scratch` for the shards of these settings and tools."""
         return remote.join(self.scratch, self.example_digest)
+
+    @property
+    def early_folder(self) -> str:
+        """Subfolder of `work` for the examples that scans make."""
+        return remote.join(self.work, "early")
 
     @functools.cached_property
     def example_digest(self) -> str:

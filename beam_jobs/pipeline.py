@@ -3,8 +3,9 @@
     files -> Reshuffle -> scan -> all scans in one place -> plan
           -> shard plans -> Reshuffle -> write_shard -> result
 
-Only references travel between workers, never audio or features: the worker
-that writes a shard reads its windows again. `beam_jobs.supervise` starts
+Only references travel between workers, never audio or features. A scan keeps
+the examples of its windows in a folder (`beam_jobs.early`); the worker that writes a shard
+copies them, or reads its windows again if it cannot find them there. `beam_jobs.supervise` starts
 `main` in a process of its own, which can be killed at any time together with
 all its workers.
 """
@@ -33,6 +34,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_jobs import files, runners
 from beam_jobs.corpus import AudioFile
+from beam_jobs.early import EarlyExamples
 from beam_jobs.loopback import ports_on_loopback
 from beam_jobs.metrics import Meter
 from beam_jobs.payload import Job
@@ -132,7 +134,7 @@ def main() -> NoReturn:
 def _scan(element: tuple[AudioFile, Scan | None], job: Job) -> Scan:
     file, known = element
     with _meter(job) as meter:
-        scan = scan_track(file, job.config, known=known, meter=meter)
+        scan = scan_track(file, job.config, known=known, early=_early(job), meter=meter)
         meter.count("files")
         meter.count("audio_ms", round(scan.seconds * 1000))
         if scan.skipped is not None:
@@ -158,7 +160,15 @@ def _shard_plans(scans: Sequence[Scan], job: Job) -> tuple[ShardPlan, ...]:
 def _write(plan: ShardPlan, job: Job) -> Shard:
     sources = overlapping(job.sources, *plan.keys)
     with _meter(job) as meter:
-        return write_shard(plan, config=job.config, folder=job.work, sources=sources, meter=meter)
+        return write_shard(plan, config=job.config, folder=job.work, sources=sources, early=_early(job), meter=meter)
+
+
+def _early(job: Job) -> EarlyExamples | None:
+    if job.least_free is None:
+        return None
+    return EarlyExamples(
+        folder=job.early_folder, config=job.config, least_free=job.least_free, splits=job.corpus.splits
+    )
 
 
 def _plan(scans: Iterable[Scan], job: Job) -> Plan:
