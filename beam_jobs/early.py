@@ -129,10 +129,11 @@ class EarlyTrack:
         if not self._variants:
             return
         try:
-            file = self._file(self._home.path(self._track, start))
+            os.makedirs(self._home.folder, exist_ok=True)
             if shutil.disk_usage(self._home.folder).free < self._home.least_free:
                 self._stop()
                 return
+            file = self._file(self._home.path(self._track, start))
             keys = {example_key(self._track, start, variant): variant for variant in self._variants}
             window = Window(start, start + len(audio), lambda first, count: audio)
             with self._meter.timed("features"):
@@ -162,7 +163,6 @@ class EarlyTrack:
     def _file(self, path: str) -> BinaryIO:
         if path not in self._temporary:
             self._close()
-            os.makedirs(self._home.folder, exist_ok=True)
             folder, name = os.path.split(path)
             self._temporary[path] = os.path.join(folder, f".{name}.tmp-{secrets.token_hex(4)}")
         if self._open is None:
