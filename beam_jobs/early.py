@@ -104,13 +104,15 @@ class EarlyExamples:
                 os.unlink(path)
 
     def make_room(self, error: BaseException) -> bool:
-        """Removes all files if an error says that the disk is full; returns whether there were any."""
+        """Removes all files if an error says that the disk is full; returns whether to try again.
+
+        Another worker may have removed them just now, so this does not depend on what is still there.
+        """
         cause = error.__cause__
         is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not is_full or not os.path.isdir(self.folder):
-            return False
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return True
+        if is_full:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return is_full
 
 
 class EarlyTrack:

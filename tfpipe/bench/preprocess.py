@@ -182,7 +182,7 @@ def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path)
     corpora = [(size, _multiplied(config, size, folder=folder)) for size in _SIZES]
     one = dataclasses.replace(config, inputs=(corpora[0][1],))
     hop_s = _hop_for(one, examples=_JOB_S / 8 * rate)
-    steps: list[list[float]] = [[], []]
+    steps: list[list[float]] = [[] for _ in _SIZES[1:]]
     peaks: dict[int, list[float]] = {size: [] for size in _SIZES}
     with Progress("growth", total=rounds * len(_SIZES), unit="timing") as bar:
         for _ in range(rounds):
