@@ -15,9 +15,9 @@ from tfpipe.settings import check, setting
 from tfpipe.spec import FeatureSpec
 
 # Increase this when the same settings would give other examples than before.
-_JOB_VERSION = 4
+_JOB_VERSION = 5
 # Settings that say where and how the job runs, and those that the digest of the input covers.
-_NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "max_skipped", "workers", "overwrite"}
+_NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "scratch_gib", "max_skipped", "workers", "overwrite"}
 # The digest covers the names of the resulting variants instead of these settings.
 _VARIANTS = ("semitones", "chords", "stretch", "gains", "noise_snr", "also")
 # Settings that manifests and digests store under an earlier name, so that older datasets still match.
@@ -67,6 +67,13 @@ class PreprocessConfig(CutConfig):
         False, help="make all variants for validation and test too, not the original alone"
     )
     shard_bytes: int = setting(128 * 2**20, at_least=2**16, help="largest size of a shard, bytes (approximate)")
+    scratch_gib: float = setting(
+        64.0,
+        at_least=0,
+        metavar="GIB",
+        help="largest size of the files that save decoding recordings twice, GiB in the output folder while the job "
+        "runs; it uses at most half of the free space",
+    )
     max_skipped: float = setting(
         0.5, at_least=0, at_most=1, help="fail if a larger share of the files than this cannot be used"
     )

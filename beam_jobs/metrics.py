@@ -18,9 +18,9 @@ _SKIPPED = "skipped:"
 _FLUSH_S = 0.2
 _STEPS = {
     "hash": "hashing files",
-    "scan": "decoding files to find damage and silence",
-    "copy": "copying earlier examples",
-    "decode": "decoding windows",
+    "scan": "decoding files",
+    "copy": "copying examples made before",
+    "decode": "decoding windows again",
     "features": "variants and features",
     "write": "encoding and writing",
 }

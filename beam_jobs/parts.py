@@ -34,6 +34,8 @@ FILES, SPLITS_FILE, PLAN, SHARDS = "files.jsonl", "splits.jsonl", "plan.json", "
 _WANTED_BLOCKS = 256
 # No block has more files than this, because a worker that dies loses its block.
 _MOST_IN_BLOCK = 1000
+# The scans get the splits to keep if there are no more than this; they only save them from making other examples.
+_MOST_SPLITS = 10_000
 
 
 def stage(job: Job) -> Job:
@@ -48,7 +50,9 @@ def stage(job: Job) -> Job:
     kept = _write_blocks(part(job, SPLITS_FILE), map(list, corpus.splits.items()), total=len(corpus.splits))
     return dataclasses.replace(
         job,
-        corpus=dataclasses.replace(corpus, files=(), splits={}),
+        corpus=dataclasses.replace(
+            corpus, files=(), splits=corpus.splits if len(corpus.splits) <= _MOST_SPLITS else {}
+        ),
         known={},
         files=len(corpus.files),
         blocks=blocks,

@@ -59,6 +59,7 @@ class Job:
         pipeline_args: Beam options, as on a command line.
         known: scans of an earlier job, by path; the file may have changed since.
         sources: files that may hold examples made with the same settings and tools.
+        least_free: bytes of the output's disk that stay free while scans keep examples; None if they keep none.
         counts: folder on the command's machine where workers write their counts.
         files: number of files in the plan folder.
         blocks: where they are in the list of files.
@@ -72,6 +73,7 @@ class Job:
     pipeline_args: tuple[str, ...] = ()
     known: Mapping[str, Scan] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    least_free: int | None = None
     counts: str = ""
     files: int = 0
     blocks: tuple[Block, ...] = ()
@@ -88,6 +90,11 @@ class Job:
     def work(self) -> str:
         """Subfolder of `scratch` for the shards of these settings and tools."""
         return remote.join(self.scratch, self.example_digest)
+
+    @property
+    def early_folder(self) -> str:
+        """Subfolder of `work` for the examples that scans make."""
+        return remote.join(self.work, "early")
 
     @property
     def plan_folder(self) -> str:

@@ -3,8 +3,9 @@
     blocks of files -> Reshuffle -> scan -> plan (`beam_jobs.planning`)
                     -> shard plans -> write_shard -> shards.json
 
-Only references travel between workers, never audio or features: the worker
-that writes a shard reads its windows again. `beam_jobs.supervise` starts
+Only references travel between workers, never audio or features. A scan keeps
+the examples of its windows in a folder (`beam_jobs.early`); the worker that writes a shard
+copies them, or reads its windows again if it cannot find them there. `beam_jobs.supervise` starts
 `main` in a process of its own, which can be killed at any time together with
 all its workers.
 """
@@ -32,6 +33,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_jobs import files, parts, runners
 from beam_jobs.corpus import AudioFile
+from beam_jobs.early import EarlyExamples
 from beam_jobs.loopback import ports_on_loopback
 from beam_jobs.payload import Block, Job
 from beam_jobs.plan import ShardPlan
@@ -135,7 +137,7 @@ def scan_block(block: Block, job: Job) -> list[Numbered]:
 
 def _scan(file: AudioFile, known: Scan | None, job: Job) -> Scan:
     with meter(job) as counts:
-        scan = scan_track(file, job.config, known=known, meter=counts)
+        scan = scan_track(file, job.config, known=known, early=_early(job), meter=counts)
         counts.count("files")
         counts.count("audio_ms", round(scan.seconds * 1000))
         if scan.skipped is not None:
@@ -149,7 +151,16 @@ def write(plan: ShardPlan, job: Job) -> tuple[str, Shard]:
     """Writes a shard; returns the digest of its plan, which names its file, and what it holds."""
     sources = overlapping(job.sources, *plan.keys)
     with meter(job) as counts:
-        return plan.digest, write_shard(plan, config=job.config, folder=job.work, sources=sources, meter=counts)
+        shard = write_shard(plan, config=job.config, folder=job.work, sources=sources, early=_early(job), meter=counts)
+    return plan.digest, shard
+
+
+def _early(job: Job) -> EarlyExamples | None:
+    if job.least_free is None:
+        return None
+    return EarlyExamples(
+        folder=job.early_folder, config=job.config, least_free=job.least_free, splits=job.corpus.splits
+    )
 
 
 def write_result(shards: Sequence[tuple[str, Shard]], job: Job) -> None:

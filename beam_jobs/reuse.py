@@ -20,6 +20,7 @@ from typing import Any
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
+from beam_jobs.early import least_free
 from beam_jobs.payload import Job, Source
 from beam_jobs.scan import Scan, file_stamp
 from tfpipe.data.manifest import Manifest, Skipped
@@ -27,6 +28,7 @@ from tfpipe.data.records import Example, decode_example, read_records
 from tfpipe.errors import AudioError, DatasetError, translate_os_errors
 from tfpipe.files import remote
 from tfpipe.files.remote import is_remote, join
+from tfpipe.files.storage import remove_leftovers
 
 SCANS = ".scans.jsonl"
 _PART = ".part"
@@ -69,6 +71,7 @@ def salvage(job: Job) -> None:
     work, scratch = Path(job.work), Path(job.scratch)
     with translate_os_errors(scratch):
         work.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(job.early_folder)
         for path in scratch.iterdir():
             if path.is_dir() and path != work:
                 shutil.rmtree(path)
@@ -99,7 +102,15 @@ def with_earlier(job: Job, manifest: Manifest | None, recorded: Sequence[Scan]) 
     if not config.is_remote:
         scans += _logged_scans(job.scratch, job.scan_digest)
         sources += _left_behind(Path(job.work), config.spec.mel_shape)
-    return dataclasses.replace(job, known=_match_scans(scans, job.corpus.files), sources=tuple(sources))
+    known = _match_scans(scans, job.corpus.files)
+    return dataclasses.replace(job, known=known, sources=tuple(sources), least_free=_least_free(job, known, sources))
+
+
+def _least_free(job: Job, known: Mapping[str, Scan], sources: Sequence[Source]) -> int | None:
+    """Returns `Job.least_free`: None for a bucket, and if the examples are there but their scans are lost."""
+    if job.config.is_remote or (sources and not known):
+        return None
+    return least_free(job.scratch, most=job.config.scratch_gib * 2**30)
 
 
 def overlapping(sources: Iterable[Source], first: str, last: str) -> tuple[Source, ...]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
@@ -15,6 +20,9 @@ from tfpipe.errors import AudioError, TfpipeError, os_error_message
 from tfpipe.features.log_mel import is_silent
 from tfpipe.files import remote
 from tfpipe.files.storage import sha256_file
+
+if TYPE_CHECKING:
+    from beam_jobs.early import EarlyExamples  # it needs the plan, which needs this module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +51,14 @@ class Scan:
 
 
 def scan_track(
-    file: AudioFile, config: PreprocessConfig, *, known: Scan | None = None, meter: Meter | None = None
+    file: AudioFile,
+    config: PreprocessConfig,
+    *,
+    known: Scan | None = None,
+    early: EarlyExamples | None = None,
+    meter: Meter | None = None,
 ) -> Scan:
-    """Reads a file once, window by window, exactly as the shard writer will read it.
+    """Reads a file once, window by window, exactly as the shard writer would read it.
 
     If a part of the file is damaged, missing or not finite, the whole file is
     skipped and reported, because a track that silently became shorter would be worse.
@@ -54,6 +67,7 @@ def scan_track(
         file: the file.
         config: the job's settings.
         known: an earlier scan with the same settings and tools; it is reused if the content is still the same.
+        early: where to keep the examples of the windows, if they are to be made now.
         meter: counts what is done and how long it takes.
 
     Raises:
@@ -69,7 +83,13 @@ def scan_track(
             return _renamed(known, file, stamp)
         meter.count("decoded")
         with meter.timed("scan"):
-            return _decode(file, config, content=content, stamp=stamp)
+            if early is None:
+                return _decode(file, config, content=content, stamp=stamp)
+            with early.of(file, content, meter) as made:
+                scan = _decode(file, config, content=content, stamp=stamp, on_window=made.add)
+                if file_stamp(file.path) == stamp:  # so what was decoded is what was hashed
+                    made.keep()
+                return scan
     except AudioError as error:
         if isinstance(cause := error.__cause__, OSError) and remote.is_remote(file.path) and cause.errno is None:
             raise TfpipeError(f"{error}; the store could not be reached: run the same command again") from error
@@ -77,8 +97,15 @@ def scan_track(
         return Scan(file=file, hash=content, stamp=stamp, skipped=skipped)
 
 
-def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: tuple[int, int]) -> Scan:
-    """Decodes every window and keeps those that are not silent.
+def _decode(
+    file: AudioFile,
+    config: PreprocessConfig,
+    *,
+    content: str,
+    stamp: tuple[int, int],
+    on_window: Callable[[int, NDArray[np.floating[Any]]], None] = lambda start, audio: None,
+) -> Scan:
+    """Decodes every window, and passes on the start and the samples of those that are not silent.
 
     Raises:
         AudioError: every window is silent, or a part of the file cannot be used.
@@ -92,6 +119,7 @@ def _decode(file: AudioFile, config: PreprocessConfig, *, content: str, stamp: t
             audio = reader.read(start, spec.samples, rate=spec.sample_rate)
             if not is_silent(audio, spec):
                 kept.append(start)
+                on_window(start, audio)
     if not kept:
         raise AudioError("silent", f"{file.path}: every window is under {spec.silence_dbfs:g} dBFS")
     gaps = [later - start - spec.samples for start, later in itertools.pairwise(starts)]

@@ -1,4 +1,4 @@
-"""Writes one shard: decodes, makes variants and encodes, in key order, with one window in memory at a time."""
+"""Writes one shard in key order, with one window in memory at a time: copies what is made, and computes the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from beam_jobs import files
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.engines import VariantMaker, Window, cached_maker
+from beam_jobs.early import EarlyExamples, make_examples
+from beam_jobs.engines import Window
 from beam_jobs.metrics import Meter
 from beam_jobs.payload import Source
 from beam_jobs.plan import ShardPlan, TrackWindows, example_key
 from beam_jobs.reuse import EarlierExamples
 from beam_jobs.scan import file_stamp
+from beam_jobs.variants import Variant
 from tfpipe.audio.reader import TrackReader
 from tfpipe.data.manifest import Shard
 from tfpipe.data.records import Example, encode_example, write_record
 from tfpipe.errors import AudioError, TfpipeError
-from tfpipe.features.log_mel import LogMel, quantise
 from tfpipe.files import remote
 from tfpipe.files.storage import sha256_file
 
@@ -39,6 +40,7 @@ def write_shard(
     config: PreprocessConfig,
     folder: str,
     sources: Iterable[Source] = (),
+    early: EarlyExamples | None = None,
     meter: Meter | None = None,
 ) -> Shard:
     """Writes one shard and a JSON file that describes it, unless a killed job left both.
@@ -49,7 +51,8 @@ def write_shard(
         plan: the windows and variants.
         config: the job's settings.
         folder: work folder, local or remote, for jobs of the same settings and tools.
-        sources: files that may already hold some of the examples.
+        sources: files that may already hold some of the examples, made by an older job.
+        early: where scans have kept examples. If the disk is full, they are removed and the shard is written again.
         meter: counts what is done and how long it takes.
 
     Raises:
@@ -62,10 +65,18 @@ def write_shard(
         meter.count("examples", done.examples)
         meter.count("copied", done.examples)
         return dataclasses.replace(done, name=plan.name)
-    with files.create(path) as file:
-        output = _HashingWriter(file)
-        earlier = EarlierExamples(sources, config.spec.mel_shape)
-        variants = _write_examples(output, _examples(plan, config, earlier, meter), meter)
+
+    def write() -> tuple[_HashingWriter, Counter[str]]:
+        with files.create(path) as file:
+            output, earlier = _HashingWriter(file), EarlierExamples(sources, config.spec.mel_shape)
+            return output, _write_examples(output, _examples(plan, config, earlier, early, meter), meter)
+
+    try:
+        output, variants = write()
+    except TfpipeError as error:
+        if early is None or not early.make_room(error):
+            raise
+        output, variants = write()
     first, last = plan.keys
     shard = Shard(
         name=plan.name,
@@ -78,6 +89,8 @@ def write_shard(
         last=last,
     )
     files.write(f"{path}.json", json.dumps(dataclasses.asdict(shard)).encode())
+    if early is not None:
+        early.remove_used(plan)
     return shard
 
 
@@ -120,49 +133,60 @@ def _finished(path: str) -> Shard | None:
 
 
 def _examples(
-    plan: ShardPlan, config: PreprocessConfig, earlier: EarlierExamples, meter: Meter
+    plan: ShardPlan,
+    config: PreprocessConfig,
+    earlier: EarlierExamples,
+    early: EarlyExamples | None,
+    meter: Meter,
 ) -> Iterator[list[Example]]:
-    """Yields the examples of each window, in key order; computes those that `earlier` lacks."""
-    rate = config.spec.sample_rate
+    """Yields the examples of each window, in key order; computes those that neither `earlier` nor `early` has."""
     for track in plan.tracks:
-        with contextlib.closing(_Windows(track, rate=rate, meter=meter)) as windows:
+        with contextlib.closing(_Windows(track, config=config, early=early, meter=meter)) as windows:
             for start in track.starts:
                 keys = {example_key(track.hash, start, variant): variant for variant in plan.variants}
                 with meter.timed("copy"):
                     found = {key: example for key in keys if (example := earlier.take(key)) is not None}
                 meter.count("copied", len(found))
-                missing = [key for key in keys if key not in found]
-                if missing:
-                    maker = cached_maker(config.spec, tuple(keys[key] for key in missing), config.engine)
-                    with meter.timed("features"):
-                        for key, features in zip(missing, windows.log_mels(maker, start, missing), strict=True):
-                            found[key] = Example(
-                                mel=quantise(features.mel),
-                                ref_db=features.ref_db,
-                                label=track.label,
-                                track=track.hash,
-                                start_s=start / rate,
-                                variant=keys[key].name,
-                                key=key,
-                            )
+                if len(found) < len(keys):
+                    found |= windows.examples(start, {key: keys[key] for key in keys if key not in found})
                 yield [dataclasses.replace(found[key], label=track.label) for key in keys]
             windows.finish()
 
 
 class _Windows:
-    """Reads the windows of a track; opens the file at the first window that must be computed."""
+    """The windows of a track: takes what the scan has made; opens the recording at the first window that lacks it."""
 
-    def __init__(self, track: TrackWindows, *, rate: int, meter: Meter) -> None:
-        self._track, self._rate, self._meter = track, rate, meter
+    def __init__(
+        self, track: TrackWindows, *, config: PreprocessConfig, early: EarlyExamples | None, meter: Meter
+    ) -> None:
+        self._track, self._config, self._early, self._meter = track, config, early, meter
+        self._made, self._made_in = EarlierExamples((), config.spec.mel_shape), ""
         self._reader: TrackReader | None = None
+        self._used = False
 
-    def log_mels(self, maker: VariantMaker, start: int, keys: Sequence[str]) -> list[LogMel]:
-        try:
-            self._reader = self._reader or TrackReader(self._track.path)
-            window = Window.of_file(self._reader, start, rate=self._rate)
-            return maker.log_mels(dataclasses.replace(window, read=self._timed(window.read)), keys)
-        except AudioError as error:
-            raise _changed(self._track) from error
+    def examples(self, start: int, keys: Mapping[str, Variant]) -> dict[str, Example]:
+        """Returns the examples of a window by their keys."""
+        self._used = True
+        with self._meter.timed("copy"):
+            made = self._made_early(start)
+            found = {key: example for key in keys if (example := made.take(key)) is not None}
+        missing = {key: keys[key] for key in keys if key not in found}
+        if not missing:
+            return found
+        with self._meter.timed("features"):
+            try:
+                self._reader = self._reader or TrackReader(self._track.path)
+                window = Window.of_file(self._reader, start, rate=self._config.spec.sample_rate)
+                window = dataclasses.replace(window, read=self._timed(window.read))
+                return found | make_examples(window, missing, self._config, track=self._track.hash)
+            except AudioError as error:
+                raise _changed(self._track) from error
+
+    def _made_early(self, start: int) -> EarlierExamples:
+        if self._early is not None and (path := self._early.path(self._track.hash, start)) != self._made_in:
+            self._made_in = path
+            self._made = EarlierExamples([Source(path=path, first="", last="")], self._config.spec.mel_shape)
+        return self._made
 
     def finish(self) -> None:
         """Checks that the file is still the one that was scanned.
@@ -170,7 +194,7 @@ class _Windows:
         Raises:
             TfpipeError: it has changed.
         """
-        if self._reader is not None:
+        if self._used:
             _require_unchanged(self._track)
 
     def close(self) -> None:

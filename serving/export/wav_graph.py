@@ -12,7 +12,8 @@ import math
 import tensorflow as tf
 
 from tfpipe.audio.level import EDGE_FADE_S, limiter_reach
-from tfpipe.audio.reader import CANCELLED_DB, RATES
+from tfpipe.audio.mix import CANCELLED_DB
+from tfpipe.audio.reader import RATES
 from tfpipe.spec import FeatureSpec
 
 # The part of the lower of two sample rates' band in which the resampler's gain falls to 0.

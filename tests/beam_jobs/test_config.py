@@ -8,8 +8,8 @@ from tfpipe.errors import UsageError
 from tfpipe.spec import FeatureSpec
 
 DIGESTS = [
-    ("2ec2047e990c2c43", "ffe645ab135bf0e3", "2cd368d9d7854d8f"),
-    ("24b04dcddd16bd80", "ffe645ab135bf0e3", "a773ce68321dc333"),
+    ("2f3122a2f21d74a8", "e7ebc2764b7c4294", "70c97e6f634b01a7"),
+    ("f4ff59fb11e63574", "e7ebc2764b7c4294", "4a27c0d2346624b8"),
 ]
 
 
@@ -52,6 +52,7 @@ def test_variants_of_each_split():
         ("min_fill", 0.0),
         ("test_share", 0.95),
         ("shard_bytes", 1),
+        ("scratch_gib", -1.0),
         ("max_skipped", 2),
         ("workers", 0),
     ],
@@ -94,7 +95,11 @@ def test_digests_of_equal_settings_never_change():
 
 
 def test_digest_follows_content_alone():
-    same = [config(workers=4, overwrite=True, max_skipped=1.0), config(hop_s=5), config(semitones=(12, 8, 7, 4, 0))]
+    same = [
+        config(workers=4, overwrite=True, max_skipped=1.0, scratch_gib=0),
+        config(hop_s=5),
+        config(semitones=(12, 8, 7, 4, 0)),
+    ]
     assert {item.digest for item in same} == {config().digest}
     assert config(also=("shift+4",)).digest == config().digest
     other = [config(engine="waveform"), config(spec=FeatureSpec(hop=256)), config(semitones=(0,)), config(min_fill=1)]

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 
 from tfpipe.audio.containers import open_container, translate_ffmpeg_errors
 from tfpipe.audio.info import AudioInfo
+from tfpipe.audio.segments import SEGMENT_S, Segment
 from tfpipe.errors import AudioError
 from tfpipe.files.remote import open_read
 
-# Decoding starts this much before the wanted frame, because a codec may build on earlier frames (Opus needs 80 ms).
+Samples = NDArray[np.floating[Any]]
+# Decoding starts this much before a segment, because a codec may build on earlier frames (Opus needs 80 ms).
 _PREROLL_S = 0.5
 # A time stamp that differs from the count of samples by more than this is a gap, not rounding to ms.
 _GAP_S = 0.05
@@ -46,11 +49,14 @@ _KEPT_PACKETS = 4096
 class FfmpegDecoder:
     """An audio file that is open for reading with FFmpeg; a `tfpipe.audio.info.Decoder`.
 
-    A read must not depend on earlier reads. If a seek in the container always
-    finds the same packet, the container stays open, and each read makes a new
-    decoder and feeds it from the last packet that starts before the wanted frame. In
-    other containers the result of a seek depends on what was read before: each
-    read opens them again, which takes little time.
+    A read must not depend on earlier reads. Each segment of 30 s is therefore decoded
+    on its own, from a place a little before it, and a read that begins inside a segment decodes it
+    from its start. A read that follows the one before goes on where that one ended.
+
+    If a seek in the container always finds the same packet, the container stays
+    open, and each segment gets a new decoder, which is fed from the last packet that starts
+    before the segment. In other containers the result of a seek depends on what was read before: they are
+    opened again for each segment, which takes little time.
 
     Args:
         path: local path or URL.
@@ -69,6 +75,8 @@ class FfmpegDecoder:
         self._files, self._containers = contextlib.ExitStack(), contextlib.ExitStack()
         self._latest: _Latest | None = None
         self._head: list[Packet[Any]] = []
+        self._segment: Segment | None = None
+        self._unit: Fraction | None = None
         try:
             with translate_ffmpeg_errors(path, "undecodable"):
                 self._file = self._files.enter_context(open_read(path))
@@ -85,8 +93,8 @@ class FfmpegDecoder:
         self._seeks, self._in_order = kind in _SEEKABLE, kind in _IN_ORDER
         self._opens_anew = not self._seeks
 
-    def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating[Any]]]:
-        """Yields blocks `[n, channels]` with the `count` frames from frame `first`, fewer if the file breaks off.
+    def frames(self, first: int, count: int) -> Iterator[Samples]:
+        """Yields float32 blocks `[n, channels]` with the `count` frames from `first`, fewer if the file breaks off.
 
         Gaps between packets are filled with zeros, and so is the end of the file if it is missing by no more than the
         codec's padding.
@@ -94,28 +102,48 @@ class FfmpegDecoder:
         Raises:
             AudioError: the file is damaged there or cannot be read.
         """
-        done, rate, channels = first, self.info.sample_rate, self.info.channels
+        place, end, size = first, first + count, SEGMENT_S * self.info.sample_rate
         try:
             with translate_ffmpeg_errors(self._path, "damaged"):
-                for position, frame in self._placed(first):
-                    if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
-                        raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
-                    if position >= first + count:
+                while place < end:
+                    stop = min(end, place - place % size + size)
+                    for block in self._from(place).read(place, stop):
+                        place += len(block)
+                        yield block
+                    if place < stop:
                         break
-                    if position > done:
-                        yield np.zeros((position - done, channels))
-                        done = position
-                    samples = _samples(frame)[done - position : first + count - position]
-                    done += len(samples)
-                    yield samples
         except AudioError:
-            self._opens_anew, self._latest = True, None  # FFmpeg's position is unknown after an error
+            # FFmpeg's position is unknown after an error.
+            self._opens_anew, self._latest, self._segment = True, None, None
             raise
-        if 0 < (missing := first + count - done) <= _TAIL_S * rate:
-            yield np.zeros((missing, channels))
+        if 0 < (missing := end - place) <= _TAIL_S * self.info.sample_rate:
+            yield np.zeros((missing, self.info.channels), np.float32)
+
+    def _from(self, place: int) -> Segment:
+        """Returns the segment that holds a frame, and that has not been decoded beyond that frame."""
+        size = SEGMENT_S * self.info.sample_rate
+        start = place - place % size
+        if self._segment is None or self._segment.start != start or self._segment.place > place:
+            self._segment = Segment(start, start + size, self._blocks(start, start + size))
+        return self._segment
+
+    def _blocks(self, start: int, stop: int) -> Iterator[Samples]:
+        """Decodes from the start of a segment to its end or a little further, without gaps."""
+        done, rate, channels = start, self.info.sample_rate, self.info.channels
+        for position, frame in self._placed(start):
+            if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+                raise AudioError("damaged", f"{self._path}: changes its rate or channels near frame {position}")
+            while done < min(position, stop):
+                gap = min(position - done, stop - done, rate)
+                yield np.zeros((gap, channels), np.float32)
+                done += gap
+            samples = _samples(frame)[max(0, done - position) :]
+            done += len(samples)
+            yield samples
 
     def close(self) -> None:
         """Closes the file."""
+        self._segment = None
         self._containers.close()
         self._files.close()
 
@@ -163,7 +191,7 @@ class FfmpegDecoder:
             self._container, self._stream = self._open()
             self._latest = _Latest(self._container.demux(self._stream)) if self._in_order else None
             self._opens_anew = not self._seeks
-        ours = self._stream.codec_context
+        ours, self._unit = self._stream.codec_context, None
         if not (self._seeks or self._in_order):
             return ours
         decoder = cast(AudioCodecContext, CodecContext.create(ours.codec.name, "r"))
@@ -182,9 +210,13 @@ class FfmpegDecoder:
         return _from(wanted, packets) if self._seeks and wanted is not None else packets
 
     def _stamp(self, frame: AudioFrame) -> int | None:
-        if frame.pts is None or frame.time_base is None or self._tick is None:
+        """Returns a frame's place according to its time stamp."""
+        # All frames of a decoder have the same unit of time, and asking for it takes a while.
+        unit = self._unit = self._unit or frame.time_base
+        if frame.pts is None or unit is None or self._tick is None:
             return None
-        return round(float(frame.pts * frame.time_base - self._zero * self._tick) * self.info.sample_rate)
+        zero = self._zero * self._tick.numerator / self._tick.denominator
+        return round((frame.pts * unit.numerator / unit.denominator - zero) * self.info.sample_rate)
 
     def _on_grid(self, stamped: int, head: list[AudioFrame]) -> int:
         if len(head) < 2:
@@ -271,13 +303,17 @@ def _from(wanted: int, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
         yield packet
 
 
-def _samples(frame: AudioFrame) -> NDArray[np.floating[Any]]:
-    """Returns a decoded frame's samples `[n, channels]`, full scale 1.0."""
+def _samples(frame: AudioFrame) -> Samples:
+    """Returns a decoded frame's samples `[n, channels]` as float32, full scale 1.0."""
+    if frame.format.name == "fltp":  # that of AAC, Opus and WMA; `to_ndarray` takes several times as long
+        planes = [np.frombuffer(memoryview(plane), np.float32, frame.samples) for plane in frame.planes]
+        return np.stack(planes, axis=1)
     data = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     if data.dtype == np.uint8:
-        return (data - 128.0) / 128.0
-    return data / float(2 ** (8 * data.itemsize - 1)) if data.dtype.kind == "i" else data.astype(np.float64)
+        return (data.astype(np.float32) - 128.0) / 128.0
+    samples: Samples = data.astype(np.float32, copy=False)
+    return samples * np.float32(2.0 ** (1 - 8 * data.itemsize)) if data.dtype.kind == "i" else samples
 
 
 def _declared_s(container: InputContainer, stream: AudioStream) -> float | None:

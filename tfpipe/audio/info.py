@@ -43,7 +43,7 @@ class Decoder(Protocol):
     def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating[Any]]]:
         """Yields blocks `[n, channels]` with the `count` frames from frame `first`, fewer if the file ends before.
 
-        Full scale is 1.0. What is yielded depends on the arguments alone, never on earlier calls.
+        Full scale is 1.0. Each frame has the same samples whatever `first` is, and whatever the earlier calls were.
 
         Raises:
             AudioError: the file is damaged there or cannot be read.

@@ -9,22 +9,25 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from tfpipe.audio import mp3, ogg
 from tfpipe.audio.info import AudioInfo
+from tfpipe.audio.segments import SEGMENT_S
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
 
-if TYPE_CHECKING:
-    from tfpipe.features.log_mel import FloatArray  # that module loads SciPy, which takes seconds
+Samples = NDArray[np.floating[Any]]
 
 # What libsndfile returns as the number of frames if it does not know it.
 UNKNOWN_FRAMES = 2**63 - 1
-# Samples of all channels together that are decoded at a time: 32 MB.
+# Codecs whose samples have more bits than float32 holds.
+_WIDE = {"PCM_32", "DOUBLE", "ALAC_32"}
+# Samples of all channels together that are decoded at a time: 16 MB as float32.
 _BLOCK_VALUES = 2**22
 # The same for formats that are decoded from the start, and how many of the latest blocks are kept: 16 MB.
 _STEP_VALUES = 2**18
@@ -60,7 +63,8 @@ class SndfileDecoder:
     A read must not depend on earlier reads. In most formats a seek ensures that. There are three exceptions:
 
     - Ogg: a second seek may end at another frame (Vorbis) or give other roundings (Opus) than
-      the same seek in a file that was just opened. Each read therefore opens the file again and seeks once.
+      the same seek in a file that was just opened. A read that does not continue the one before therefore opens the
+      file again and seeks once. Opus is decoded in segments, because its roundings depend on where decoding began.
     - MP3: after a seek libmpg123 lacks the bits that frames share with earlier frames, and its
       rounding depends on what it decoded before. MP3 is therefore decoded from the start, once for
       all reads that go forward. The latest blocks are kept for reads that overlap. GSM, which
@@ -83,7 +87,7 @@ class SndfileDecoder:
     def __init__(self, path: str | os.PathLike[str], info: AudioInfo | None = None) -> None:
         self._path = path
         self._sound: _Sound | None = None
-        self._kept: deque[FloatArray] = deque()
+        self._kept: deque[Samples] = deque()
         self._kept_from = 0
         try:
             self._source = _Source(path)
@@ -91,7 +95,12 @@ class SndfileDecoder:
             raise AudioError("unreadable", os_error_message(error, os.fspath(path))) from error
         try:
             sound = self._sound = self._source.open()
-            self._forward_only = not sound.can_seek or sound.subtype.startswith("MPEG")
+            self._dtype = "float64" if sound.subtype in _WIDE else "float32"
+            self._read_part: Callable[[int, int], Iterator[Samples]] = self._from_anywhere
+            if sound.subtype == "OPUS":
+                self._read_part = self._in_segments
+            elif not sound.can_seek or sound.subtype.startswith("MPEG"):
+                self._read_part = self._forward
             self.info = info or _inspect(path, sound)
             if sound.format == "MP3" and sound.frames != self.info.frames:
                 self._read_all_frames()
@@ -105,17 +114,16 @@ class SndfileDecoder:
             self.close()
             raise
 
-    def frames(self, first: int, count: int) -> Iterator[FloatArray]:
-        """Yields float64 blocks `[n, channels]` with the `count` frames from `first`, fewer if the file ends before.
+    def frames(self, first: int, count: int) -> Iterator[Samples]:
+        """Yields blocks `[n, channels]` with the `count` frames from `first`, fewer if the file ends before.
 
         Raises:
             AudioError: the file is damaged there or cannot be read.
         """
         if count <= 0:
             return
-        read = self._forward if self._forward_only else self._from_anywhere
         try:
-            for block in read(first, count):
+            for block in self._read_part(first, count):
                 self._source.raise_error()
                 yield block
             self._source.raise_error()
@@ -131,22 +139,43 @@ class SndfileDecoder:
         self._drop()
         self._source.close()
 
-    def _from_anywhere(self, first: int, count: int) -> Iterator[FloatArray]:
-        if self.info.format.startswith("OGG"):
-            self._drop()
-        sound = self._opened()
-        # A seek into the last Ogg page is off by the number of frames that are cut from the page's end. Seek to
-        # before that page, and decode from there.
-        place = min(first, max(0, sound.frames - _VORBIS_PAGE)) if sound.subtype == "VORBIS" else first
-        if place != sound.tell():
-            sound.seek(place)
-        step = max(1, _BLOCK_VALUES // self.info.channels)
-        for start in range(place, first, step):
-            sound.read(min(step, first - start))
+    def _from_anywhere(self, first: int, count: int) -> Iterator[Samples]:
+        if first != (sound := self._opened()).tell():
+            if self.info.format.startswith("OGG"):
+                self._drop()
+                sound = self._opened()
+            # A seek into the last Ogg page is off by the number of frames that are cut from the page's end. Seek to
+            # before that page, and decode from there.
+            is_vorbis = sound.subtype == "VORBIS"
+            self._go(first, seek_to=min(first, max(0, sound.frames - _VORBIS_PAGE)) if is_vorbis else first)
+        step = self._step()
         for start in range(0, count, step):
-            yield sound.read(min(step, count - start), dtype="float64", always_2d=True)
+            yield sound.read(min(step, count - start), dtype=self._dtype, always_2d=True)
 
-    def _forward(self, first: int, count: int) -> Iterator[FloatArray]:
+    def _in_segments(self, first: int, count: int) -> Iterator[Samples]:
+        size, end = SEGMENT_S * self.info.sample_rate, first + count
+        while first < end:
+            if first != self._opened().tell() or (first and not first % size):
+                self._drop()
+                self._go(first, seek_to=first - first % size)
+            wanted = min(end - first, size - first % size, self._step())
+            yield (block := self._opened().read(wanted, dtype=self._dtype, always_2d=True))
+            if len(block) < wanted:
+                return
+            first += wanted
+
+    def _go(self, first: int, *, seek_to: int) -> None:
+        """Seeks to a frame, and decodes from there up to frame `first`."""
+        sound, step = self._opened(), self._step()
+        if seek_to != sound.tell():
+            sound.seek(seek_to)
+        for start in range(seek_to, first, step):
+            sound.read(min(step, first - start), dtype=self._dtype)
+
+    def _step(self) -> int:
+        return max(1, _BLOCK_VALUES // self.info.channels)
+
+    def _forward(self, first: int, count: int) -> Iterator[Samples]:
         if first < self._kept_from:
             self._drop()
         place = self._kept_from
@@ -154,11 +183,11 @@ class SndfileDecoder:
             part = block[max(0, first - place) : max(0, first + count - place)]
             place += len(block)
             if len(part):
-                yield part.astype(np.float64)
+                yield part
             if place >= first + count:
                 return
 
-    def _blocks(self) -> Iterator[FloatArray]:
+    def _blocks(self) -> Iterator[Samples]:
         """Yields the kept blocks, then decodes further ones; float32 is exact enough for these formats."""
         place = self._kept_from
         for block in tuple(self._kept):

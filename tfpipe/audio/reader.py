@@ -9,16 +9,21 @@ w64, flac, alac in caf, ogg, opus and mp3. FFmpeg (`tfpipe.audio.ffmpeg`) reads
 what libsndfile does not know: m4a, mp4, webm, mka, aac, wma, and flac whose
 header does not give the length.
 
-A window that is read alone equals the same part of the file decoded as a
-whole: to the bit in all formats of libsndfile but Opus (1e-6 of full scale), and
-within 1e-5 in those of FFmpeg (measured in tests/tfpipe/audio/test_reader.py).
-In every format a window is the same to the bit whatever was read before it.
-There are two exceptions among the formats of FFmpeg:
+Each frame of a file has the same samples to the bit, whatever is read before it
+and wherever the read begins. Reads that follow or overlap each other therefore
+decode nothing twice, and give what each of them gives alone
+(measured in tests/tfpipe/audio/test_reader.py). In all formats of libsndfile but Opus
+these samples are those of the file decoded in one go. Opus and the formats of
+FFmpeg depend a little on where decoding begins. They are therefore decoded in
+segments of 30 s (`tfpipe.audio.segments.SEGMENT_S`), and differ from a decoding in one go:
 
-- AAC may store only the level of a noise. Each read then starts that noise
-  anew, in the same way each time.
-- Matroska and ASF store times to the millisecond, which is inexact where packets
-  vary in length.
+- by rounding, 1e-6 of full scale in Opus and 1e-5 in the formats of FFmpeg;
+- in AAC that stores only the level of a noise, each segment starts that noise anew;
+- Matroska and ASF store times to the millisecond, so a segment may begin a
+  little off where packets vary in length.
+
+Samples stay float32 unless the file's have more bits (PCM_32, DOUBLE, ALAC_32). Channels
+are mixed and resampled in that type. The resampler (soxr, quality HQ) computes in float32 anyway.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from tfpipe.audio import libsndfile
+from tfpipe.audio import libsndfile, mix
 from tfpipe.audio.containers import container_of, has_audio
 from tfpipe.audio.ffmpeg import FfmpegDecoder
 from tfpipe.audio.info import AudioInfo, Decoder
@@ -44,20 +49,23 @@ from tfpipe.spec import FeatureSpec
 if TYPE_CHECKING:
     from tfpipe.features.log_mel import FloatArray  # that module loads SciPy, which takes seconds
 
+Samples = NDArray[np.floating[Any]]
+# A read of no more values than this (all channels together) is decoded as one array of 16 or 32 MB.
+_WHOLE_VALUES = 2**22
+# The latest read and this much before it is kept for the next one, s: the vocoder reads a window with a margin.
+_KEPT_S = 0.5
 # Without a margin the edges of a resampled window are off by up to 0.03; with this one by 5e-5.
 _MARGIN_S = 0.1
 _MAX_CHANNELS = 256
 RATES = 1_000, 1_000_000
 _MAX_S = 7 * 86_400.0
-# Channels are mixed by their mean, unless the mean is more than this below the loudest channel.
-CANCELLED_DB = -20.0
 
 
 class TrackReader:
     """A recording that is open for reading windows of it; use it in a `with` block.
 
     A read gives the same samples to the bit whatever was read before. Reads
-    that go forward through the file are the fastest.
+    that go forward through the file are the fastest: they decode each frame once, also where they overlap.
 
     Args:
         path: audio file or its URL (`s3://`, `gs://`, `http://`). Of a URL only the parts that are needed are
@@ -84,6 +92,8 @@ class TrackReader:
         self.path = path
         self._decoder = (decoder or _open)(path, info)
         self.info = self._decoder.info
+        self._kept: Samples = np.zeros((0, max(1, self.info.channels)), np.float32)
+        self._kept_from = 0
         try:
             _require_plausible(path, self.info)
         except AudioError:
@@ -107,9 +117,11 @@ class TrackReader:
         source, skip = self.source(start, count, rate=rate)
         own = self.info.sample_rate
         audio = (source if own == rate else soxr.resample(source, own, rate, quality="HQ"))[skip : skip + count]
-        return np.pad(audio, (0, count - len(audio)))
+        padded = np.zeros(count)
+        padded[: len(audio)] = audio
+        return padded
 
-    def source(self, start: int, count: int, *, rate: int) -> tuple[FloatArray, int]:
+    def source(self, start: int, count: int, *, rate: int) -> tuple[Samples, int]:
         """Reads what `read` resamples: mono at the file's own rate, with a margin on each side.
 
         Args:
@@ -118,7 +130,7 @@ class TrackReader:
             rate: Hz, of the resampled audio.
 
         Returns:
-            `[frames]` float64, and how many samples at `rate` lie before `start` in it.
+            `[frames]` float32 or float64, and how many samples at `rate` lie before `start` in it.
 
         Raises:
             AudioError: as `read`.
@@ -140,7 +152,7 @@ class TrackReader:
             raise AudioError("too_short", f"{self.path}: {self.info.seconds:.3g} s long, a window needs {needed:g} s")
         return [round(start * spec.sample_rate) for start in starts]
 
-    def blocks(self, *, block_s: float = 30.0) -> Iterator[FloatArray]:
+    def blocks(self, *, block_s: float = 30.0) -> Iterator[Samples]:
         """Yields the whole file as mono blocks `[frames]` of `block_s` s, at its own rate.
 
         Raises:
@@ -152,6 +164,7 @@ class TrackReader:
 
     def close(self) -> None:
         """Closes the file."""
+        self._forget()
         self._decoder.close()
 
     def __enter__(self) -> TrackReader:
@@ -160,20 +173,53 @@ class TrackReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _mono(self, first: int, count: int) -> FloatArray:
+    def _mono(self, first: int, count: int) -> Samples:
         """Reads `[count]` frames from `first`, mixed to mono."""
+        if max(0, count) * self.info.channels <= _WHOLE_VALUES:
+            frames = self._frames(first, max(0, count))
+            mono = mix.quickly(frames)
+            return mix.exactly(lambda: self._finite(first, [frames])) if mono is None else mono
 
-        def checked() -> Iterator[NDArray[np.floating[Any]]]:
+        def blocks() -> Iterator[Samples]:
             place = first
-            for block in self._decoder.frames(first, max(0, count)):
-                if not np.isfinite(block).all():
-                    raise AudioError("not_finite", f"{self.path}: holds NaN or Inf samples near frame {place}")
+            for block in self._finite(first, self._decoder.frames(first, count)):
                 place += len(block)
                 yield block
-            if place < first + count:
-                raise AudioError("truncated", f"{self.path}: breaks off after frame {place}")
+            self._require_all(first + count - place, place)
 
-        return _mixed(checked)
+        return mix.exactly(blocks)
+
+    def _frames(self, first: int, count: int) -> Samples:
+        """Reads `[count, channels]` frames from `first`; decodes only those that are not kept from the read before."""
+        kept, start = self._kept, self._kept_from
+        self._forget()
+        if not start <= first < start + len(kept):
+            kept, start = kept[:0], first
+        back = max(0, first - start - round(_KEPT_S * self.info.sample_rate))
+        parts, start = [kept[back:]], start + back
+        place = start + len(parts[0])
+        if place < first + count:
+            for block in self._decoder.frames(place, first + count - place):
+                parts.append(block)
+                place += len(block)
+            self._require_all(first + count - place, place)
+        self._kept, self._kept_from = np.concatenate(parts) if len(parts) > 1 else parts[0], start
+        return self._kept[first - start : first - start + count]
+
+    def _forget(self) -> None:
+        self._kept, self._kept_from = self._kept[:0].copy(), 0
+
+    def _finite(self, first: int, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        for block in blocks:
+            if not (good := np.isfinite(block).all(axis=1)).all():
+                place = first + int(good.argmin())
+                raise AudioError("not_finite", f"{self.path}: holds NaN or Inf samples near frame {place}")
+            first += len(block)
+            yield block
+
+    def _require_all(self, missing: int, place: int) -> None:
+        if missing > 0:
+            raise AudioError("truncated", f"{self.path}: breaks off after frame {place}")
 
 
 def probe(path: str | os.PathLike[str]) -> AudioInfo:
@@ -258,22 +304,6 @@ def _source_start(start: int, *, rate: int, info: AudioInfo) -> tuple[int, int]:
     grid = max(0, math.floor(wanted * rate / target_step))
     grid = min(grid, info.frames // source_step)
     return grid * source_step, start - grid * target_step
-
-
-def _mixed(read: Callable[[], Iterable[NDArray[Any]]]) -> FloatArray:
-    """Mixes blocks `[n, channels]` to mono `[frames]` by the mean of the channels.
-
-    In stereo with opposite phase the mean cancels. If it is more than 20 dB
-    below the loudest channel, that channel alone is returned, and `read` is called again to get it.
-    """
-    mono, energies = [np.zeros(0)], np.zeros(1)
-    for block in read():
-        mono.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
-        energies = energies + np.square(block).sum(axis=0)
-    mean = np.concatenate(mono)
-    if len(energies) > 1 and np.square(mean).sum() < energies.max() * 10.0 ** (CANCELLED_DB / 10.0) / len(energies):
-        return np.concatenate([block[:, int(energies.argmax())] for block in read()])
-    return mean
 
 
 def _open(path: str | os.PathLike[str], info: AudioInfo | None) -> Decoder:

@@ -1,5 +1,7 @@
 """`tfpipe bench preprocess`: compares the job with the notebook's loop, and Beam with a plain loop, in one run.
 
+`tfpipe.bench.formats` measures stereo recordings of several formats in the same run.
+
 Each round times all candidates one after the other, so a machine that slows
 down slows them all. Each ratio is the median over the rounds of two
 neighbouring timings.
@@ -23,6 +25,7 @@ from librosa.effects import pitch_shift
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
+from beam_jobs.early import EarlyExamples
 from beam_jobs.job import preprocess
 from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.scan import scan_track
@@ -31,6 +34,7 @@ from beam_jobs.variants import Variant
 from tfpipe.audio.reader import TrackReader, read_window
 from tfpipe.audio.wav import write_wav
 from tfpipe.bench.compare import Result, compared, rates
+from tfpipe.bench.formats import bench_formats
 from tfpipe.bench.watch import Watch
 from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress
@@ -49,6 +53,8 @@ _SIZES = (1, 4, 16)
 _ENGINE_ROUNDS = 5
 # Seconds of recordings that are copied for the larger corpora; more would only take longer.
 _BASE_S = 200.0
+# Seconds of each stereo file.
+_FORMAT_S = 60.0
 
 
 def bench_preprocess(inputs: Sequence[str], *, rounds: int, workers: int) -> list[Result]:
@@ -75,6 +81,7 @@ def bench_preprocess(inputs: Sequence[str], *, rounds: int, workers: int) -> lis
             test_share=0,
         )
         results, rate = _engines(config, rounds=max(_ENGINE_ROUNDS, rounds))
+        results += bench_formats(config, rounds=rounds, seconds=_FORMAT_S)
         beam = _beam(config, rate=rate, rounds=rounds, workers=workers)
         return [*results, *beam, *_growth(config, rate=rate, rounds=rounds, folder=Path(folder))]
 
@@ -172,7 +179,7 @@ def _growth(config: PreprocessConfig, *, rate: float, rounds: int, folder: Path)
     corpora = [(size, _multiplied(config, size, folder=folder)) for size in _SIZES]
     one = dataclasses.replace(config, inputs=(corpora[0][1],))
     hop_s = _hop_for(one, examples=_JOB_S / 8 * rate)
-    steps: list[list[float]] = [[], []]
+    steps: list[list[float]] = [[] for _ in _SIZES[1:]]
     peaks: dict[int, list[float]] = {size: [] for size in _SIZES}
     with Progress("growth", total=rounds * len(_SIZES), unit="timing") as bar:
         for _ in range(rounds):
@@ -227,9 +234,10 @@ def _few_windows(config: PreprocessConfig) -> ShardPlan:
     return dataclasses.replace(shard, tracks=tracks)
 
 
-def _plan(config: PreprocessConfig) -> Plan:
+def _plan(config: PreprocessConfig, *, early: EarlyExamples | None = None) -> Plan:
     corpus = discover(config.inputs)
-    return make_plan([scan_track(file, config) for file in corpus.files], skipped=corpus.skipped, config=config)
+    scans = [scan_track(file, config, early=early) for file in corpus.files]
+    return make_plan(scans, skipped=corpus.skipped, config=config)
 
 
 def _hop_for(config: PreprocessConfig, *, examples: float) -> float:
@@ -250,10 +258,11 @@ def _write(plan: ShardPlan, config: PreprocessConfig) -> None:
 
 
 def _plain_loop(config: PreprocessConfig) -> int:
-    plan = _plan(config)
+    early = EarlyExamples(folder=f"{config.output}/early", config=config)
     Path(config.output).mkdir()
+    plan = _plan(config, early=early)
     for shard in plan.shards:
-        write_shard(shard, config=config, folder=config.output)
+        write_shard(shard, config=config, folder=config.output, early=early)
     return plan.examples
 
 

@@ -6,7 +6,7 @@ import functools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ from tfpipe.errors import DatasetError, UsageError, translate_os_errors
 from tfpipe.features.log_mel import dequantise
 from tfpipe.files.remote import join
 
-if TYPE_CHECKING:
-    from tfpipe.audio.reader import FloatArray
-
+FloatArray = NDArray[np.floating[Any]]
 # Tracks whose examples are held in memory, and how many examples of a track are shown: the first ones.
 _TRACKS, MOST_EXAMPLES = 8, 600
 # Most tracks in one answer.
@@ -123,10 +121,11 @@ class Examples:
         """Returns the recorded window `[samples]` of an example without a change; None if there is none to hear."""
         return self._recordings.audio(key) if is_original(key) else None
 
-    def inverted(self, example: Example) -> NDArray[np.floating[Any]]:
+    def inverted(self, example: Example) -> FloatArray:
         """Returns the sound `[samples]` of an example's log-mel: what a perfect model would give."""
         with self._inverting:
-            return self._inversion(dequantise(example.mel)[np.newaxis], np.float32([example.ref_db]))[0]
+            audio: FloatArray = self._inversion(dequantise(example.mel)[np.newaxis], np.float32(example.ref_db))
+            return audio
 
     @functools.cached_property
     def _inversion(self) -> Any:
@@ -135,7 +134,7 @@ class Examples:
         from tfpipe.features.inversion_tf import invert_log_mel
 
         inverted = tf.function(functools.partial(invert_log_mel, spec=self.manifest.spec))
-        return lambda mel, ref_db: inverted(mel, ref_db).numpy()
+        return lambda mel, ref_db: inverted(mel, tf.reshape(ref_db, [1]))[0].numpy()
 
     def _read(self, key: str) -> dict[str, Example]:
         found: dict[str, Example] = {}

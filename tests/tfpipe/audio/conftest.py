@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from audio_files import SECONDS, write_any
 
-from tfpipe.audio import libsndfile
+from tfpipe.audio import ffmpeg, libsndfile
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch):
+    """Divides Opus and the formats of FFmpeg every 2 s instead of 30, so that short files have several segments."""
+    for module in (ffmpeg, libsndfile):
+        monkeypatch.setattr(module, "SEGMENT_S", 2)
 
 
 @pytest.fixture
