@@ -27,7 +27,12 @@ def opened(monkeypatch):
     """Collects the paths of the recordings that shard writers open."""
     found = []
     reader = shards.TrackReader
-    monkeypatch.setattr(shards, "TrackReader", lambda path: found.append(Path(path)) or reader(path))
+
+    def opened(path):
+        found.append(Path(path))
+        return reader(path)
+
+    monkeypatch.setattr(shards, "TrackReader", opened)
     return found
 
 
@@ -121,16 +126,18 @@ def test_on_a_full_disk_they_make_room_for_the_shards(job_corpus, job_dataset, t
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mount is not allowed here")
     try:
-        cleared = []
-        monkeypatch.setattr(early.shutil, "rmtree", lambda path, **how: cleared.append(path) or _rmtree(path, **how))
+        cleared, make_room = [], EarlyExamples.make_room
+
+        def watched(home, error):
+            cleared.append(home.folder)
+            return make_room(home, error)
+
+        monkeypatch.setattr(EarlyExamples, "make_room", watched)
         run_without_beam(config_for(job_corpus, small / "out"))
-        assert any(path.endswith("early") for path in map(str, cleared))
+        assert cleared
         assert shard_bytes(small / "out") == shard_bytes(job_dataset)
     finally:
         subprocess.run(["umount", "-l", small], check=True)
-
-
-_rmtree = shutil.rmtree
 
 
 def test_another_error_than_a_full_disk_leaves_them(scanned):
@@ -167,7 +174,12 @@ def test_nothing_is_kept_of_a_file_that_is_skipped_or_changes_while_it_is_read(s
     assert scan_track(file, home.config, early=home).skipped is not None
     track.write_bytes(data)
     add = early.EarlyTrack.add
-    monkeypatch.setattr(early.EarlyTrack, "add", lambda *given: os.utime(track, ns=(1, 1)) or add(*given))
+
+    def touched(made, start, audio):
+        os.utime(track, ns=(1, 1))
+        add(made, start, audio)
+
+    monkeypatch.setattr(early.EarlyTrack, "add", touched)
     assert scan_track(file, home.config, early=home).skipped is None
     assert files_of(home) == []
 

@@ -35,7 +35,7 @@ def test_every_file_is_measured_against_the_limit(job_corpus, tmp_path, monkeypa
     for suffix in ("wav", "m4a"):
         windows, job = (by_name[f"stereo 48 kHz {suffix}: {what}"] for what in ("windows read", "job"))
         assert (windows.unit, windows.against) == (job.unit, job.against) == ("x time", "limit")
-        assert windows.ratio > job.ratio > 0
+        assert windows.value > job.value > 0
         # Each second has two windows, with five shifts and a chord each.
         assert by_name[f"{job.name}, per core"].value == pytest.approx(job.value * 12, rel=0.1)
 
