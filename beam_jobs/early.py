@@ -25,11 +25,10 @@ from beam_jobs.corpus import AudioFile
 from beam_jobs.engines import Window, cached_maker
 from beam_jobs.metrics import Meter
 from beam_jobs.plan import ShardPlan, example_key
-from beam_jobs.splits import split_of
+from beam_jobs.splits import split_of, unit_of
 from beam_jobs.variants import Variant
 from tfpipe.data.records import Example, encode_example, write_record
 from tfpipe.features.log_mel import quantise
-from tfpipe.files.storage import digest
 
 # Windows of a track that a file holds at most. A shard that begins inside a track reads up to this many in vain.
 _WINDOWS = 256
@@ -83,7 +82,7 @@ class EarlyExamples:
 
     def of(self, file: AudioFile, track: str, meter: Meter) -> EarlyTrack:
         """Returns what keeps the examples of a file that is being scanned; `track` is its content hash."""
-        split = file.split or self.splits.get(track) or split_of(_unit(file, track), self.config)
+        split = file.split or self.splits.get(track) or split_of(unit_of(track, file.group), self.config)
         variants = self.config.variants(split)
         from_spectrum = self.config.engine == "spectral" and not any(variant.needs_samples for variant in variants)
         # What must be made from samples takes so long that decoding again is little beside it. Made by the scan,
@@ -194,8 +193,3 @@ def least_free(folder: str, *, most: float) -> int | None:
         return None
     used = int(min(most, free / 2))
     return free - used if used > 0 else None
-
-
-def _unit(file: AudioFile, track: str) -> str:
-    """Returns what decides the split of a track, as in `beam_jobs.splits.assign_splits`."""
-    return digest({"group": file.group}) if file.group else track

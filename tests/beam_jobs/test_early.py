@@ -151,7 +151,7 @@ def test_another_error_than_a_full_disk_leaves_them(scanned):
 def test_the_next_job_uses_those_of_a_job_that_was_killed(job_corpus, job_dataset, tmp_path, monkeypatch, opened):
     config = config_for(job_corpus, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_write", lambda plan, job: pytest.fail("killed"))
+        patch.setattr(pipeline, "write", lambda plan, job: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             run_without_beam(config)
     folder = Path(Job(config=config, corpus=discover(config.inputs)).early_folder)
