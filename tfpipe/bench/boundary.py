@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.bench.compare import Result
+from tfpipe.bench.input import repeated
 from tfpipe.data.manifest import Manifest
 from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress
@@ -37,9 +38,6 @@ def measure_boundary(examples: int, *, rounds: int) -> list[Result]:
     Raises:
         UsageError: there are fewer examples than two batches have.
     """
-    # Here, because this module and the benchmark of the input use parts of each other's package.
-    from tfpipe.bench.input import repeated
-
     if examples < 2 * _BATCH:
         raise UsageError(f"examples={examples} cannot be measured; use at least {2 * _BATCH}")
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as name:

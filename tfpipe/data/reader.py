@@ -162,10 +162,11 @@ class _File:
         """Returns the bytes from `begin` to `end`, or those that there are."""
         return os.pread(self._number, end - begin, begin)
 
-    def __del__(self) -> None:
-        # If the file could not be opened, there is no number.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # If the file could not be opened, there is no number. `close` is kept here, because at the end of the process
+        # the module may be gone before the file.
         if hasattr(self, "_number"):
-            os.close(self._number)
+            close(self._number)
 
 
 class _Blocks:

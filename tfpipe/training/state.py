@@ -137,6 +137,13 @@ def save(
     checkpoint.save(folder / CHECKPOINTS, arrays, values, step=values["step"], best=best, keep=keep)
 
 
+def order_notice(stored: Mapping[str, Any]) -> str:
+    """Returns a sentence if the values of a checkpoint are a place in another order of the examples, else nothing."""
+    if not stored["next_step"] or stored.get("order", 1) == ORDER_VERSION:
+        return ""
+    return _OTHER_ORDER.format(stored["next_epoch"] + 1)
+
+
 def restore(
     folder: Path,
     state: State,
@@ -164,8 +171,7 @@ def restore(
         # A row may have been written without the checkpoint of its epoch: then the epoch is trained again.
         found["history"] = [row for row in read_history(folder) if row["epoch"] <= stored["next_epoch"]]
         found |= {"epoch": stored["next_epoch"], "step": stored["next_step"]}
-        if stored["next_step"] and stored.get("order", 1) != ORDER_VERSION:
-            state.notice = _OTHER_ORDER.format(stored["next_epoch"] + 1)
+        state.notice = order_notice(stored)
     elif is_chief and initial is not None:
         stepper.start_from(initial.arrays, where=initial.path)
     elif is_chief:
