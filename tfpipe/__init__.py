@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         verify,
     )
     from tfpipe.data.augmentation import AugmentConfig
+    from tfpipe.data.lookup import read
     from tfpipe.features.log_mel import log_mel
     from tfpipe.spec import FeatureSpec
     from tfpipe.training.config import TrainConfig
@@ -60,6 +61,7 @@ __all__ = [
     "log_mel",
     "make_dataset",
     "preprocess",
+    "read",
     "report",
     "run",
     "score",
@@ -84,6 +86,7 @@ _HOMES = {
     "log_mel": "tfpipe.features.log_mel",
     "make_dataset": "tfpipe.api",
     "preprocess": "tfpipe.api",
+    "read": "tfpipe.data.lookup",
     "report": "tfpipe.api",
     "run": "tfpipe.workflow.chain",
     "score": "tfpipe.api",

@@ -24,6 +24,7 @@ NAMES = [
         "log_mel",
         "make_dataset",
         "preprocess",
+        "read",
         "report",
         "run",
         "score",

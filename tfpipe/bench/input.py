@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def bench_input(data: Path | None = None, *, rounds: int, examples: int = _EXAMP
                 for name in ("key order", "shuffled")
                 for against, other in (("baseline", baseline), ("limit", limit))
             ),
+            *_cpu(ours, manifest, folder, rounds=rounds),
             compared("shuffled, against key order", found["shuffled"], against="limit", of=found["key order"]),
             Result(
                 name="bytes an example", value=sum(shard.bytes for shard in manifest.shards) / examples, unit="bytes"
@@ -83,6 +85,32 @@ def bench_input(data: Path | None = None, *, rounds: int, examples: int = _EXAMP
             *_memory(folder, manifest),
             _resume(folder, manifest, rounds=rounds),
         ]
+
+
+def _cpu(ours: Callable[..., tf.data.Dataset], manifest: Manifest, folder: Path, *, rounds: int) -> list[Result]:
+    """Measures the CPU time of this process for an example; unlike the rates, it depends little on other programs."""
+    steps: dict[str, Callable[[], tf.data.Dataset]] = {
+        "raw read": lambda: _raw(manifest, folder).batch(_BATCH).prefetch(tf.data.AUTOTUNE),
+        "shuffled": lambda: ours(seed=0),
+    }
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, make in steps.items():
+            started = time.process_time()
+            for _batch in make():
+                pass
+            found[name].append((time.process_time() - started) / manifest.examples("train") * 1e6)
+    limit = found["raw read"]
+    return [
+        Result(
+            name=f"CPU time, {name}",
+            value=statistics.median(values),
+            unit="us/example",
+            against="limit",
+            ratio=statistics.median(of / value for of, value in zip(limit, values, strict=True)),
+        )
+        for name, values in found.items()
+    ]
 
 
 def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], tuple[int, float]]:

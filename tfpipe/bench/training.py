@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfpipe.bench.boundary import measure_boundary
 from tfpipe.bench.compare import Result, Step, compared, rates
 from tfpipe.bench.input import repeated
 from tfpipe.data.manifest import Manifest
@@ -34,6 +35,8 @@ from tfpipe.training.strategy import make_strategy
 
 _PRESETS = ("notebook", "sequence")
 _BASELINE = "the notebook's Keras code, float32"
+# Examples in the epochs whose boundary is measured: a few recordings, and some hours.
+_BOUNDARIES = (150, 40_000)
 # A multiple of the batch sizes of both presets.
 _EXAMPLES = 480
 _LATENT, _NOTEBOOK_BATCH = 16, 10
@@ -75,7 +78,7 @@ def bench_train(data: Path | None = None, *, rounds: int, steps: int = 6) -> lis
             ),
             Result(name=f"{name}: what the loop adds", value=statistics.median(loop.added), unit="% of a step"),
         ]
-    return results
+    return [*results, *(result for examples in _BOUNDARIES for result in measure_boundary(examples, rounds=rounds))]
 
 
 def new_trainer(data: Path, manifest: Manifest, **settings: Any) -> Trainer:

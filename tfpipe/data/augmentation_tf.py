@@ -31,7 +31,7 @@ _STEPS = 2**32
 
 
 def apply(
-    batch: dict[str, tf.Tensor], config: AugmentConfig, *, spec: FeatureSpec, seed: int, epoch: int
+    batch: dict[str, tf.Tensor], config: AugmentConfig, *, spec: FeatureSpec, seed: int, epoch: int | tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Augments a parsed batch: gain, mixup, roll, masks, in that order.
 
@@ -71,22 +71,23 @@ def apply(
     return {**batch, "mel": tf.ensure_shape(mel, [None, *spec.mel_shape, 1]), "ref_db": ref_db}
 
 
-def uniform(key: tf.Tensor, seed: int, epoch: int, name: str) -> tf.Tensor:
+def uniform(key: tf.Tensor, seed: int, epoch: int | tf.Tensor, name: str) -> tf.Tensor:
     """Draws one number per example, without a stateful generator.
 
     Args:
         key: `[batch]` string, the examples' keys.
         seed: the run's seed.
-        epoch: the epoch.
+        epoch: the epoch; a tensor if one pipeline serves several epochs.
         name: the draw's name; draws with different names are independent.
 
     Returns:
         `[batch]` float64, uniform in [0, 1).
     """
-    digest = hashlib.sha256(repr((int(seed), int(epoch), name)).encode()).digest()
-    # SipHash is a pseudo-random function of its input for each secret key; every (seed, epoch, name) gets a key.
+    digest = hashlib.sha256(repr((int(seed), name)).encode()).digest()
+    # SipHash is a pseudo-random function of its input for each secret key; every (seed, name) gets a key.
     secret = [int.from_bytes(digest[place : place + 8], "little", signed=True) for place in (0, 8)]
-    return tf.cast(tf.strings.to_hash_bucket_strong(key, _STEPS, secret), tf.float64) / _STEPS
+    drawn = tf.strings.join([tf.strings.as_string(epoch), key], separator="/")
+    return tf.cast(tf.strings.to_hash_bucket_strong(drawn, _STEPS, secret), tf.float64) / _STEPS
 
 
 def mixup_share(alpha: float, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,8 @@
 """The input pipeline: a dataset folder to batches for the model (needs TensorFlow).
 
-The stages, in order: order the shards, interleave them, shuffle, skip to the
-position, cut global batches, keep this worker's part, parse, augment,
-prefetch. `tfpipe.data.order` says why a position is enough to continue exactly.
+The pipeline counts batches. The number of a batch in the run gives its epoch and its step, these and the seed give its
+examples (`tfpipe.data.order`), and they are read where they are (`tfpipe.data.reader`). Then come augmentation and
+prefetching. A position is therefore enough to continue exactly, and nothing before it is read.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from tfpipe.data import data_service
 from tfpipe.data.augmentation import AugmentConfig
+from tfpipe.data.batch_source import batches_of, make_source, shared_by_file
 from tfpipe.data.manifest import Folder, Manifest, load_manifest
-from tfpipe.data.order import Share, own_part, own_shares, records
-from tfpipe.data.parsing import parser
+from tfpipe.data.parsing import augmenter, parse, without_autograph
 from tfpipe.data.position import Part, Position
+from tfpipe.data.serialised import serialised
 from tfpipe.errors import DatasetError, UsageError
 from tfpipe.spec import FeatureSpec, require_same_spec
 
@@ -34,8 +35,9 @@ def make_dataset(
     augment: AugmentConfig | None = None,
     service: tuple[str, ...] = (),
     shard_by: str = "record",
+    epochs: int | None = 1,
 ) -> tf.data.Dataset:
-    """Streams one epoch of one split.
+    """Streams epochs of one split, by default one.
 
     For example, with a dataset folder `data` of 5 s windows::
 
@@ -57,11 +59,13 @@ def make_dataset(
             `tfpipe.data.damage.salvage` returned; None reads it.
         augment: augmentation of the windows. It is for training, so it needs a seed.
         service: addresses of data service processes. They change where the work is done, not the result.
-        shard_by: `record`: each worker reads all records and keeps its rows of the global batches, which are the
-            same for any number of workers. `file`: each worker reads and shuffles records of its own.
+        shard_by: `record`: each worker reads its rows of the global batches, which are the same for any number of
+            workers. `file`: each worker reads and shuffles records of its own.
+        epochs: number of epochs from the position on, the first of which may be a part; None never ends. The first
+            batches of an epoch are read while the last ones of the epoch before are in use. With a service, only one.
 
     Returns:
-        A dataset of known cardinality, with `mel` `[batch, n_mels, frames, 1]`
+        A dataset of known cardinality (infinite if `epochs` is None), with `mel` `[batch, n_mels, frames, 1]`
         uint8 (`tfpipe.features.log_mel_tf.to_mel` casts it on the device), `ref_db`
         `[batch]` float32 in dB, `label` `[batch]` int64 and `key` `[batch]` string.
         With several replicas, an element is one replica's part of a global batch.
@@ -75,35 +79,43 @@ def make_dataset(
         TfpipeError: a URL or a data service cannot be reached from here.
         UsageError: the batch is smaller than the number of replicas, or they cannot share
             it by file; a whole epoch is asked for by file; augmentation has no seed or
-            does not fit the spec.
+            does not fit the spec; more than one epoch is asked of a service.
     """
-    # One pass through the stages of the module's docstring, in their order; functions of their own would hide it.
     manifest = manifest or load_manifest(folder)
     if expected_spec is not None:
         require_same_spec(expected_spec, manifest.spec, expected_from="the model", actual_from=str(folder))
     position, part = position or Position(), part or Part()
     if batch_size < part.total:
         raise UsageError(f"batch size {batch_size} is smaller than the {part.total} replicas; use a larger batch")
+    if service and epochs != 1:
+        raise UsageError(f"epochs={epochs}: a data service streams one epoch at a time; use epochs=1")
     steps = steps_per_epoch(manifest, split=split, batch_size=batch_size, replicas=1 if part.whole else part.total)
     if steps == 0:
         raise DatasetError(f"{folder}: no examples in split {split!r}; use a split that has some")
-    finish = parser(manifest.spec, augment=augment, seed=seed, position=position)
-    shares = [Share(shard, 0, shard.examples) for shard in manifest.split_shards(split)]
+    augment_batch = augmenter(manifest.spec, augment=augment, seed=seed)
+    source = make_source(folder, manifest, split=split, batch_size=batch_size, steps=steps, seed=seed, part=part)
     if shard_by == "file" and part.workers > 1:
         _require_shared_by_file(batch_size, part)
-        shares = own_shares(shares, part, seed=seed, epoch=position.epoch)
-        batch_size, part = batch_size // part.workers, Part(replicas=part.replicas)
-    serialised = records(folder, shares, seed=seed, epoch=position.epoch).skip(position.step * batch_size)
-    # Cutting and prefetching batches in threads of their own is a fifth faster on two cores.
-    batches = serialised.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = own_part(batches.prefetch(_BATCHES_AHEAD), part)
-    left = max(0, steps - position.step) * part.replicas
+        source = shared_by_file(source, seed=seed)
+    first = (position.epoch * steps + position.step) * part.replicas
     if service:
-        dataset = data_service.spread(batches, finish, service=service, total=left)
+
+        def finish(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+            return augment_batch(tf.constant(position.epoch, tf.int64), parse(examples, manifest.spec))
+
+        left = max(0, steps - position.step) * part.replicas
+        examples = serialised(source, position=position)
+        dataset = data_service.spread(examples, without_autograph(finish), service=service, total=left)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
     else:
-        dataset = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(left)).prefetch(_BATCHES_AHEAD)
-    return dataset.with_options(_without_autotune())
+        if epochs is None:
+            elements = tf.data.Dataset.counter(first)
+        else:
+            end = (position.epoch + epochs) * steps * part.replicas
+            elements = tf.data.Dataset.range(first, max(first, end))
+        batches = batches_of(source, manifest.spec, elements)
+        dataset = batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.prefetch(_BATCHES_AHEAD).with_options(_without_autotune())
 
 
 def steps_per_epoch(manifest: Manifest, *, split: str, batch_size: int, replicas: int = 1) -> int:

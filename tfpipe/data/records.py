@@ -105,7 +105,7 @@ class Writable(Protocol):
 def write_record(file: Writable, data: bytes) -> int:
     """Appends one TFRecord (length, CRC of the length, data, CRC of the data); returns the number of bytes written."""
     length = struct.pack("<Q", len(data))
-    file.write(length + _masked_crc(length) + data + _masked_crc(data))
+    file.write(length + masked_crc(length) + data + masked_crc(data))
     return len(data) + 16
 
 
@@ -127,7 +127,7 @@ def read_records(
     offset = 0
     with open_read(path) as file:
         while header := file.read(12):
-            if len(header) < 12 or _masked_crc(header[:8]) != header[8:]:
+            if len(header) < 12 or masked_crc(header[:8]) != header[8:]:
                 raise DatasetError(f"{path}: damaged record header at byte {offset}")
             (length,) = struct.unpack("<Q", header[:8])
             if length > size - offset - 16:
@@ -135,15 +135,15 @@ def read_records(
             if max_bytes is not None and length > max_bytes:
                 raise DatasetError(f"{path}: the record at byte {offset} has {length} bytes, more than {max_bytes}")
             data, crc = file.read(length), file.read(4)
-            if _masked_crc(data) != crc:
+            if masked_crc(data) != crc:
                 raise DatasetError(f"{path}: damaged record at byte {offset} (checksum differs)")
             on_bytes(header + data + crc)
             yield data
             offset += length + 16
 
 
-def _masked_crc(data: bytes) -> bytes:
-    """TFRecord's rotated CRC-32C, little-endian."""
+def masked_crc(data: bytes) -> bytes:
+    """Returns TFRecord's rotated CRC-32C of some bytes, little-endian."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 

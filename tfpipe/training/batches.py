@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.damage import require_unchanged, salvage, translate_input_errors
 from tfpipe.data.data_service import addresses, watched
-from tfpipe.data.manifest import Folder, Manifest
+from tfpipe.data.manifest import MANIFEST, Folder, Manifest
 from tfpipe.data.pipeline import make_dataset, steps_per_epoch
 from tfpipe.data.position import Part, Position
 from tfpipe.data.shard_cache import cached
+from tfpipe.errors import TfpipeError
 from tfpipe.features.log_mel import dequantise
+from tfpipe.files.remote import join, stamp
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.strategy import worker
 
@@ -56,6 +59,8 @@ class Batches:
         self.steps = steps_per_epoch(self.manifest, split="train", batch_size=self.batch_size, replicas=self.part.total)
         self._augment = config.augment or AugmentConfig()
         self._augment.check(manifest.spec)
+        self._validation: Iterator[Any] | None = None
+        self._stamp = self._manifest_stamp()
 
     @property
     def uneven(self) -> str:
@@ -79,9 +84,15 @@ class Batches:
         count = min(self.batch_size, self.manifest.examples("train") - step * self.batch_size)
         return count - count % self.part.total
 
-    def training(self, position: Position) -> Iterator[Any]:
-        """Yields the augmented batches of an epoch from `position` on, each with one element per replica."""
-        return self._batches("train", position, seed=self._config.seed)
+    def training(self, position: Position, *, epochs: int = 1) -> Iterator[Any]:
+        """Yields the augmented batches of so many epochs from `position` on, each with one element per replica."""
+        if not self._service:
+            return iter(self._batches("train", position, seed=self._config.seed, epochs=epochs))
+        # A data service streams one epoch at a time.
+        starts = (position, *(Position(epoch=position.epoch + number) for number in range(1, epochs)))
+        return itertools.chain.from_iterable(
+            watched(self._batches("train", start, seed=self._config.seed), self._service) for start in starts
+        )
 
     def validation(self) -> Iterator[tuple[Any, int]]:
         """Yields the batches of the validation split in key order, and the number of examples in each.
@@ -89,10 +100,20 @@ class Batches:
         A batch has one element per replica. If the replicas cannot share a batch evenly, its last example is
         repeated, so that the elements have more rows than the batch has examples.
         """
-        left = self.manifest.examples("validation")
-        for batch in self._batches("validation", Position(), seed=None):
-            yield batch, min(left, self.batch_size)
-            left -= self.batch_size
+        if self._service:
+            batches = watched(self._batches("validation", Position(), seed=None), self._service)
+        else:
+            # Kept from epoch to epoch: its first batches are read again while the next epoch trains.
+            if self._validation is None:
+                self._validation = iter(self._batches("validation", Position(), seed=None, epochs=None))
+            batches = self._validation
+        examples = self.manifest.examples("validation")
+        try:
+            for first in range(0, examples, self.batch_size):
+                yield next(batches), min(examples - first, self.batch_size)
+        except BaseException:
+            self._validation = None  # it is not at the start of an epoch
+            raise
 
     def translate_input_errors(self, split: str) -> AbstractContextManager[None]:
         """Translates read errors in the block; see `tfpipe.data.damage.translate_input_errors`."""
@@ -104,7 +125,17 @@ class Batches:
         Raises:
             DatasetError: it was replaced.
         """
-        require_unchanged(self._folder, self._fingerprint)
+        now = self._manifest_stamp()
+        if now is None or now != self._stamp:
+            require_unchanged(self._folder, self._fingerprint)
+            self._stamp = now
+
+    def _manifest_stamp(self) -> tuple[int, int] | None:
+        """Returns size and time of the manifest, which tell whether it must be read; None if they are not known."""
+        try:
+            return stamp(join(self._folder, MANIFEST))
+        except (OSError, TfpipeError):
+            return None
 
     def sample(self) -> NDArray[np.float32]:
         """Returns log-mels `[n, n_mels, frames]` of a sample of the training examples."""
@@ -128,9 +159,9 @@ class Batches:
     def _plain(self, split: str, *, batch_size: int, seed: int | None) -> tf.data.Dataset:
         return make_dataset(self._folder, split=split, batch_size=batch_size, seed=seed, manifest=self.manifest)
 
-    def _batches(self, split: str, position: Position, *, seed: int | None) -> Iterator[Any]:
+    def _batches(self, split: str, position: Position, *, seed: int | None, epochs: int | None = 1) -> Iterable[Any]:
         training = split == "train"
-        batches = self._strategy.distribute_datasets_from_function(
+        batches: Iterable[Any] = self._strategy.distribute_datasets_from_function(
             lambda _: make_dataset(
                 self._folder,
                 split=split,
@@ -142,8 +173,9 @@ class Batches:
                 augment=self._augment if training else None,
                 service=self._service,
                 shard_by=self._config.shard_by if training else "record",
+                epochs=epochs,
             ),
             # On CPUs there is no device to fetch to, and deleting the iterator that fetches can take minutes.
             tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU"))),
         )
-        return watched(batches, self._service)
+        return batches

@@ -79,7 +79,7 @@ class TrainConfig:
         init: optimizer, average and prior begin anew. Once the run has begun, the other run is not read again.
         on_corrupt: `error` names the damaged shard and the place in it. `skip` leaves out the records from
             the damage to the end of the shard.
-        shard_by: with `record` each worker reads all files, and the batches are those of one worker; with
+        shard_by: with `record` each worker reads from all files, and the batches are those of one worker; with
             `file` each worker reads a share of the files.
 
     Raises:

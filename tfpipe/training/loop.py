@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,8 @@ from tfpipe.training.initial import Initial, load_initial
 from tfpipe.training.prior_training import train_prior
 from tfpipe.training.raising import Raise
 from tfpipe.training.reporting import Reporter
-from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, stored_latent, write_history
+from tfpipe.training.run_folder import Run, claim, load_run, mark_done, planned_raises, stored_latent
+from tfpipe.training.saving import Launched, Saver
 from tfpipe.training.sources import SOURCES, find_sources
 from tfpipe.training.stages import finished, finished_autoencoder
 from tfpipe.training.state import State
@@ -125,21 +126,6 @@ def _train_autoencoder(
     return tuple(trainer.state.history)
 
 
-class _Launched(NamedTuple):
-    """A step that was started: its epoch and number, its batch, and the figures that the device will return."""
-
-    epoch: int
-    step: int
-    examples: int
-    keys: Any
-    means: tf.Tensor
-
-    def own_keys(self, strategy: tf.distribute.Strategy) -> list[str]:
-        """Returns the keys of this worker's examples in the batch."""
-        local = strategy.experimental_local_results(self.keys)
-        return [key.decode() for part in local for key in np.asarray(part).tolist()]
-
-
 class Trainer:
     """A run in memory.
 
@@ -171,9 +157,12 @@ class Trainer:
         self.state = State(sums=np.zeros(2 + self.stepper.latent), raised_at=raises[-1]["epoch"] if raises else 0)
         self._raised = raising.sentence(raises, self.epochs)
         self._reporter = Reporter(config, state=self.state, stepper=self.stepper, batches=self.batches)
-        self._launched: _Launched | None = None
-        self._settled: _Launched | None = None
+        self._launched: Launched | None = None
+        self._settled: Launched | None = None
         self._asked_to_stop = self._stopping = False
+        self._source: Iterator[Any] | None = None
+        steps, seed = self.batches.steps, config.seed
+        self._saver = Saver(self.folder, self.stepper, seed=seed, steps=steps, not_finite=self._weights_not_finite)
 
     def restore(self, initial: Initial | None = None) -> None:
         """Continues from the latest checkpoint, or starts a new run; see `tfpipe.training.state.restore`."""
@@ -181,6 +170,7 @@ class Trainer:
         states.restore(self.folder, self.state, **parts, initial=initial)
         if initial is not None:
             self._save()  # from here on the other run is not needed
+            self._saver.writer.wait()
 
     def run(self, stop: threading.Event, *, quiet: bool) -> None:
         """Trains from the current position to the end.
@@ -193,8 +183,10 @@ class Trainer:
         if self.batches.steps == 0:
             raise RunError(f"{self.config.data}: no training examples; preprocess more audio")
         total, done = self.epochs * self.batches.steps, self._global_step
-        with Progress("train", total=total, unit="step", done=done, quiet=quiet) as bar:
+        with Progress("train", total=total, unit="step", done=done, quiet=quiet) as bar, self._saver.writer:
             self._reporter.start(bar)
+            if self.state.notice:
+                bar.message(f"train: {self.state.notice}")
             if not quiet:
                 self._reporter.estimate(bar)
             if self._raised:
@@ -246,6 +238,7 @@ class Trainer:
                 self._save()
                 last_saved = time.monotonic()
             if self._stopping:
+                self._saver.writer.wait()
                 place = f"epoch {self.state.epoch + 1}, step {self.state.step}"
                 raise Interrupted(f"stopped at {place}; run the same command to continue")
         self._settle()
@@ -256,18 +249,20 @@ class Trainer:
         """Trains the rest of the current epoch, validates, and saves."""
         started, first_step = time.monotonic(), self.state.step
         self.batches.require_unchanged()
-        source = self.batches.training(Position(epoch=self.state.epoch, step=self.state.step))
-        waited = self.advance(source, stop=stop, bar=bar)
+        if self._source is None:  # one for the whole run, so that no epoch waits for its first batches
+            here = Position(epoch=self.state.epoch, step=self.state.step)
+            self._source = self.batches.training(here, epochs=self.epochs - self.state.epoch)
+        starting = time.monotonic() - started
+        waited = starting + self.advance(self._source, stop=stop, bar=bar)
         seconds, steps = time.monotonic() - started, self.state.step - first_step
         self._reporter.slow_input(bar, waited=waited, seconds=seconds)
         validation = self._validate()
-        row = self._reporter.row(seconds=seconds, waited=waited, steps=steps, validation=validation)
+        # The save at the end of an epoch is counted in the row of the next one, because this row is in it.
+        pauses = {"validation_s": time.monotonic() - started - seconds, "save_wait_s": self._saver.seconds()}
+        row = self._reporter.row(seconds=seconds, waited=waited, steps=steps, validation=validation, pauses=pauses)
         is_best = self.state.end_epoch(row)
-        if self.is_chief:
-            # The checkpoint comes after the metrics: a resumed run drops rows of epochs without a checkpoint.
-            write_history(self.folder, self.state.history)
         keep = self.config.keep_every > 0 and self.state.epoch % self.config.keep_every == 0
-        self._save(best=is_best, keep=keep)
+        self._save(best=is_best, keep=keep, row=True)
         self._reporter.summarise()
         self._reporter.warn(bar)
 
@@ -280,7 +275,7 @@ class Trainer:
         # same step. A save reads one step further, and workers save at different times. So a request to stop that is
         # read during a save takes effect only here.
         self._stopping = self._asked_to_stop
-        self._launched = _Launched(self.state.epoch, self.state.step, count, batch["key"], means)
+        self._launched = Launched(self.state.epoch, self.state.step, count, batch["key"], means)
         self.state.step += 1
 
     def _settle(self) -> None:
@@ -291,7 +286,9 @@ class Trainer:
         reduced = self.stepper.read(launched.means)
         means = reduced[:-1]
         if not np.isfinite(means).all():
-            raise self._not_finite(f"the loss is not finite (mse {means[0]:g}, KL {means[1:].sum():g})", launched)
+            self._saver.writer.wait()  # so that the message names the last checkpoint
+            problem = f"the loss is not finite (mse {means[0]:g}, KL {means[1:].sum():g})"
+            raise self._not_finite(problem, launched, self._settled)
         self._asked_to_stop = self._asked_to_stop or bool(reduced[-1] > 0.0)
         self.state.add(means, examples=launched.examples)
         self._settled = launched
@@ -312,17 +309,15 @@ class Trainer:
         self._reporter.z_mean, self._reporter.kl = np.concatenate(z_means)[:_LATENTS_SHOWN], means[1:]
         return means
 
-    def _save(self, *, best: bool = False, keep: bool = False) -> None:
-        if not self.is_chief:
-            return
-        arrays = states.arrays_of(self.stepper.parts())
-        if self._settled and not all(np.isfinite(array).all() for array in arrays.values()):
-            raise self._not_finite("the weights are not finite", self._settled)
-        steps, seed = self.batches.steps, self.config.seed
-        states.save(self.folder, self.state, arrays, steps=steps, seed=seed, best=best, keep=keep)
+    def _save(self, *, best: bool = False, keep: bool = False, row: bool = False) -> None:
+        if self.is_chief:
+            self._saver.save(self.state, after=self._settled, best=best, keep=keep, row=row)
 
-    def _not_finite(self, problem: str, at: _Launched) -> RunError:
-        before = self._settled.own_keys(self.strategy) if self._settled else []
+    def _weights_not_finite(self, after: Launched) -> RunError:
+        return self._not_finite("the weights are not finite", after, after)
+
+    def _not_finite(self, problem: str, at: Launched, earlier: Launched | None) -> RunError:
+        before = earlier.own_keys(self.strategy) if earlier else []
         place = {"epoch": at.epoch, "step": at.step}
         return RunError(
             self._reporter.not_finite(problem, **place, keys=at.own_keys(self.strategy), keys_before=before)

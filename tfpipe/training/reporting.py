@@ -84,7 +84,13 @@ class Reporter:
             bar.message(f"train: {sentence}")
 
     def row(
-        self, *, seconds: float, waited: float, steps: int, validation: NDArray[np.float64] | None
+        self,
+        *,
+        seconds: float,
+        waited: float,
+        steps: int,
+        validation: NDArray[np.float64] | None,
+        pauses: dict[str, float],
     ) -> dict[str, Any]:
         """Returns the line of `metrics.jsonl` for the epoch that ends.
 
@@ -93,6 +99,7 @@ class Reporter:
             waited: seconds of it spent waiting for input.
             steps: steps in it.
             validation: means over the validation split, `[1 + latent]`, None if there is none.
+            pauses: other seconds in which no step was started, by name.
         """
         examples, pixels = steps * self._batches.batch_size, self._stepper.pixels
         clock = max(seconds, 1e-9)
@@ -106,6 +113,7 @@ class Reporter:
             "input_wait": round(waited / clock, 4),
             "input_mb_per_s": round(examples * pixels / 1e6 / clock, 2),
             "seconds": round(seconds, 3),
+            **{name: round(pause, 3) for name, pause in pauses.items()},
         }
 
     def slow_input(self, bar: Progress, *, waited: float, seconds: float) -> None:

@@ -12,12 +12,18 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfpipe.data.order import ORDER_VERSION
 from tfpipe.training import checkpoint
 from tfpipe.training.batches import Batches
 from tfpipe.training.initial import Initial
 from tfpipe.training.run_folder import CHECKPOINTS, read_history, selection_loss, write_history
 from tfpipe.training.step import Stepper
 from tfpipe.training.strategy import from_chief, worker
+
+_OTHER_ORDER = (
+    "the checkpoint is of an earlier version, which read the examples in another order: in the rest of epoch {}, some "
+    "examples come a second time and others not at all; later epochs are complete"
+)
 
 
 @dataclass(kw_only=True)
@@ -31,6 +37,7 @@ class State:
         best_loss: smallest validation loss of an epoch (training loss without a validation split).
         history: one row of figures for each finished epoch.
         raised_at: epochs that were finished when the run's number of epochs was last raised.
+        notice: a sentence for the user about how the run was continued, or empty.
     """
 
     sums: NDArray[np.float64]
@@ -39,6 +46,7 @@ class State:
     best_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
     raised_at: int = 0
+    notice: str = ""
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -68,9 +76,9 @@ class State:
 
 
 def arrays_of(parts: Mapping[str, Sequence[Any]]) -> dict[str, NDArray[Any]]:
-    """Returns the variables of each part, weights and optimizer, by the names that checkpoints give them."""
+    """Returns copies of the variables of each part, weights and optimizer, by the names that checkpoints give them."""
     return {
-        name: np.asarray(variable)
+        name: np.array(variable)
         for prefix, variables in parts.items()
         for name, variable in checkpoint.named(variables, prefix).items()
     }
@@ -94,38 +102,46 @@ def share(strategy: tf.distribute.Strategy, found: Any, variables: Sequence[Any]
     return found
 
 
+def values_of(state: State, *, steps: int, seed: int) -> dict[str, Any]:
+    """Returns a copy of how far a run is, as JSON values.
+
+    Args:
+        state: how far the run is.
+        steps: steps of an epoch.
+        seed: stored for people who read the checkpoint.
+    """
+    return {
+        "epoch": state.epoch,
+        "step": state.epoch * steps + state.step,
+        "next_epoch": state.epoch,
+        "next_step": state.step,
+        "seed": seed,
+        "order": ORDER_VERSION,
+        "sums": state.sums.tolist(),
+        "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
+    }
+
+
 def save(
-    folder: Path,
-    state: State,
-    arrays: dict[str, NDArray[Any]],
-    *,
-    steps: int,
-    seed: int,
-    best: bool = False,
-    keep: bool = False,
+    folder: Path, values: dict[str, Any], arrays: dict[str, NDArray[Any]], *, best: bool = False, keep: bool = False
 ) -> None:
     """Writes a checkpoint of the run.
 
     Args:
         folder: run folder.
-        state: how far the run is.
+        values: `values_of` its state.
         arrays: `arrays_of` its parts.
-        steps: steps of an epoch.
-        seed: stored for people who read the checkpoint.
         best: also make it the best checkpoint.
         keep: never delete it.
     """
-    global_step = state.epoch * steps + state.step
-    values = {
-        "epoch": state.epoch,
-        "step": global_step,
-        "next_epoch": state.epoch,
-        "next_step": state.step,
-        "seed": seed,
-        "sums": state.sums.tolist(),
-        "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
-    }
-    checkpoint.save(folder / CHECKPOINTS, arrays, values, step=global_step, best=best, keep=keep)
+    checkpoint.save(folder / CHECKPOINTS, arrays, values, step=values["step"], best=best, keep=keep)
+
+
+def order_notice(stored: Mapping[str, Any]) -> str:
+    """Returns a sentence if the values of a checkpoint are a place in another order of the examples, else nothing."""
+    if not stored["next_step"] or stored.get("order", 1) == ORDER_VERSION:
+        return ""
+    return _OTHER_ORDER.format(stored["next_epoch"] + 1)
 
 
 def restore(
@@ -155,6 +171,7 @@ def restore(
         # A row may have been written without the checkpoint of its epoch: then the epoch is trained again.
         found["history"] = [row for row in read_history(folder) if row["epoch"] <= stored["next_epoch"]]
         found |= {"epoch": stored["next_epoch"], "step": stored["next_step"]}
+        state.notice = order_notice(stored)
     elif is_chief and initial is not None:
         stepper.start_from(initial.arrays, where=initial.path)
     elif is_chief:

@@ -18,7 +18,7 @@ from serving.server.config_files import Tls
 from serving.server.metrics import configure_logging
 from serving.server.models.versions import LOADING_S
 from serving.server.server import serve
-from tfpipe.data.records import _masked_crc
+from tfpipe.data.records import masked_crc
 
 
 def reload_request(**model):
@@ -64,7 +64,7 @@ def absurd_graph(version):
 def absurd_warmup(version):
     length = struct.pack("<Q", 59 << 30)
     with open(warmup(version), "wb") as file:
-        file.write(length + _masked_crc(length))  # one record of 59 GB
+        file.write(length + masked_crc(length))  # one record of 59 GB
         file.truncate(60 << 30)
 
 

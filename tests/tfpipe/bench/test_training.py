@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tfpipe.bench.boundary import measure_boundary
 from tfpipe.bench.training import bench_train
 from tfpipe.errors import UsageError
 
@@ -23,3 +24,12 @@ def test_results_are_ratios_within_one_run(small: Path) -> None:
 def test_no_rounds_are_refused() -> None:
     with pytest.raises(UsageError, match="rounds=0"):
         bench_train(rounds=0)
+
+
+@pytest.mark.slow
+def test_the_pause_between_epochs_is_measured() -> None:
+    step, pause = measure_boundary(150, rounds=1)
+    assert step.value >= 2.0
+    assert pause.unit == "ms"
+    with pytest.raises(UsageError, match="examples=31"):
+        measure_boundary(31, rounds=1)

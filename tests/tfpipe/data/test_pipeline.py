@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from dataset_tools import require_same_batches
 from helpers import slow
 
+from tfpipe.data.augmentation import AugmentConfig
 from tfpipe.data.manifest import load_manifest
 from tfpipe.data.pipeline import make_dataset, steps_per_epoch
 from tfpipe.data.position import Part, Position
@@ -183,3 +185,18 @@ def test_workers_that_share_by_file_see_everything_once(
 def test_a_batch_that_cannot_be_shared_by_file_is_refused(many_shards: Path) -> None:
     with pytest.raises(UsageError, match="cannot share it by file"):
         make_dataset(many_shards, split="train", batch_size=5, part=Part(workers=2), shard_by="file")
+
+
+def test_one_pipeline_streams_several_epochs_as_one_for_each(dataset: Path) -> None:
+    settings = {"split": "train", "batch_size": 4, "seed": 3, "augment": AugmentConfig(roll_s=0.5, mixup=1.0)}
+    start = Position(epoch=2, step=1)
+    whole = make_dataset(dataset, position=start, epochs=3, **settings)
+    ours = list(whole.as_numpy_iterator())
+    assert int(whole.cardinality()) == len(ours)
+    single = [make_dataset(dataset, position=at, **settings) for at in (start, Position(epoch=3), Position(epoch=4))]
+    require_same_batches(ours, [batch for each in single for batch in each.as_numpy_iterator()])
+    endless = make_dataset(dataset, split="validation", batch_size=4, epochs=None)
+    once = keys(make_dataset(dataset, split="validation", batch_size=4))
+    assert keys(endless.take(2 * -(-len(once) // 4))) == 2 * once
+    with pytest.raises(UsageError, match="use epochs=1"):
+        make_dataset(dataset, epochs=2, service=("grpc://localhost:9",), **settings)

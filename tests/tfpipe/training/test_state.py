@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfpipe.training.state import State
+from tfpipe.training.state import State, order_notice, values_of
 
 
 def test_means_weigh_steps_by_their_examples() -> None:
@@ -27,3 +27,14 @@ def test_without_validation_no_epoch_counts_as_being_without_progress() -> None:
     state = State(sums=np.ones(3))
     assert [state.end_epoch({"loss": loss}) for loss in (1.0, 2.0)] == [True, False]
     assert state.epochs_since_best() == 0
+
+
+def test_a_checkpoint_inside_an_epoch_of_another_order_is_noticed() -> None:
+    state = State(sums=np.ones(3), epoch=2, step=4)
+    stored = values_of(state, steps=10, seed=0)
+    assert (stored["step"], order_notice(stored)) == (24, "")
+    del stored["order"]  # as earlier versions wrote it
+    assert "in the rest of epoch 3, some examples come a second time" in order_notice(stored)
+    assert order_notice({**stored, "next_step": 0}) == ""
+    state.sums[0] = 7.0
+    assert stored["sums"][0] == 1.0  # a copy: the run goes on while it is written
