@@ -47,6 +47,8 @@ from tfpipe.files import remote
 
 # Beam passes on a worker's exception as text; ours has the message for the user in it, as hex.
 _FAILURE = re.compile(r"tfpipe-failure:([0-9a-f]*);")
+# A line of a Java stack trace, with which the messages of Flink and Spark end.
+_JAVA_FRAME = re.compile(r"(at )?[\w.$/<>]+\([^()]*\)|\.\.\. \d+ more")
 _NAMESPACE = "tfpipe"
 _Result = TypeVar("_Result")
 
@@ -92,7 +94,7 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, in
         here = runners.local_runner(options, workers=job.config.workers)
         pipeline = beam.Pipeline(runner=here, options=options)
         build(pipeline, job)
-        with at_end, ports_on_loopback() if here else contextlib.nullcontext():
+        with at_end, ports_on_loopback():
             result = pipeline.run()
             at_end.callback(cancel, result)
             result.wait_until_finish()
@@ -283,4 +285,6 @@ def _end(report: TextIO, outcome: Mapping[str, object]) -> NoReturn:
 
 
 def _last_line(error: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")
+    """Returns the last line of a message that is no line of a Java stack trace."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line and not _JAVA_FRAME.fullmatch(line)), "no message")

@@ -34,6 +34,8 @@ LONGEST = (
     "tfpipe/training/test_strategy.py",
     "examples/test_python_examples.py",
     "integration/test_flink.py",
+    "integration/test_spark.py",
+    "tfpipe/training/test_slurm.py",
     "tfpipe/bench/test_serving.py",
     "tfpipe/bench/test_preprocess.py",
     "integration/test_s3_job.py",
