@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_a_failure_on_spark_is_our_own_line(options, tmp_path):
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
+def test_a_port_in_use_is_said(downloaded):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        started = spark("start", "--port", port)
+    assert (started.returncode, started.stdout) == (1, "")
+    assert started.stderr == f"scripts/spark: port {port} is in use; choose another one with --port\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_spark_ends_with_the_command(clips, downloaded, tmp_path, number):
     before, output = set(RUNS.glob("run-*/pids/command")), tmp_path / "out"
@@ -108,7 +117,7 @@ def test_spark_ends_with_the_command(clips, downloaded, tmp_path, number):
         # Ctrl-C finds Spark at work; the other signal comes while it starts, and nobody can catch that.
         works = number == signal.SIGINT
         wait_for(lambda: process.poll() is not None or (list(output.glob(".work/*/*.tmp-*")) if works else started()))
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None
         (run,) = started()
         assert processes_of(run)
         process.send_signal(number)
