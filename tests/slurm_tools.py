@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -20,7 +21,8 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "set
 NODES = ("127.0.0.2", "127.0.0.3")
 # Two lines are about time. A job that is put back into the queue starts after six seconds instead of two minutes
 # (cred_expire). And a signal for a worker that takes long to end counts as delivered: by default, Slurm would send it
-# again after a minute, and then to the worker that has taken its place (MessageTimeout, in s).
+# again after a minute, and then to the worker that has taken its place (MessageTimeout, in s). The ports of a training
+# follow from the job's number, so the first number is random: other tests may run on this machine.
 _CONF = """
 ClusterName=tfpipe
 SlurmctldHost={host}(127.0.0.1)
@@ -43,6 +45,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 MessageTimeout=100
+FirstJobId={first_job}
 SchedulerParameters=sched_interval=1,bf_interval=1
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16
@@ -74,13 +77,16 @@ class Job:
     def tasks(self) -> dict[int, int]:
         """Returns the process ids of the running `tfpipe train` by the numbers of the workers."""
         found: dict[int, int] = {}
+        # Another Slurm on this machine may have a job of the same number.
+        mine = {f"SLURM_JOB_ID={self.number}".encode(), f"SLURM_CONF={os.environ['SLURM_CONF']}".encode()}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (folder / "environ").read_bytes().split(b"\0")
-                mine = f"SLURM_JOB_ID={self.number}".encode() in words
                 number = next((word[13:] for word in words if word.startswith(b"SLURM_PROCID=")), b"")
-                if mine and number and b"\0train\0" in (folder / "cmdline").read_bytes().split(b"srun")[0]:
-                    # A worker's own children have higher numbers.
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                # The batch script has become srun, which has a number too.
+                if mine <= set(words) and number and b"train" in command and command[0] != b"srun":
+                    # A worker's own children have higher process ids.
                     found[int(number)] = min(int(folder.name), found.get(int(number), 1 << 30))
         return found
 
@@ -148,7 +154,8 @@ def _configure(folder: Path) -> Path:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         ports = [probe.getsockname()[1] for probe in probes]
-    conf.write_text(_CONF.format(host=socket.gethostname().partition(".")[0], folder=folder, nodes=NODES, ports=ports))
+    host, first_job = socket.gethostname().partition(".")[0], random.randrange(1, 10**6)
+    conf.write_text(_CONF.format(host=host, folder=folder, nodes=NODES, ports=ports, first_job=first_job))
     return conf
 
 

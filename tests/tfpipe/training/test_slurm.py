@@ -81,7 +81,7 @@ def test_requeued_and_killed_workers_continue_to_the_same_weights(
         assert f"SLURMD_NODENAME={node}".encode() in Path(f"/proc/{tasks[number]}/environ").read_bytes().split(b"\0")
     job.requeue()
     tasks = await_checkpoint(job, run, launch=2)
-    assert job.output.read_text().count("stopped at epoch") == 2
+    assert job.output.read_text().count("run the same command to continue") == 2
 
     # kill -9 of the worker on the second node: the other one ends too, and so does the job.
     os.kill(tasks[1], signal.SIGKILL)
