@@ -16,7 +16,8 @@ def ports_on_loopback() -> Iterator[None]:
     """Makes gRPC servers that would listen on all addresses listen on loopback, if they are made in this block.
 
     With several workers, Beam's local runner opens about six ports without asking who connects, and one of them hands
-    out any file that this process can read. Its addresses cannot be set. The workers connect to `localhost`.
+    out any file that this process can read. Its addresses cannot be set. The workers connect to `localhost`. So do
+    Flink and Spark in LOOPBACK mode, where the work is done in this process.
     """
     make = grpc.server
 

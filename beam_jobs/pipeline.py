@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -47,6 +48,9 @@ from beam_jobs.steps import NAMESPACE, failure_in, guarded, meter
 from beam_jobs.tally import tally_of
 from tfpipe.data.manifest import Shard
 from tfpipe.errors import TfpipeError, os_error_message
+
+# A line of a Java stack trace, with which the messages of Flink and Spark end.
+_JAVA_FRAME = re.compile(r"(at )?[\w.$/<>]+\([^()]*\)|\.\.\. \d+ more")
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
@@ -91,7 +95,7 @@ def run(job: Job, *, at_end: contextlib.ExitStack | None = None) -> dict[str, in
         here = runners.local_runner(options, workers=job.config.workers)
         pipeline = beam.Pipeline(runner=here, options=options)
         build(pipeline, job)
-        with at_end, ports_on_loopback() if here else contextlib.nullcontext():
+        with at_end, ports_on_loopback():
             result = pipeline.run()
             at_end.callback(cancel, result)
             result.wait_until_finish()
@@ -206,4 +210,6 @@ def _end(report: TextIO, outcome: Mapping[str, object]) -> NoReturn:
 
 
 def _last_line(error: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")
+    """Returns the last line of a message that is no line of a Java stack trace."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line and not _JAVA_FRAME.fullmatch(line)), "no message")

@@ -34,6 +34,8 @@ LONGEST = (
     "tfpipe/training/test_strategy.py",
     "examples/test_python_examples.py",
     "integration/test_flink.py",
+    "integration/test_spark.py",
+    "tfpipe/training/test_slurm.py",
     "tfpipe/run_report/test_report.py",
     "serving/server/test_overload.py",
     "tfpipe/bench/test_serving.py",

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from job_tools import config_for, run_here, write_corpus
+from engine_tools import config
+from job_tools import config_for, run_here, run_without_beam, write_corpus
+from once import make_once
 
 from beam_jobs.reuse import SCANS
 from tfpipe.data.manifest import MANIFEST
@@ -43,6 +45,12 @@ def clips(tmp_path_factory):
         return sorted(REAL.rglob("*.wav"))
     folder = write_corpus(tmp_path_factory.mktemp("clips"), tracks=3, seconds=8.0, rate=22_050)
     return sorted(folder.rglob("*.wav"))
+
+
+@pytest.fixture(scope="session")
+def local(clips, tmp_path_factory):
+    """The dataset of the clips that every engine must make, made without Beam; tests must not change it."""
+    return make_once(tmp_path_factory, "local", lambda output: run_without_beam(config(clips, output)))
 
 
 @pytest.fixture

@@ -82,6 +82,18 @@ def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     )
 
 
+@pytest.fixture(scope="session")
+def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """A finished run of two workers with a prior. Tests must not change its folder."""
+    from training_tools import WITH_PRIOR, train_together
+
+    from tfpipe.training.run_folder import load_run
+
+    return load_run(
+        make_once(tmp_path_factory, "run_of_two", lambda folder: train_together(small, folder, **WITH_PRIOR))
+    )
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts `scontrol` and `srun` first in PATH."""

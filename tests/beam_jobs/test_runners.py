@@ -5,6 +5,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloud
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from beam_jobs import pipeline
 from beam_jobs.runners import local_runner, parse_options
 from tfpipe.errors import TfpipeError
 
@@ -78,3 +79,14 @@ def test_flink_jobs_have_names_of_their_own():
     names = {parse_options(arguments).view_as(GoogleCloudOptions).job_name for _ in range(2)}
     assert len(names) == 2
     assert all(name.startswith("mine-") for name in names)
+
+
+def test_the_message_of_a_java_program_is_shown_instead_of_its_stack_trace():
+    text = (
+        "Pipeline job failed: org.apache.spark.SparkException: Only one SparkContext should be running\n"
+        "org.apache.spark.api.java.JavaSparkContext.<init>(JavaSparkContext.scala:58)\n"
+        "\tat java.base/java.lang.Thread.run(Thread.java:840)\n\t... 12 more\n\n"
+    )
+    assert pipeline._last_line(RuntimeError(text)).endswith("SparkException: Only one SparkContext should be running")
+    assert pipeline._last_line(RuntimeError("one (of two)\nno heap (yet)")) == "no heap (yet)"
+    assert pipeline._last_line(RuntimeError("")) == "no message"

@@ -1,18 +1,16 @@
 """A job on Apache Flink, inside a job server and on a cluster, gives the same bytes and errors as a local one."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
+from engine_tools import config, free_ports, wait_for
 from helpers import ROOT, environment
-from job_tools import SMALL, config_for, run_without_beam, shard_bytes
+from job_tools import config_for, shard_bytes
 
 from beam_jobs.job import preprocess
 from tfpipe.data.manifest import load_manifest
@@ -33,19 +31,6 @@ def flink(*arguments):
     )
 
 
-def free_ports(count):
-    """Returns the first of `count` consecutive free ports."""
-    for first in range(21_000 + os.getpid() % 10_000, 60_000, count):
-        try:
-            for port in range(first, first + count):
-                with socket.create_server(("localhost", port)):
-                    pass
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
-
-
 @pytest.fixture(scope="module")
 def job_server():
     """Options for a job server that Beam starts; its jar is downloaded once."""
@@ -61,6 +46,7 @@ def job_server():
         "--runner=FlinkRunner",
         f"--flink_job_server_jar={jar}",
         "--job_server_jvm_properties=-XX:TieredStopAtLevel=1",
+        "--environment_cache_millis=10000",
     ]
 
 
@@ -76,18 +62,6 @@ def cluster(job_server):
         assert flink("stop", "--port", port).returncode == 0
         assert not list((ROOT / ".flink" / f"run-{port}" / "pids").iterdir())
         shutil.rmtree(ROOT / ".flink" / f"run-{port}")
-
-
-@pytest.fixture(scope="module")
-def local(clips, tmp_path_factory):
-    """The dataset of the clips, made by the local runner."""
-    output = tmp_path_factory.mktemp("local")
-    run_without_beam(config(clips, output))
-    return output
-
-
-def config(clips, output, **changes):
-    return config_for(clips, output, spec=SMALL, shard_bytes=2**19, semitones=(0, 7), **changes)
 
 
 def jobs(port):
@@ -141,10 +115,3 @@ def test_a_killed_command_ends_its_job_on_the_cluster(clips, cluster, tmp_path):
     wait_for(lambda: state() == "CANCELED")
     with pytest.raises(TfpipeError, match="no complete dataset"):
         load_manifest(output)
-
-
-def wait_for(condition, *, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)

@@ -130,10 +130,7 @@ NOT_RUN: dict[Key, str] = {
     ("serving/deploy/README.md", "aws s3 sync"): "needs a bucket and an account",
     ("docs/CLIENTS.md", "grpcurl"): "grpcurl is no Python package; the clients of other languages are run",
     ("docs/DISTRIBUTED.md", "scripts/launch_local"): "takes two processes' time; test_strategy.py runs the launcher",
-    (
-        "docs/DISTRIBUTED.md",
-        "sbatch",
-    ): "needs Slurm; test_strategy.py runs scripts/launch_slurm with a stand-in for srun",
+    ("docs/DISTRIBUTED.md", "sbatch"): "needs Slurm; test_slurm.py runs it on a Slurm of two nodes",
     ("docs/DISTRIBUTED.md", "kubectl apply"): "needs a cluster",
     ("docs/DISTRIBUTED.md", "TF_CONFIG"): "needs two hosts; test_strategy.py trains with TF_CONFIG on one",
     ("docs/EVALUATION.md", "pip install"): "installs; the tests of these measurements need the same packages",
@@ -145,6 +142,9 @@ NOT_RUN: dict[Key, str] = {
     ("docs/RUNNERS.md", "HOST:8081"): "needs a cluster of several hosts",
     ("docs/RUNNERS.md", "worker_pool_main"): "runs until it is ended; scripts/flink starts it in test_flink.py",
     ("docs/RUNNERS.md", "options=$(scripts/flink start)"): "needs Java and Flink; test_flink.py runs such a job",
+    ("docs/RUNNERS.md", "scripts/spark get"): "downloads 300 MB; test_spark.py runs both commands",
+    ("docs/RUNNERS.md", "options=$(scripts/spark start)"): "needs Java and Spark; test_spark.py runs such a job",
+    ("docs/RUNNERS.md", "'local[4]'"): "needs Java and Spark; test_spark.py runs such a job",
     ("docs/RUNNERS.md", "spark://HOST"): "needs a Spark cluster",
     ("docs/RUNNERS.md", "gs://BUCKET"): "needs a project at Google Cloud",
 }

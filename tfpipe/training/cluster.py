@@ -19,6 +19,7 @@ _ADDRESS = re.compile(r"(\[[^\]]+\]|[^\s:/\[\]]+):([1-9]\d{0,4})")
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 # Below the ports that Linux gives to outgoing connections (32768 and up), which could otherwise be in use.
 _SLURM_PORTS = range(10_000, 30_000)
+_SLURM_PORTS_PER_JOB = 64
 _KUBERNETES_PORT = 2222
 _ANSWER_S, _TELL_EVERY_S = 5.0, 10.0
 
@@ -102,11 +103,11 @@ def _from_slurm(variables: Mapping[str, str]) -> Cluster | None:
     counts = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks) for _ in range(int(times or 1))]
     if len(counts) != len(hosts):
         raise UsageError(f"SLURM_STEP_TASKS_PER_NODE={tasks} does not fit the {len(hosts)} nodes of {nodes}")
-    # The ports follow from the job's number, so that jobs on the same node have different ones.
-    first = _SLURM_PORTS.start + int(job) * 64 % len(_SLURM_PORTS)
-    workers = tuple(
-        f"{host}:{first + task}" for host, count in zip(hosts, counts, strict=True) for task in range(count)
-    )
+    # The ports follow from the job's number, so that jobs on the same node have different ones, and from the worker's,
+    # because one machine can be several nodes.
+    first = _SLURM_PORTS.start + int(job) * _SLURM_PORTS_PER_JOB % len(_SLURM_PORTS)
+    places = [host for host, count in zip(hosts, counts, strict=True) for _ in range(count)]
+    workers = tuple(f"{host}:{first + number % _SLURM_PORTS_PER_JOB}" for number, host in enumerate(places))
     return Cluster(workers=workers, index=int(index))
 
 

@@ -19,17 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, environment
-from training_tools import arrays, same, train_command, train_config
+from training_tools import THREADS, WITH_PRIOR, arrays, same, train_command, train_config, train_together
 
 from tfpipe.training import checkpoint
 from tfpipe.training.loop import train
 from tfpipe.training.prior_folder import PRIOR
 from tfpipe.training.run_folder import Run, load_run, read_history
 
-# The rounding of sums depends on the number of threads, so all workers get the same number.
-THREADS = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
-# A latent along time, so that there is a prior to train.
-WITH_PRIOR: dict[str, object] = {"latent": "2x4", "prior_steps": 20}
 GO_ON = "run the same command on all workers to continue from the last checkpoint"
 
 
@@ -98,16 +94,6 @@ def last(errors: str) -> str:
     return own[-1]
 
 
-def train_together(data: Path, run: Path, **settings: object) -> Run:
-    """Trains with two worker processes on this machine, each with one thread."""
-    launcher = [sys.executable, str(ROOT / "scripts" / "launch_local"), "2", "--"]
-    command = [*launcher, *train_command(data, run, **settings)]
-    done = subprocess.run(command, env=environment(**THREADS), capture_output=True, text=True, check=False, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert "2 replica(s)" in done.stderr
-    return load_run(run)
-
-
 def devices_command(count: int, data: Path, run: Path, **settings: object) -> list[str]:
     """Returns the command that trains in one process that divides its CPU into several devices."""
     code = (
@@ -132,12 +118,6 @@ def alone(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of one worker. Tests must not change its folder."""
     config = train_config(small, tmp_path_factory.mktemp("one") / "run", **WITH_PRIOR)
     return train(config, quiet=True)
-
-
-@pytest.fixture(scope="module")
-def run_of_two(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of two workers with the settings of `alone`. Tests must not change its folder."""
-    return train_together(small, tmp_path_factory.mktemp("two") / "run", **WITH_PRIOR)
 
 
 @pytest.mark.slow
