@@ -120,6 +120,16 @@ def test_whole_track_is_the_same_call(small_corpus: Path) -> None:
     np.testing.assert_allclose(log_mel.log_mel(track, SPEC).mel, notebook(track) / 80.0 + 1.0, atol=1e-4)
 
 
+def test_a_row_of_the_graph_does_not_depend_on_its_batch() -> None:
+    audio = np.stack([*SIGNALS.values(), np.full_like(TIME, np.nan)]).astype(np.float32)
+    mel, ref_db = GRAPH(audio)
+    for row in range(len(SIGNALS)):
+        alone, level = GRAPH(audio[row : row + 1])
+        np.testing.assert_array_equal(mel[row], alone[0])
+        assert ref_db[row] == level[0]
+    assert GRAPH(audio[:0])[0].shape == (0, *SPEC.mel_shape)
+
+
 @pytest.mark.parametrize("level", [0.0, 1e-4, 0.9e-3])
 def test_silence_is_zero_with_the_floor_as_reference(level: float) -> None:
     audio = np.full(SPEC.samples, level)
