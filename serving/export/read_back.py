@@ -1,7 +1,8 @@
 """Loads a SavedModel with TensorFlow alone and compares its outputs with reference outputs.
 
-`serving.export.saved_model` runs this file as a script. It must import nothing of this project, because a model server
-cannot either. It prints the largest difference and its output as JSON, and fails if an op is not TensorFlow's own.
+`serving.export.saved_model` runs this file as a script, and closes its standard input when the model is written. The
+script must import nothing of this project, because a model server cannot either. It prints the largest difference and
+its output as JSON, and fails if an op is not TensorFlow's own.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def _unequal(actual: bytes, expected: bytes) -> float:
 
 
 if __name__ == "__main__":
+    sys.stdin.read()  # ends when the model has been written, so that TensorFlow is imported in the meantime
     _, unknown = ops_of(sys.argv[1])
     if unknown:
         sys.exit(f"the graph uses ops that TensorFlow does not have: {', '.join(sorted(unknown))}")

@@ -135,6 +135,7 @@ def export_model(
         # The lock ends with this process: a temporary folder without one was left by an export that was killed.
         stack.enter_context(folder_lock(temporary, what="tfpipe export"))
         stack.enter_context(_graphs_as_written())
+        check = stack.enter_context(_ReadBack(temporary))
         say("writing the SavedModel ...")
         functions = build_signatures(model)
         _save(model, functions, temporary)
@@ -143,7 +144,7 @@ def export_model(
             say("converting to TensorFlow Lite ...")
             write_tflite(model, functions, temporary / SPEC_FILE.parent)
         say("reading it back in a process that loads TensorFlow alone ...")
-        difference = _check_in_child(functions, example_inputs(model, describe(model), rows=_CHECK_ROWS), temporary)
+        difference = check.difference(functions, example_inputs(model, describe(model), rows=_CHECK_ROWS))
         (temporary / LOCK).unlink()
         version = _publish(temporary, output)
     return Exported(
@@ -244,24 +245,47 @@ def _labels_in_words(model: TrainedModel) -> str:
     return "`generate`, `continue` and `vary` take a label: its number in this list, from 0, or -1 for any."
 
 
-def _check_in_child(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> float:
-    """Runs `read_back.py`, which loads nothing of this project; returns the largest difference of an output.
+class _ReadBack:
+    """Runs `read_back.py`, which loads nothing of this project, in a process that starts while the model is written.
 
-    Raises:
-        ServingError: the written model does not load, or its outputs differ.
+    If the block ends early, the process is killed.
     """
-    with tempfile.TemporaryDirectory(prefix="tfpipe-check-") as folder:
-        reference = Path(folder) / "reference.npz"
-        _write_reference(functions, inputs, reference)
-        script = Path(__file__).with_name("read_back.py")
-        child = subprocess.run(
-            children.python(["-P", str(script), str(path), str(reference)]),
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _ReadBack:
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfpipe-check-"))
+            self._reference = Path(folder) / "reference.npz"
+            script = Path(__file__).with_name("read_back.py")
+            self._child = subprocess.Popen(
+                children.python(["-P", str(script), str(self._path), str(self._reference)]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+            stack.enter_context(self._child)
+            stack.callback(self._child.kill)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def difference(self, functions: dict[str, Callable[..., Any]], inputs: dict[str, Any]) -> float:
+        """Returns the largest difference of an output between the written model and these functions.
+
+        Raises:
+            ServingError: the written model does not load, or its outputs differ.
+        """
+        _write_reference(functions, inputs, self._reference)
+        out, err = self._child.communicate()
+        return _accepted_difference(
+            subprocess.CompletedProcess(self._child.args, self._child.returncode, out, err), self._path
         )
-    return _accepted_difference(child, path)
 
 
 def _write_reference(functions: dict[str, Callable[..., Any]], inputs: dict[str, Any], path: Path) -> None:

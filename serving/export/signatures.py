@@ -109,7 +109,7 @@ class _Graphs:
         self._decoded = _once(_never_empty(lambda z: model.decoder(z, training=False)[..., 0]), z)
         self._log_mel = _once(lambda audio: log_mel(audio, model.spec), audio)
         invert = functools.partial(invert_log_mel, spec=model.spec, correct=model.correct)
-        self._inverted = _once(_never_empty(invert) if model.vocoder is not None else invert, mel, ref_db)
+        self._inverted = _once(invert, mel, ref_db)
 
     def encode(self, mel: tf.Tensor) -> Tensors:
         z_mean, z_log_var = self._encoded(mel)

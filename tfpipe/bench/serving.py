@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from serving.protocol import protos, tensors
 from serving.protocol.names import MAX_TENSOR_BYTES, MODEL_NAME, PREDICT, UNLIMITED
+from tfpipe.bench.audio_signatures import bench_audio_signatures
 from tfpipe.bench.compare import Result, compared, rates
 from tfpipe.bench.server_process import server_process
 from tfpipe.bench.serving_baseline import EMPTY, newest_version, run_signature
@@ -85,6 +86,7 @@ def bench_serve(model_dir: Path, *, rounds: int, pairs: int = _PAIRS) -> list[Re
             against="limit",
             ratio=_percentile(served, 50) / first_ms,
         ),
+        *bench_audio_signatures(model.loaded, rounds=rounds),
     ]
 
 
@@ -105,8 +107,8 @@ class _Model:
 
     def __init__(self, model_dir: Path) -> None:
         self._path = model_dir
-        self._model = tf.saved_model.load(str(newest_version(model_dir)), tags=["serve"])
-        decode = self._model.signatures["decode"]
+        self.loaded = tf.saved_model.load(str(newest_version(model_dir)), tags=["serve"])
+        decode = self.loaded.signatures["decode"]
         width, shape = decode.structured_input_signature[1]["z"].shape[1], decode.structured_outputs["mel"].shape[1:]
         self.z = np.random.default_rng(0).standard_normal((_MANY, width)).astype(np.float32)
         self.mel = np.random.default_rng(1).random((_MANY, *shape)).astype(np.float32)
@@ -114,7 +116,7 @@ class _Model:
 
     def run(self, signature: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Calls a signature in this process, and copies its outputs to NumPy arrays."""
-        return run_signature(self._model, signature, inputs)
+        return run_signature(self.loaded, signature, inputs)
 
     def batches_in(self, seconds: float) -> int:
         """Returns how many full batches the model computes in this time, within the bounds `_REQUESTS`."""

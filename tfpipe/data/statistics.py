@@ -10,6 +10,7 @@ import numpy as np
 
 from tfpipe.data.manifest import SPLITS, Folder, load_manifest, read_examples, read_skipped, read_tracks
 from tfpipe.data.records import Example
+from tfpipe.features.log_mel import mel_edges
 
 
 def inspect(folder: Folder) -> dict[str, Any]:
@@ -86,11 +87,9 @@ def levels(folder: Folder, *, on_example: Callable[[Example], None] = lambda _: 
     Raises:
         DatasetError: there is no complete dataset, or a shard is missing or damaged.
     """
-    from librosa import mel_frequencies  # this import takes a second, and only this function needs it
-
     manifest = load_manifest(folder)
     spec = manifest.spec
-    centres_hz = mel_frequencies(spec.n_mels + 2, fmin=spec.fmin, fmax=spec.fmax)[1:-1]
+    centres_hz = mel_edges(spec)[1:-1]
     # Each 8-bit code as a magnitude, or as a power if the spec's mel is one.
     linear = 10.0 ** ((np.arange(256) / 255.0 - 1.0) * spec.top_db / 10.0)
     measured: defaultdict[tuple[str, int], _Sums] = defaultdict(_Sums)

@@ -96,9 +96,11 @@ def _encoded(audio: NDArray[np.int16], spec: FeatureSpec, rebuild: Callable[[Any
     """Adds log-mels and levels to windows of sound."""
     mels = np.zeros([2, len(audio), *spec.mel_shape], np.uint8)
     ref_db = np.zeros(len(audio), np.float32)
+    signature = [tf.TensorSpec([None, spec.samples], tf.float32)]
+    features = tf.function(lambda sound: log_mel(sound, spec), input_signature=signature, autograph=False)
     for start in range(0, len(audio), _BATCH):
         rows = slice(start, start + _BATCH)
-        mel, level = log_mel(audio[rows] / FULL_SCALE, spec)
+        mel, level = features(tf.constant(audio[rows] / FULL_SCALE, tf.float32))
         for kind, shown in enumerate((mel, rebuild(mel))):
             mels[kind, rows] = np.rint(np.asarray(levelled(shown, spec)) * 255.0)
         ref_db[rows] = level

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import signal
 import threading
 
 import pytest
@@ -33,13 +34,20 @@ def test_the_model_folder_holds_one_complete_version(exported):
 def test_the_name_of_the_model_and_tensorflow_lite_are_as_asked(model, tmp_path, monkeypatch):
     converted = []
     monkeypatch.setattr(saved_model, "_save", lambda model, functions, path: None)
-    monkeypatch.setattr(saved_model, "_check_in_child", lambda functions, inputs, path: 0.0)
+    monkeypatch.setattr(saved_model._ReadBack, "difference", lambda self, functions, inputs: 0.0)
     monkeypatch.setattr(saved_model, "write_tflite", lambda model, functions, folder: converted.append(folder.name))
     done = saved_model.export_model(model, tmp_path / "models", model_name="small", tflite=True)
     assert done.path == tmp_path / "models" / "1"
     assert (done.path / MODEL_CARD_FILE).read_text().startswith("# small\n")
     assert converted == ["assets.extra"]
     assert not (done.path / ".lock").exists()
+
+
+def test_the_process_that_reads_back_ends_when_the_export_fails(tmp_path):
+    with saved_model._ReadBack(tmp_path) as check:
+        assert check._child.poll() is None
+    assert check._child.returncode == -signal.SIGKILL
+    assert not check._reference.parent.exists()
 
 
 def test_a_model_in_mixed_precision_is_refused(model, spec, tmp_path):

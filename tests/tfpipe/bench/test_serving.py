@@ -21,7 +21,7 @@ def test_bench_serve(exported, capsys, monkeypatch):
     assert all(result["value"] > 0 for name, result in found.items() if "added" not in name)
     assert {result["against"] for result in found.values()} == {"baseline", "limit", None}
     assert found["first decode after the start"]["ratio"] > 0
-    assert len(found) == len(report["results"]) == 16
+    assert len(found) == len(report["results"]) == 32
 
 
 def test_bench_serve_needs_one_model(tmp_path):

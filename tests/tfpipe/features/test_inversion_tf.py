@@ -87,6 +87,25 @@ def test_a_maximum_below_one_does_not_lower_the_level() -> None:
     assert level_db(audio[2]) < level_db(audio[0]) - 50
 
 
+@pytest.mark.parametrize(("hop", "n_fft"), [(512, 2048), (600, 1500), (1000, 2000)])
+def test_overlapping_frames_are_added_at_distances_of_a_hop(hop: int, n_fft: int) -> None:
+    spec = FeatureSpec(window_s=1.0, hop=hop, n_fft=n_fft)
+    frames = np.random.default_rng(0).standard_normal((2, spec.frames, n_fft)).astype(np.float32)
+    expected = np.zeros((2, (spec.frames - 1) * hop + n_fft))
+    for frame in range(spec.frames):
+        expected[:, frame * hop : frame * hop + n_fft] += frames[:, frame]
+    np.testing.assert_allclose(inversion_tf._overlap_added(tf.constant(frames), spec), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bins", [1, 31, 32, 33, 741])
+def test_running_sums_are_those_of_numpy(bins: int) -> None:
+    values = np.random.default_rng(0).standard_normal((2, 5, bins)).astype(np.float32)
+    sums = inversion_tf._running_sum(tf.constant(values))
+    np.testing.assert_allclose(sums, np.cumsum(values.astype(np.float64), axis=2), atol=1e-4)
+    ones = inversion_tf._running_sum(tf.ones([1, 2, bins]))
+    np.testing.assert_array_equal(ones[0, 1], np.arange(1, bins + 1))
+
+
 def test_silence_stays_silent() -> None:
     for ref_db in (SPEC.ref_db_floor, 9.0):
         audio = invert_log_mel(tf.zeros([1, *SPEC.mel_shape]), tf.constant([ref_db]), SPEC)
@@ -129,6 +148,7 @@ def test_a_row_with_nan_is_nan_and_leaves_the_others_alone() -> None:
         {"power": 2.0},
         {"hop": 1024},
         {"hop": 300, "n_fft": 1500},
+        {"hop": 600, "n_fft": 1500},
         {"n_fft": 256, "hop": 128, "n_mels": 4, "window_s": 0.02},
         {"n_fft": 2048, "hop": 1024, "window_s": 2048 / 22_050},
         {"n_fft": 4096, "fmin": 0.0, "fmax": 11_025.0, "n_mels": 40},

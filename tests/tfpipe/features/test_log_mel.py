@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from librosa.filters import mel as librosa_mel
 
 from tfpipe.audio.reader import read_window
 from tfpipe.errors import TfpipeError
@@ -120,6 +123,16 @@ def test_whole_track_is_the_same_call(small_corpus: Path) -> None:
     np.testing.assert_allclose(log_mel.log_mel(track, SPEC).mel, notebook(track) / 80.0 + 1.0, atol=1e-4)
 
 
+def test_a_row_of_the_graph_does_not_depend_on_its_batch() -> None:
+    audio = np.stack([*SIGNALS.values(), np.full_like(TIME, np.nan)]).astype(np.float32)
+    mel, ref_db = GRAPH(audio)
+    for row in range(len(SIGNALS)):
+        alone, level = GRAPH(audio[row : row + 1])
+        np.testing.assert_array_equal(mel[row], alone[0])
+        assert ref_db[row] == level[0]
+    assert GRAPH(audio[:0])[0].shape == (0, *SPEC.mel_shape)
+
+
 @pytest.mark.parametrize("level", [0.0, 1e-4, 0.9e-3])
 def test_silence_is_zero_with_the_floor_as_reference(level: float) -> None:
     audio = np.full(SPEC.samples, level)
@@ -166,6 +179,36 @@ def test_shifted_filterbank_moves_a_tone_where_pitch_shifting_would() -> None:
     low, high = SIGNALS["tone 440 Hz"], np.sin(2 * np.pi * 440 * 2 ** (7 / 12) * TIME)
     shifted = log_mel.normalise(log_mel.mel_basis(SPEC, 7.0) @ log_mel.magnitude(low, SPEC), SPEC)
     assert int(shifted.mel.mean(axis=1).argmax()) == int(log_mel.log_mel(high, SPEC).mel.mean(axis=1).argmax())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fmin": 0.0, "fmax": 900.0, "n_mels": 20},
+        {"fmin": 1500.0, "fmax": 7000.0, "n_mels": 20},
+        {"sample_rate": 16_000, "n_mels": 60, "fmin": 50.0, "fmax": 6000.0},
+        {"n_fft": 1500, "hop": 300, "n_mels": 40},
+        {"fmin": 1000.0, "n_mels": 30},
+    ],
+    ids=str,
+)
+def test_filters_are_librosas_to_the_last_bit(changes: dict[str, Any]) -> None:
+    spec = FeatureSpec(**changes)
+    for semitones in (0.0, 7.0, -3.5):
+        rate = spec.sample_rate * 2.0 ** (semitones / 12.0)
+        expected = librosa_mel(
+            sr=rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin, fmax=spec.fmax, dtype=np.float64
+        )
+        np.testing.assert_array_equal(log_mel.mel_basis(spec, semitones).toarray(), expected)
+    np.testing.assert_array_equal(
+        log_mel.mel_edges(spec), librosa.mel_frequencies(spec.n_mels + 2, fmin=spec.fmin, fmax=spec.fmax)
+    )
+
+
+@pytest.mark.parametrize("n_fft", [256, 1500, 2048, 4096])
+def test_the_window_is_scipys_to_the_last_bit(n_fft: int) -> None:
+    np.testing.assert_array_equal(log_mel._window(n_fft), scipy.signal.get_window("hann", n_fft))
 
 
 def test_impossible_shift_names_the_engine_that_can() -> None:
