@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,8 @@ def test_a_batch_that_cannot_be_shared_by_file_is_refused(many_shards: Path) -> 
 
 
 def test_one_pipeline_streams_several_epochs_as_one_for_each(dataset: Path) -> None:
-    settings = {"split": "train", "batch_size": 4, "seed": 3, "augment": AugmentConfig(roll_s=0.5, mixup=1.0)}
+    augment = AugmentConfig(roll_s=0.5, mixup=1.0)
+    settings: dict[str, Any] = {"split": "train", "batch_size": 4, "seed": 3, "augment": augment}
     start = Position(epoch=2, step=1)
     whole = make_dataset(dataset, position=start, epochs=3, **settings)
     ours = list(whole.as_numpy_iterator())

@@ -52,7 +52,7 @@ def test_rows_are_what_a_parser_finds(made: tuple[Path, Manifest]) -> None:
     examples = list(read_examples(folder / NAMES[0]))[::-1]
     assert rows.key.tolist() == [row.key.encode() for row in examples]
     assert rows.label.tolist() == [row.label for row in examples]
-    np.testing.assert_array_equal(rows.ref_db, np.float32([row.ref_db for row in examples]))
+    np.testing.assert_array_equal(rows.ref_db, np.array([row.ref_db for row in examples], np.float32))
     np.testing.assert_array_equal(rows.mel[..., 0], [row.mel for row in examples])
     # A second reading cuts all records at known places.
     for data in read_records(folder / NAMES[0]):
