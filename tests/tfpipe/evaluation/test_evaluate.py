@@ -108,7 +108,7 @@ def test_one_draw_cannot_be_judged(dataset: Path, half_dead: Path, draws: int) -
 
 
 def test_without_a_test_split_the_one_that_was_held_out_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = SimpleNamespace(examples=lambda split: int(split != "test"))
+    manifest = SimpleNamespace(examples=lambda split: int(split != "test"), judged_by=["validation", "train"])
     monkeypatch.setattr("tfpipe.evaluation.evaluate.load_manifest", lambda _: manifest)
     with pytest.raises(DatasetError, match="split 'test' is empty; use --split validation or train"):
         evaluate("data", "run")

@@ -23,7 +23,8 @@ def test_run_folder_holds_what_its_module_describes(trained: Run) -> None:
     run = load_run(str(trained.path))
     assert run.done
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
-    assert run.history[-1]["mse"] < run.history[0]["mse"]
+    # Not the training error: the noise of the latent moves it by more than three epochs lower it.
+    assert run.history[-1]["val_loss"] < run.history[0]["val_loss"]
     assert run.best["val_loss"] == min(row["val_loss"] for row in run.history)
 
 
