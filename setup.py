@@ -31,7 +31,11 @@ def long_description() -> str:
 # The compiled front end of `tfpipe serve` and the load generator of `tfpipe bench serve`. Both are optional: without
 # Rust, the server answers gRPC in Python and the bench sends its requests from Python. `scripts/setup` sets the
 # variable if the checkout holds modules of the same sources: they work with every Python from 3.11 on.
-CRATES = {"serving.server._front": "serving/native", "tfpipe.bench._load": "tfpipe/bench/native"}
+CRATES = {
+    "serving.server._front": "serving/native",
+    "tfpipe.bench._load": "tfpipe/bench/native",
+    "tfpipe.data._records": "tfpipe/data/native",
+}
 if os.environ.get("TFPIPE_KEEP_COMPILED"):
     CRATES = {}
 
@@ -56,6 +60,7 @@ setup(
         "serving.protocol": ["*.pb"],
         "serving.server": ["*.pyi"],
         "tfpipe.bench": ["*.pyi"],
+        "tfpipe.data": ["*.pyi"],
         "tfpipe.run_report": ["*.css", "*.js"],
         "tfpipe.browse": ["static/*"],
         "tfpipe.studio": ["static/*"],

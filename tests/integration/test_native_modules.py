@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("serving.server._front", "tfpipe.bench._load")
+MODULES = ("serving.server._front", "tfpipe.bench._load", "tfpipe.data._records")
 
 
 @pytest.mark.skipif(

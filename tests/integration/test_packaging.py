@@ -101,7 +101,8 @@ def test_with_rust_the_wheel_holds_the_compiled_modules(tmp_path, repo):
     built = _build(repo, tmp_path, {**os.environ, "CARGO_TARGET_DIR": str(repo / "target")})
     # They work with any Python from 3.11 on.
     assert built.name.startswith(f"tfpipe-{__version__}-cp311-abi3-")
-    assert {"serving/server/_front.abi3.so", "tfpipe/bench/_load.abi3.so"} <= set(zipfile.ZipFile(built).namelist())
+    modules = {f"{path}.abi3.so" for path in ("serving/server/_front", "tfpipe/bench/_load", "tfpipe/data/_records")}
+    assert modules <= set(zipfile.ZipFile(built).namelist())
 
 
 def test_no_message_names_a_file_that_only_a_checkout_has(repo):

@@ -7,8 +7,9 @@ of them at once, and reads the first batches of an epoch while the last ones of 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,14 +19,14 @@ from tfpipe.data.file_systems import use_file_system
 from tfpipe.data.manifest import Folder, Manifest
 from tfpipe.data.order import POOL, Numbers, Order, own_shares, shares_of
 from tfpipe.data.position import Part
-from tfpipe.data.reader import Reader
+from tfpipe.data.reader import Reader, read_compiled
 from tfpipe.spec import FeatureSpec
 
 Batch = dict[str, tf.Tensor]
 # Epochs whose order is kept: the last batches of one are read at the same time as the first of the next.
 _ORDERS = 3
-# Batches that are read at the same time. More threads would wait for Python's lock, and for each other.
-_READERS = 2
+# Batches that are read at the same time. Without the compiled reader, more threads would wait for Python's lock.
+_READERS = min(8, os.cpu_count() or 1) if read_compiled else 2
 
 
 class Source(NamedTuple):
@@ -56,7 +57,7 @@ class Source(NamedTuple):
         # With `whole`, the last row is repeated.
         return epoch, first + np.minimum(own, size - 1)
 
-    def read(self, element: NDArray[np.int64]) -> tuple[NDArray[np.uint8] | NDArray[np.float32] | Numbers, ...]:
+    def read(self, element: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         """Reads an element of the pipeline; called by TensorFlow."""
         epoch, numbers = self.rows(int(element))
         order = self.order(epoch)
@@ -65,7 +66,7 @@ class Source(NamedTuple):
         self.reader.expect(lambda: order.pool(pool))
         self.reader.expect(lambda: order.pool(pool + 1) if pool < last else self.order(epoch + 1).pool(0))
         rows = self.reader.rows(order.places(numbers))
-        return rows.mel, rows.ref_db, rows.label, rows.key
+        return rows.mel, rows.ref_db, rows.label, np.array(rows.key, np.bytes_)
 
 
 def make_source(

@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tfpipe.data.records import Example, decode_example, encode_example
 
@@ -25,7 +26,16 @@ class Fields(NamedTuple):
     key: bytes
 
 
-class _Layout(NamedTuple):
+class Rows(NamedTuple):
+    """Examples in memory: `mel` `[n, n_mels, frames, 1]` uint8, `ref_db` `[n]` dB, `label` `[n]` and `key`, a list."""
+
+    mel: NDArray[np.uint8]
+    ref_db: NDArray[np.float32]
+    label: NDArray[np.int64]
+    key: list[bytes]
+
+
+class Layout(NamedTuple):
     """Where the fields are in the records of one length, and the bytes between them, which are always the same."""
 
     key: slice
@@ -35,7 +45,7 @@ class _Layout(NamedTuple):
     between: tuple[tuple[slice, bytes], ...]
 
 
-_LAYOUTS: dict[tuple[int, tuple[int, int]], _Layout | None] = {}
+_LAYOUTS: dict[tuple[int, tuple[int, int]], Layout | None] = {}
 
 
 def cut(data: bytes, mel_shape: tuple[int, int]) -> Fields:
@@ -61,7 +71,52 @@ def cut(data: bytes, mel_shape: tuple[int, int]) -> Fields:
     return Fields(example.mel.tobytes(), example.ref_db, example.label, example.key.encode())
 
 
-def _layout_of(example: Example) -> _Layout | None:
+def known_layout(length: int, mel_shape: tuple[int, int]) -> Layout | None:
+    """Returns the layout of records with this many bytes of data, if one of them has been seen."""
+    return _LAYOUTS.get((length, mel_shape))
+
+
+def layout_of(data: bytes, mel_shape: tuple[int, int]) -> Layout | None:
+    """Returns where the fields are in records of the same length as this one; None if each must be parsed.
+
+    Raises:
+        DatasetError: the record is not an example of this schema and shape.
+    """
+    known = len(data), mel_shape
+    if known not in _LAYOUTS:
+        cut(data, mel_shape)
+    return _LAYOUTS.get(known)
+
+
+def cut_rest(rest: NDArray[np.uint8], numbers: NDArray[np.int64], layout: Layout, rows: Rows) -> NDArray[np.bool_]:
+    """Cuts all fields but the mel out of many records of one length.
+
+    Args:
+        rest: `[n, bytes]`, the bytes of records before and after the mel.
+        numbers: `[k]`, which of them have this layout.
+        layout: where the fields are.
+        rows: where the fields go.
+
+    Returns:
+        `[k]`, which of these are records of the preprocessing job; the others must be parsed.
+    """
+    gone = layout.mel.stop - layout.mel.start  # so much nearer are the bytes that follow the mel
+
+    def found(place: slice) -> NDArray[np.uint8]:
+        back = gone if place.start >= layout.mel.stop else 0
+        return rest[numbers, place.start - back : place.stop - back]
+
+    are_ours = np.ones(len(numbers), np.bool_)
+    for place, wanted in layout.between:
+        are_ours &= (found(place) == np.frombuffer(wanted, np.uint8)).all(axis=1)
+    rows.ref_db[numbers] = found(slice(layout.ref_db, layout.ref_db + _FLOAT.size)).view("<f4")[:, 0]
+    rows.label[numbers] = found(slice(layout.label, layout.label + 1))[:, 0]
+    for row, key in zip(numbers.tolist(), found(layout.key), strict=True):
+        rows.key[row] = key.tobytes()
+    return are_ours
+
+
+def _layout_of(example: Example) -> Layout | None:
     """Returns the layout of the records that are like this example, None if a field in it has an unusual size.
 
     It is found by writing two such examples that differ in every byte of key, label and mel.
@@ -87,4 +142,4 @@ def _layout_of(example: Example) -> _Layout | None:
     ref_db = zero.index(_FLOAT.pack(_LEVEL), mel_end)
     gaps = [(0, key_at), (key_end, label), (label + 1, mel), (mel_end, ref_db)]
     between = tuple((slice(start, end), zero[start:end]) for start, end in gaps)
-    return _Layout(slice(key_at, key_end), label, slice(mel, mel_end), ref_db, between)
+    return Layout(slice(key_at, key_end), label, slice(mel, mel_end), ref_db, between)

@@ -38,6 +38,12 @@ class Period(NamedTuple):
         period, within = divmod(record, len(self.starts) - 1)
         return period * self.starts[-1] + self.starts[within]
 
+    def at_all(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the offsets of records `[n]`."""
+        periods, within = np.divmod(records, len(self.starts) - 1)
+        starts: NDArray[np.int64] = periods * self.starts[-1] + np.array(self.starts, np.int64)[within]
+        return starts
+
 
 class Table(NamedTuple):
     """One offset for each record, and the end of the last one: `starts` `[n + 1]` int64."""
@@ -47,6 +53,10 @@ class Table(NamedTuple):
     def at(self, record: int) -> int:
         """Returns the offset of a record in bytes; for the number of records, the end of the last one."""
         return int(self.starts[record])
+
+    def at_all(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the offsets of records `[n]`."""
+        return self.starts[records]
 
 
 def computed(shard: Shard, spec: FeatureSpec, *, labels: int) -> Period | None:

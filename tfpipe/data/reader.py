@@ -7,16 +7,16 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfpipe.data import offsets
-from tfpipe.data.fields import cut
+from tfpipe.data.fields import Layout, Rows, cut, cut_rest, known_layout, layout_of
 from tfpipe.data.manifest import Folder, Manifest
 from tfpipe.data.offsets import FOOTER, HEADER
 from tfpipe.data.order import BLOCK, Places
+from tfpipe.data.record_reading import read_records
 from tfpipe.data.records import masked_crc
 from tfpipe.errors import DatasetError
 from tfpipe.files.remote import is_remote, join
@@ -29,16 +29,12 @@ _REQUESTS, _HELD = 16, 256
 _ALIGNMENT = 64
 
 
+try:
+    from tfpipe.data._records import read as read_compiled
+except ImportError:  # it was not built, because Rust was missing
+    read_compiled = None  # type: ignore[assignment]
+
 Where = offsets.Period | offsets.Table
-
-
-class Rows(NamedTuple):
-    """Examples in memory: `mel` `[n, n_mels, frames, 1]` uint8, `ref_db` `[n]` dB, `label` and `key` `[n]`."""
-
-    mel: NDArray[np.uint8]
-    ref_db: NDArray[np.float32]
-    label: NDArray[np.int64]
-    key: NDArray[Any]
 
 
 class Reader:
@@ -69,20 +65,24 @@ class Reader:
             OSError: a shard cannot be read.
         """
         count, shape = len(places.shards), self._spec.mel_shape
-        mel = _aligned(count, shape[0] * shape[1])
-        ref_db, label, keys = np.empty(count, np.float32), np.empty(count, np.int64), []
-        for row, (shard, record) in enumerate(zip(places.shards.tolist(), places.records.tolist(), strict=True)):
-            try:
-                fields = cut(self.record(shard, record), shape)
-            except DatasetError as error:
-                text = str(error)
-                raise DatasetError(
-                    text if text.startswith(self.paths[shard]) else f"{self.paths[shard]}: {text}"
-                ) from error
-            mel[row] = np.frombuffer(fields.mel, np.uint8)
-            ref_db[row], label[row] = fields.ref_db, fields.label
-            keys.append(fields.key)
-        return Rows(mel.reshape(count, *shape, 1), ref_db, label, np.array(keys, np.bytes_))
+        begins, sizes = self._extents(places)
+        layouts = {size: self._layout(places, sizes, size) for size in np.unique(sizes).tolist()}
+        rows = Rows(
+            _aligned(count, shape[0] * shape[1]), np.empty(count, np.float32), np.empty(count, np.int64), [b""] * count
+        )
+        left = np.arange(count)
+        if count and None not in layouts.values():
+            mel_begins = {size: layout.mel.start for size, layout in layouts.items() if layout}
+            rest = np.empty((count, int(sizes.max()) - HEADER - FOOTER - shape[0] * shape[1]), np.uint8)
+            is_done = self._read(places, begins, sizes, [mel_begins[size] for size in sizes.tolist()], rows.mel, rest)
+            for size, layout in layouts.items():
+                numbers = np.flatnonzero(is_done & (sizes == size))
+                if layout:
+                    is_done[numbers] = cut_rest(rest, numbers, layout, rows)
+            left = np.flatnonzero(~is_done)
+        for row in left.tolist():
+            self._read_alone(int(places.shards[row]), int(places.records[row]), row, rows)
+        return rows._replace(mel=rows.mel.reshape(count, *shape, 1))
 
     def expect(self, places: Callable[[], Places]) -> None:
         """Starts to read what will be needed, if the shards are remote.
@@ -126,20 +126,83 @@ class Reader:
             self._offsets[shard] = found or offsets.scanned(self.paths[shard], entry.examples)
         return self._offsets[shard]
 
+    def _extents(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns where records begin, and how long they are, `[n]` bytes."""
+        begins, ends = np.empty(len(places.shards), np.int64), np.empty(len(places.shards), np.int64)
+        for shard in np.unique(places.shards).tolist():
+            here, where = places.shards == shard, self.where(shard)
+            begins[here], ends[here] = where.at_all(places.records[here]), where.at_all(places.records[here] + 1)
+        return begins, ends - begins
+
+    def _layout(self, places: Places, sizes: NDArray[np.int64], size: int) -> Layout | None:
+        """Returns the layout of the records of a size, which one of them shows; None if they must be parsed."""
+        row = int(np.argmax(sizes == size))
+        try:
+            known = known_layout(size - HEADER - FOOTER, self._spec.mel_shape)
+            return known or layout_of(
+                self.record(int(places.shards[row]), int(places.records[row])), self._spec.mel_shape
+            )
+        except DatasetError:
+            return None  # the record is read again alone, which tells the damage
+
+    def _read(
+        self,
+        places: Places,
+        begins: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        mel_begins: list[int],
+        mel: NDArray[np.uint8],
+        rest: NDArray[np.uint8],
+    ) -> NDArray[np.bool_]:
+        """Reads records in parts; returns which of them are whole records with the right checksums."""
+        shards, records, starts = places.shards.tolist(), places.records.tolist(), begins.tolist()
+        files = [] if self._blocks else [self._open(self.paths[shard]) for shard in shards]
+        if files and read_compiled is not None:
+            numbers = [file.number for file in files]
+            return np.array(read_compiled(numbers, starts, sizes.tolist(), mel_begins, mel, rest))
+
+        def fill(row: int, memory: NDArray[np.uint8]) -> int:
+            if files:
+                return files[row].read_into(memory, starts[row])
+            found = np.frombuffer(self._remote(shards[row], records[row]), np.uint8)
+            memory[: len(found)] = found[: len(memory)]
+            return len(found)
+
+        return np.array(read_records(fill, sizes.tolist(), mel_begins, mel=mel, rest=rest))
+
+    def _read_alone(self, shard: int, record: int, row: int, rows: Rows) -> None:
+        """Reads a record that is not where, or not as, it is expected.
+
+        Raises:
+            DatasetError: it is damaged, or no example.
+        """
+        try:
+            fields = cut(self.record(shard, record), self._spec.mel_shape)
+        except DatasetError as error:
+            text = str(error)
+            raise DatasetError(
+                text if text.startswith(self.paths[shard]) else f"{self.paths[shard]}: {text}"
+            ) from error
+        rows.mel[row] = np.frombuffer(fields.mel, np.uint8)
+        rows.ref_db[row], rows.label[row], rows.key[row] = fields.ref_db, fields.label, fields.key
+
     def _checked(self, shard: int, record: int, where: Where) -> bytes | None:
         """Returns a record's data, None if the bytes at its place are not a whole record."""
         begin, end = where.at(record), where.at(record + 1)
-        if self._blocks is None:
-            found = self._open(self.paths[shard]).read(begin, end)
-        else:
-            first = record - record % BLOCK
-            start = begin - where.at(first)
-            found = self._blocks.get((shard, first))[start : start + end - begin]
+        found = self._open(self.paths[shard]).read(begin, end) if self._blocks is None else self._remote(shard, record)
         data = found[HEADER:-FOOTER]
         whole = (
             len(found) == end - begin and found[:HEADER] == _header(len(data)) and found[-FOOTER:] == masked_crc(data)
         )
         return data if whole else None
+
+    def _remote(self, shard: int, record: int) -> bytes:
+        """Returns the bytes at the place of a record of a remote shard, or those that there are."""
+        if self._blocks is None:
+            raise RuntimeError("only remote shards are read in blocks")
+        where, first = self.where(shard), record - record % BLOCK
+        start = where.at(first)
+        return self._blocks.get((shard, first))[where.at(record) - start : where.at(record + 1) - start]
 
     def _block(self, shard: int, first: int) -> bytes:
         """Reads a block of neighbours from a remote shard."""
@@ -156,17 +219,21 @@ class _File:
     """An open file, which is closed when nobody refers to it any more."""
 
     def __init__(self, path: str) -> None:
-        self._number = os.open(path, os.O_RDONLY)
+        self.number = os.open(path, os.O_RDONLY)
 
     def read(self, begin: int, end: int) -> bytes:
         """Returns the bytes from `begin` to `end`, or those that there are."""
-        return os.pread(self._number, end - begin, begin)
+        return os.pread(self.number, end - begin, begin)
+
+    def read_into(self, memory: NDArray[np.uint8], begin: int) -> int:
+        """Fills memory with the bytes from `begin` on; returns how many there were."""
+        return os.preadv(self.number, [memory.data], begin)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # If the file could not be opened, there is no number. `close` is kept here, because at the end of the process
         # the module may be gone before the file.
-        if hasattr(self, "_number"):
-            close(self._number)
+        if hasattr(self, "number"):
+            close(self.number)
 
 
 class _Blocks:

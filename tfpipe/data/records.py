@@ -142,7 +142,7 @@ def read_records(
             offset += length + 16
 
 
-def masked_crc(data: bytes) -> bytes:
+def masked_crc(data: bytes | NDArray[np.uint8]) -> bytes:
     """Returns TFRecord's rotated CRC-32C of some bytes, little-endian."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
