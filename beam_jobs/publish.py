@@ -15,8 +15,10 @@ from beam_jobs.payload import Job
 from beam_jobs.reuse import SCANS
 from beam_jobs.shards import shard_path
 from beam_jobs.versions import versions
+from tfpipe.data.croissant import CROISSANT, describe
 from tfpipe.data.manifest import MANIFEST, SKIPPED, SPLITS, TRACKS, Manifest, Skipped, read_shard
 from tfpipe.files import remote
+from tfpipe.files.storage import sha256_file
 
 # Files that are removed or renamed at the same time. An object store copies a file to rename it, which takes a while.
 _MOVERS = 16
@@ -48,6 +50,7 @@ def publish(job: Job) -> None:
         },
         versions=versions(),
     )
+    described = {name: _size_and_checksum(parts.part(job, name)) for name in (TRACKS, SKIPPED)}
     output = functools.partial(remote.join, job.config.output)
     made = [shard_path(job.work, made) for made, _ in shards]
     files.remove(output(MANIFEST))
@@ -55,6 +58,7 @@ def publish(job: Job) -> None:
         _finish(pool.map(files.remove, map(output, files.shard_names(job.config.output))))
         _finish(pool.map(files.move, made, [output(shard.name) for shard in manifest.shards]))
         _finish(pool.map(lambda name: files.move(parts.part(job, name), output(name)), (TRACKS, SKIPPED, SCANS)))
+    files.write(output(CROISSANT), describe(manifest, files=described))
     files.write(output(MANIFEST), (json.dumps(manifest.to_dict(), indent=2, sort_keys=True) + "\n").encode())
     files.remove_folder(job.scratch)
 
@@ -84,6 +88,10 @@ def write_rows(job: Job, names: Sequence[str]) -> str:
         late = parts.read_lines(job, _named(names, "skipped-"))
         skipped.writelines(heapq.merge(early, late, key=_path))
     return digest
+
+
+def _size_and_checksum(path: str) -> tuple[int, str]:
+    return remote.stamp(path)[0], sha256_file(path)
 
 
 def _named(names: Iterable[str], start: str) -> list[str]:

@@ -19,14 +19,14 @@ from tfpipe.data.file_systems import use_file_system
 from tfpipe.data.manifest import Folder, Manifest
 from tfpipe.data.order import POOL, Numbers, Order, own_shares, shares_of
 from tfpipe.data.position import Part
-from tfpipe.data.reader import Reader, read_compiled
+from tfpipe.data.reader import IS_COMPILED, Reader
 from tfpipe.spec import FeatureSpec
 
 Batch = dict[str, tf.Tensor]
 # Epochs whose order is kept: the last batches of one are read at the same time as the first of the next.
 _ORDERS = 3
 # Batches that are read at the same time. Without the compiled reader, more threads would wait for Python's lock.
-_READERS = min(8, os.cpu_count() or 1) if read_compiled else 2
+_READERS = min(8, os.cpu_count() or 1) if IS_COMPILED else 2
 
 
 class Source(NamedTuple):

@@ -33,6 +33,8 @@ try:
     from tfpipe.data._records import read as read_compiled
 except ImportError:  # it was not built, because Rust was missing
     read_compiled = None  # type: ignore[assignment]
+# Whether several threads can read at the same time.
+IS_COMPILED = read_compiled is not None
 
 Where = offsets.Period | offsets.Table
 
@@ -77,7 +79,7 @@ class Reader:
             is_done = self._read(places, begins, sizes, [mel_begins[size] for size in sizes.tolist()], rows.mel, rest)
             for size, layout in layouts.items():
                 numbers = np.flatnonzero(is_done & (sizes == size))
-                if layout:
+                if layout and len(numbers):
                     is_done[numbers] = cut_rest(rest, numbers, layout, rows)
             left = np.flatnonzero(~is_done)
         for row in left.tolist():
