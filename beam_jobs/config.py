@@ -17,7 +17,7 @@ from tfpipe.spec import FeatureSpec
 # Increase this when the same settings would give other examples than before.
 _JOB_VERSION = 5
 # Settings that say where and how the job runs, and those that the digest of the input covers.
-_NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "scratch_gib", "max_skipped", "workers", "overwrite"}
+NOT_CONTENT = {"inputs", "output", "groups", "splits_from", "scratch_gib", "max_skipped", "workers", "overwrite"}
 # The digest covers the names of the resulting variants instead of these settings.
 _VARIANTS = ("semitones", "chords", "stretch", "gains", "noise_snr", "also")
 # Settings that manifests and digests store under an earlier name, so that older datasets still match.
@@ -71,8 +71,8 @@ class PreprocessConfig(CutConfig):
         64.0,
         at_least=0,
         metavar="GIB",
-        help="largest size of the files that save decoding recordings twice, GiB in the output folder while the job "
-        "runs; it uses at most half of the free space",
+        help="largest size, GiB, of the examples that scans keep in the output folder while the job runs, so that "
+        "recordings are not decoded a second time; at most half of the free space is used",
     )
     max_skipped: float = setting(
         0.5, at_least=0, at_most=1, help="fail if a larger share of the files than this cannot be used"
@@ -128,7 +128,7 @@ class PreprocessConfig(CutConfig):
     @property
     def digest(self) -> str:
         """16 hex digits over every setting that changes the dataset's content."""
-        content = {name: value for name, value in self.to_dict().items() if name not in _NOT_CONTENT}
+        content = {name: value for name, value in self.to_dict().items() if name not in NOT_CONTENT}
         splits = {"train": "train", "eval": "test"}
         variants = {name: [variant.name for variant in self.variants(split)] for name, split in splits.items()}
         for name in _VARIANTS:

@@ -181,8 +181,13 @@ class EarlyTrack:
             self._open = None
 
 
-def least_free(folder: str, *, most: float) -> int | None:
+def least_free(folder: str, *, most: float, held: int = 0) -> int | None:
     """Returns how many bytes of a folder's disk must stay free if a job may use `most` bytes, and at most half.
+
+    Args:
+        folder: a folder on the disk.
+        most: bytes.
+        held: bytes that a killed job has used already.
 
     Returns:
         None if nothing may be used.
@@ -191,5 +196,5 @@ def least_free(folder: str, *, most: float) -> int | None:
         free = shutil.disk_usage(folder).free
     except OSError:
         return None
-    used = int(min(most, free / 2))
+    used = int(min(most, (free + held) / 2)) - held
     return free - used if used > 0 else None

@@ -6,6 +6,7 @@ Every failure is an `OSError` or a `TfpipeError` that names the path.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import socket
@@ -94,6 +95,12 @@ def remove_unfinished(*folders: str) -> None:
         for name in remote.sizes(folder):
             if ".tmp-" in name:
                 remove(remote.join(folder, name))
+
+
+def folders(parent: str, start: str) -> list[str]:
+    """Lists the folders at a URL, right below `parent`, whose names begin with `start`; they hold files."""
+    found = (path for path, _ in remote.match(f"{glob.escape(parent)}/{start}*/*"))
+    return sorted({path[: path.index("/", len(parent) + 1)] for path in found})
 
 
 def shard_names(folder: str) -> list[str]:

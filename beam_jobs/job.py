@@ -11,13 +11,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from beam_jobs.config import PreprocessConfig
+from beam_jobs import files
+from beam_jobs.config import NOT_CONTENT, PreprocessConfig
 from beam_jobs.corpus import AudioFile, Corpus, discover
 from beam_jobs.engines import cached_maker
 from beam_jobs.input_digest import input_digest
@@ -76,6 +78,8 @@ def preprocess(
         if manifest is not None and _is_current(job, manifest, recorded, quiet=quiet):
             if not quiet:
                 print(f"{config.output}: already holds this dataset; nothing to do", file=sys.stderr)
+            if not config.is_remote:
+                shutil.rmtree(job.scratch, ignore_errors=True)  # of a job that was killed at its very end
             return manifest
         salvage(job)
         counts = run_in_child(stage(with_earlier(job, manifest, recorded)), quiet=quiet, verbose=verbose)
@@ -97,8 +101,6 @@ def _locked(output: str) -> contextlib.AbstractContextManager[None]:
     """Keeps other jobs out of the output folder."""
     if not remote.is_remote(output):
         return folder_lock(Path(output), what="preprocessing job")
-    from beam_jobs import files  # loads Beam, which a job on local paths does not need in this process
-
     return files.held(output, what="preprocessing job")
 
 
@@ -129,7 +131,7 @@ def _replaceable_manifest(config: PreprocessConfig) -> Manifest | None:
 
 def _differences(manifest: Manifest, config: PreprocessConfig) -> str:
     old, new = manifest.config, json.loads(json.dumps(config.to_dict()))
-    names = [name for name in new if name in old and old[name] != new[name] and name not in ("inputs", "output")]
+    names = [name for name in new if name in old and old[name] != new[name] and name not in NOT_CONTENT]
     return ", ".join(names) or "by another version of tfpipe"
 
 
@@ -171,8 +173,7 @@ def _current_input_digest(corpus: Corpus, recorded: Sequence[Scan], *, quiet: bo
                 pool.shutdown(wait=False, cancel_futures=True)
                 return ""
             rows.append(input_row(file, found).encode("utf-8", "surrogateescape"))
-            if file.split or found in corpus.splits:
-                chosen.append((found, file.split))
+            chosen.append((found, file.split))  # a copy of a file that has a split counts too
             bar.update()
     splits = (split_row(*row).encode() for row in input_splits(chosen, corpus.splits))
     return input_digest(rows, skipped=corpus.skipped, splits=splits)

@@ -4,7 +4,7 @@
     splits.jsonl                 the splits to keep, by content hash
     scans-FIRST.jsonl            what each file of a block gave, in the order of the corpus
     tracks-SPLIT-RANGE.jsonl     lines of tracks.jsonl
-    skipped-RANGE.jsonl          lines of skipped.jsonl, in the order of the corpus
+    skipped-PART.jsonl           lines of skipped.jsonl, of neighbours in the order of the corpus
     kept-RANGE.jsonl             rows of content hash and kept split, for the digest of the input
     plan.json, shards.json       the labels, and all shards
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -34,7 +35,8 @@ FILES, SPLITS_FILE, PLAN, SHARDS = "files.jsonl", "splits.jsonl", "plan.json", "
 _WANTED_BLOCKS = 256
 # No block has more files than this, because a worker that dies loses its block.
 _MOST_IN_BLOCK = 1000
-# The scans get the splits to keep if there are no more than this; they only save them from making other examples.
+# The scans get the splits to keep if there are no more than this. Without them, a scan may make examples of the wrong
+# split, which costs time only.
 _MOST_SPLITS = 10_000
 
 
@@ -47,7 +49,9 @@ def stage(job: Job) -> Job:
     corpus = job.corpus
     rows = (_file_row(file, job.known.get(file.path)) for file in corpus.files)
     blocks = _write_blocks(part(job, FILES), rows, total=len(corpus.files))
-    kept = _write_blocks(part(job, SPLITS_FILE), map(list, corpus.splits.items()), total=len(corpus.splits))
+    # A list of splits may hold hashes of another kind, which no file has.
+    splits = {content: split for content, split in corpus.splits.items() if re.fullmatch("[0-9a-f]{64}", content)}
+    kept = _write_blocks(part(job, SPLITS_FILE), map(list, splits.items()), total=len(splits))
     return dataclasses.replace(
         job,
         corpus=dataclasses.replace(

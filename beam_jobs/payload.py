@@ -15,7 +15,7 @@ from beam_jobs.versions import content_versions
 from tfpipe.files import remote
 from tfpipe.files.storage import digest
 
-# A range of content hashes holds about this many tracks, as far as there are not more ranges than the limit.
+# A range of content hashes holds half of this to this many tracks, as far as there are not more ranges than the limit.
 _TRACKS_IN_RANGE = 2000
 _MOST_RANGES = 4096
 

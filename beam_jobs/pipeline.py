@@ -60,16 +60,20 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         pipeline: the pipeline.
         job: the job, whose files are in the plan folder (`beam_jobs.parts.stage`).
     """
-    light = dataclasses.replace(job, corpus=dataclasses.replace(job.corpus, skipped=()), blocks=(), split_blocks=())
+    # Each step gets only what it needs of the job, because the description of a pipeline must stay small.
+    corpus = dataclasses.replace(job.corpus, skipped=(), splits={})
+    light = dataclasses.replace(job, corpus=corpus, sources=(), blocks=(), split_blocks=())
+    scanning = dataclasses.replace(light, corpus=dataclasses.replace(corpus, splits=job.corpus.splits))
+    writing = dataclasses.replace(light, sources=job.sources)
     scans = (
         pipeline
         | "Files" >> beam.Create(job.blocks)
         | "ShareFiles" >> beam.Reshuffle()
-        | "Scan" >> beam.FlatMap(guarded, function=scan_block, job=light)
+        | "Scan" >> beam.FlatMap(guarded, function=scan_block, job=scanning)
     )
     _ = (
         plan_shards(scans, light, split_blocks=job.split_blocks, left_out=tally_of(job.corpus.skipped))
-        | "WriteShards" >> beam.Map(guarded, function=write, job=light)
+        | "WriteShards" >> beam.Map(guarded, function=write, job=writing)
         | "AllShards" >> beam.combiners.ToList()
         | "Result" >> beam.Map(guarded, function=write_result, job=light)
     )

@@ -1,7 +1,7 @@
-"""Decides the duplicates, the tracks of the dataset and its shards, as pure functions of the scans.
+"""Cuts the windows of each split into shards, as pure functions.
 
-Each function here looks at one range of content hashes, one split or one shard. `make_plan` calls them for a corpus
-that fits in memory, and `beam_jobs.planning` calls them in a Beam pipeline.
+`beam_jobs.planning` calls them in the job's pipeline, each for one range of content hashes or one shard. `make_plan`
+plans a corpus that fits in memory, for benchmarks and tests: the result must be the same.
 """
 
 from __future__ import annotations

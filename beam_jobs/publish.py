@@ -33,6 +33,8 @@ def publish(job: Job) -> None:
     Raises:
         TfpipeError: the output folder cannot be written.
     """
+    if not job.config.is_remote:
+        files.remove_folder(job.early_folder)  # all shards are written, and the text files may need the space
     names = sorted(remote.sizes(job.plan_folder))
     shards = parts.read_json(job, parts.SHARDS)
     digest = write_rows(job, names)

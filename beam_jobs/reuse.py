@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import files
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import AudioFile
 from beam_jobs.early import least_free
@@ -64,9 +65,9 @@ class EarlierExamples:
 def salvage(job: Job) -> None:
     """Keeps what a killed job left in the scratch folder if this job can use it, and removes the rest."""
     if job.config.is_remote:
-        from beam_jobs import files
-
         files.remove_unfinished(job.config.output, job.work)
+        for folder in files.folders(job.scratch, "plan-"):  # of jobs that were killed or failed
+            files.remove_folder(folder)
         return
     work, scratch = Path(job.work), Path(job.scratch)
     with translate_os_errors(scratch):
@@ -110,7 +111,8 @@ def _least_free(job: Job, known: Mapping[str, Scan], sources: Sequence[Source]) 
     """Returns `Job.least_free`: None for a bucket, and if the examples are there but their scans are lost."""
     if job.config.is_remote or (sources and not known):
         return None
-    return least_free(job.scratch, most=job.config.scratch_gib * 2**30)
+    held = sum(remote.sizes(job.early_folder).values())
+    return least_free(job.scratch, most=job.config.scratch_gib * 2**30, held=held)
 
 
 def overlapping(sources: Iterable[Source], first: str, last: str) -> tuple[Source, ...]:

@@ -64,6 +64,8 @@ def write_shard(
     if done is not None:
         meter.count("examples", done.examples)
         meter.count("copied", done.examples)
+        if early is not None:
+            early.remove_used(plan)
         return dataclasses.replace(done, name=plan.name)
 
     def write() -> tuple[_HashingWriter, Counter[str]]:
@@ -201,9 +203,7 @@ class _Windows:
         if self._reader is not None:
             self._reader.close()
 
-    def _timed(
-        self, read: Callable[[int, int], NDArray[np.floating[Any]]]
-    ) -> Callable[[int, int], NDArray[np.floating[Any]]]:
+    def _timed(self, read: _Read) -> _Read:
         def timed(first: int, count: int) -> NDArray[np.floating[Any]]:
             with self._meter.timed("decode"):
                 return read(first, count)

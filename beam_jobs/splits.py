@@ -139,7 +139,6 @@ class UnitSummary:
             (inside if key[0] in labels else outside).counts[key] = count
         for place, names in self.free.items():
             (inside if place[0][0] in labels else outside).free[place] = names
-        inside._shared = self._shared
         return inside, outside
 
     def _keep_smallest(self, key: tuple[tuple[str, ...], str], names: Collection[str]) -> None:

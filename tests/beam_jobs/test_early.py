@@ -119,7 +119,7 @@ def test_a_disk_that_is_short_ends_it_quietly(scanned, job_dataset, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs to mount a small file system")
 def test_on_a_full_disk_they_make_room_for_the_shards(job_corpus, job_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(reuse, "least_free", lambda folder, *, most: 0)
+    monkeypatch.setattr(reuse, "least_free", lambda folder, *, most, held: 0)
     small, size = tmp_path / "small", sum(map(len, shard_bytes(job_dataset).values()))
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size + 150_000}", "tmpfs", small]

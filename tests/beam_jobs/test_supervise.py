@@ -29,7 +29,7 @@ from tfpipe.errors import TfpipeError
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory):
     """A corpus with enough work that a test can interrupt a job before its end."""
-    return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=20.0)
+    return write_corpus(tmp_path_factory.mktemp("long"), tracks=3, seconds=40.0)
 
 
 @pytest.fixture
@@ -124,6 +124,7 @@ def test_a_job_whose_command_was_killed_ends_and_the_next_one_reuses_its_work(
     assert sorted(path.name for path in output.iterdir() if path.suffix != ".tfrecord") == [
         ".lock",
         ".scans.jsonl",
+        "croissant.json",
         "dataset.json",
         "skipped.jsonl",
         "tracks.jsonl",

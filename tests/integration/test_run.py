@@ -52,7 +52,7 @@ def test_the_dataset_is_that_of_tfpipe_preprocess(finished_run: Run, few_recordi
     assert report["preprocess"]["fingerprint"] == load_manifest(tmp_path).fingerprint
     assert report["train"]["epochs"] == 2
     assert report["changed"] == STAGES
-    assert list(report["seconds"]) == STAGES
+    assert set(report["seconds"]) == set(STAGES)
     assert report["seconds"]["train"] > 0
     assert list(json.loads((workdir / "stages.json").read_text())) == sorted(STAGES)
     assert json.loads((workdir / "report.json").read_text()) == report

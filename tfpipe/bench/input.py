@@ -116,7 +116,7 @@ def _cpu(ours: Callable[..., tf.data.Dataset], manifest: Manifest, folder: Path,
 def _steady(make: Callable[[], tf.data.Dataset], examples: int) -> Callable[[], tuple[int, float]]:
     """Returns a step that takes batches one by one, as a training loop does, and times the steady state.
 
-    The first tenth of the batches is not timed, because shuffle window and buffers fill then and tf.data tunes itself;
+    The first tenth of the batches is not timed, because files are opened and buffers fill then;
     neither is the last fifth, because the buffers drain then.
     """
     batches = examples // _BATCH

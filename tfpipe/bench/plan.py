@@ -103,10 +103,12 @@ def _measure(size: int, *, labels: int, workers: int) -> dict[str, float]:
             said = log.read().decode(errors="replace").strip().splitlines()
         seconds = time.monotonic() - started
         if process.returncode:
-            raise TfpipeError(f"the pipeline of the benchmark ended with status {process.returncode}: {said[-1:]}")
+            why = said[-1] if said else "no message"
+            raise TfpipeError(f"the pipeline of the benchmark ended with status {process.returncode}: {why}")
         written = sum(remote.sizes(job.plan_folder).values())
     told = json.loads(out)
-    if told["tracks"] != size - 2 * (size // _ODD):
+    short, copies = (size + _ODD - _ODD // 2 - 1) // _ODD, size // _ODD
+    if told["tracks"] != size - short - copies:
         raise TfpipeError(f"the plan has {told['tracks']} tracks of {size} files; this is an error of tfpipe")
     workers_peak = max((peak for number, peak in watch.peaks.items() if number != process.pid), default=0)
     return {

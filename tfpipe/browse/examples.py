@@ -139,12 +139,13 @@ class Examples:
     def _read(self, key: str) -> dict[str, Example]:
         found: dict[str, Example] = {}
         for shard in self.manifest.shards:
-            if shard.first[:_HASH] <= key <= shard.last[:_HASH]:
+            # Manifests of other programs may lack the two keys: then the shard is searched.
+            if not shard.last or shard.first[:_HASH] <= key <= shard.last[:_HASH]:
                 path = join(self.data, shard.name)
                 with translate_os_errors(path):
                     for data in read_records(path):
                         example = decode_example(data, self.manifest.spec.mel_shape)
-                        if example.key[:_HASH] > key or len(found) >= MOST_EXAMPLES:
+                        if (shard.last and example.key[:_HASH] > key) or len(found) >= MOST_EXAMPLES:
                             break
                         if example.key[:_HASH] == key:
                             found[example.key] = example

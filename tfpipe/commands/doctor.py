@@ -24,6 +24,6 @@ def run(args: argparse.Namespace) -> int:
     print("tfpipe doctor: trying out the libraries, up to a minute ...", file=sys.stderr, flush=True)
     found = report.diagnose()
     broken = [problem for problem in found["problems"] if problem["broken"]]
-    failed = {"error": f"{len(broken)} things that tfpipe needs do not work; see `problems`", "code": 1}
+    failed = {"error": f"{len(broken)} of the things that tfpipe needs do not work; see `problems`", "code": 1}
     print(json.dumps({**found, **(failed if broken else {})}) if args.json else report.render(found))
     return int(bool(broken))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,10 +64,21 @@ class Source(NamedTuple):
         order = self.order(epoch)
         # The next pool is asked for when this one is begun, or the first of the next epoch.
         pool, last = int(numbers[-1]) // POOL, (order.total - 1) // POOL
-        self.reader.expect(lambda: order.pool(pool))
-        self.reader.expect(lambda: order.pool(pool + 1) if pool < last else self.order(epoch + 1).pool(0))
+        after = (epoch, pool + 1) if pool < last else (epoch + 1, 0)
+        self.reader.expect((epoch, pool), lambda: order.pool(pool))
+        self.reader.expect(after, lambda: self.order(after[0]).pool(after[1]))
         rows = self.reader.rows(order.places(numbers))
         return rows.mel, rows.ref_db, rows.label, np.array(rows.key, np.bytes_)
+
+
+class _Given:
+    """Holds a source, because nothing can refer weakly to a tuple."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def read(self, element: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        return self._source.read(element)
 
 
 def make_source(
@@ -107,11 +119,20 @@ def batches_of(source: Source, spec: FeatureSpec, elements: tf.data.Dataset) -> 
         A dataset of (epoch, batch); see `tfpipe.data.pipeline.make_dataset` for the batch.
     """
     each_epoch = source.steps * source.part.replicas
+    given = _Given(source)
+    # TensorFlow keeps a function that it calls until the process ends, so this one refers weakly to what holds files.
+    weak = weakref.WeakMethod(given.read)
+
+    def read_element(element: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        method = weak()
+        if method is None:
+            raise RuntimeError("the dataset was deleted while an iterator of it was used")
+        return method(element)
 
     @tf.autograph.experimental.do_not_convert
     def read(element: tf.Tensor) -> tuple[tf.Tensor, Batch]:
         types = (tf.uint8, tf.float32, tf.int64, tf.string)
-        mel, ref_db, label, key = tf.numpy_function(source.read, [element], types, name="read_examples")
+        mel, ref_db, label, key = tf.numpy_function(read_element, [element], types, name="read_examples")
         batch = {
             "mel": tf.ensure_shape(mel, [None, *spec.mel_shape, 1]),
             "ref_db": tf.ensure_shape(ref_db, [None]),
@@ -120,4 +141,6 @@ def batches_of(source: Source, spec: FeatureSpec, elements: tf.data.Dataset) -> 
         }
         return element // each_epoch, batch
 
-    return elements.map(read, num_parallel_calls=_READERS, deterministic=True)
+    batches = elements.map(read, num_parallel_calls=_READERS, deterministic=True)
+    batches.tfpipe_given = given  # lives as long as the dataset, which its iterators and later datasets refer to
+    return batches

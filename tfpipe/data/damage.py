@@ -79,6 +79,9 @@ def translate_input_errors(folder: Folder, manifest: Manifest, *, split: str, fi
         if isinstance(error, tf.errors.OpError):
             first_line = (error.message or "").partition("\n")[0]
             words = _TENSORFLOW_WORDS.sub("", first_line).strip(" :") or type(error).__name__
+            if words.startswith("DatasetError: "):  # a record is whole, but no example of this dataset
+                words = words.removeprefix("DatasetError: ")
+                raise DatasetError(f"{words}; make the dataset again with `tfpipe preprocess`") from error
             raise DatasetError(
                 f"{folder}: split {split!r} cannot be read ({words}), "
                 "but its shards are whole: run the same command again to continue"

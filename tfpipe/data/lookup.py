@@ -8,6 +8,7 @@ from tfpipe.data.manifest import SPLITS, load_manifest
 from tfpipe.data.reader import Reader
 from tfpipe.data.records import Example, decode_example
 from tfpipe.errors import DatasetError, translate_os_errors
+from tfpipe.files.remote import is_remote
 
 
 def read(data: str | os.PathLike[str], key: str) -> Example:
@@ -29,8 +30,10 @@ def read(data: str | os.PathLike[str], key: str) -> Example:
     folder, wanted = os.fspath(data), key.encode()
     manifest = load_manifest(folder)
     with translate_os_errors(folder):
-        for split in SPLITS:
+        for split in filter(manifest.examples, SPLITS):
             reader = Reader(folder, manifest, split)
+            if is_remote(folder):
+                _use_file_system(folder, reader.shards[0].name)
             for index, shard in enumerate(reader.shards):
                 # Manifests of other programs may lack the two keys: then the shard is searched.
                 if shard.last and not shard.first.encode() <= wanted <= shard.last.encode():
@@ -43,3 +46,9 @@ def read(data: str | os.PathLike[str], key: str) -> Example:
                         return example
                     low, high = (middle + 1, high) if example.key.encode() < wanted else (low, middle)
     raise DatasetError(f"{folder}: no example has the key {key!r}; `make_dataset` gives the keys that there are")
+
+
+def _use_file_system(folder: str, shard: str) -> None:
+    from tfpipe.data.file_systems import use_file_system  # loads TensorFlow
+
+    use_file_system(folder, shard=shard)

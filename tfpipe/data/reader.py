@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +16,14 @@ from tfpipe.data.offsets import FOOTER, HEADER
 from tfpipe.data.order import BLOCK, Places
 from tfpipe.data.record_reading import read_records
 from tfpipe.data.records import masked_crc
+from tfpipe.data.shard_files import BLOCKS, Block, OpenFile
 from tfpipe.errors import DatasetError
 from tfpipe.files.remote import is_remote, join
 
-# Files that are held open.
+# Files that a reader holds open.
 _OPEN_FILES = 128
-# Requests to a remote store at the same time, and blocks that are held in memory: two pools of 4 096 examples.
-_REQUESTS, _HELD = 16, 256
+# Pools that were asked for lately.
+_EXPECTED = 4
 # TensorFlow uses an array in place, without a copy, if it begins at a multiple of this many bytes.
 _ALIGNMENT = 64
 
@@ -53,8 +52,9 @@ class Reader:
         self.paths = [join(folder, shard.name) for shard in self.shards]
         self._spec, self._labels = manifest.spec, len(manifest.labels)
         self._offsets: dict[int, Where] = {}
-        self._open = functools.lru_cache(_OPEN_FILES)(_File)
-        self._blocks = _Blocks(self._block) if is_remote(folder) else None
+        self._open = functools.lru_cache(_OPEN_FILES)(OpenFile)
+        self._is_remote = is_remote(folder)
+        self._expected: deque[tuple[int, int]] = deque(maxlen=_EXPECTED)
 
     def rows(self, places: Places) -> Rows:
         """Reads examples, and checks the checksum of each.
@@ -86,14 +86,19 @@ class Reader:
             self._read_alone(int(places.shards[row]), int(places.records[row]), row, rows)
         return rows._replace(mel=rows.mel.reshape(count, *shape, 1))
 
-    def expect(self, places: Callable[[], Places]) -> None:
-        """Starts to read what will be needed, if the shards are remote.
+    def expect(self, pool: tuple[int, int], places: Callable[[], Places]) -> None:
+        """Starts to read what will be needed, if the shards are remote and this was not asked for lately.
 
         Args:
+            pool: epoch and number of the pool.
             places: returns where these examples are.
         """
-        if self._blocks is not None:
-            self._blocks.expect(places())
+        if self._is_remote and pool not in self._expected:
+            self._expected.append(pool)
+            found = places()
+            firsts = found.records - found.records % BLOCK
+            pairs = dict.fromkeys(zip(found.shards.tolist(), firsts.tolist(), strict=True))
+            BLOCKS.expect([self._block(shard, first) for shard, first in pairs])
 
     def record(self, shard: int, record: int) -> bytes:
         """Returns one serialised example of a shard, both by index.
@@ -108,8 +113,6 @@ class Reader:
             # The sizes do not repeat as the manifest lets one expect, or the shard is damaged, which the pass tells.
             found = offsets.scanned(self.paths[shard], self.shards[shard].examples)
             self._offsets[shard] = found
-            if self._blocks is not None:
-                self._blocks.forget()
             data = self._checked(shard, record, found)
         if data is None:
             raise DatasetError(f"{self.paths[shard]}: damaged record {record} (checksum or length differs)")
@@ -141,9 +144,9 @@ class Reader:
         row = int(np.argmax(sizes == size))
         try:
             known = known_layout(size - HEADER - FOOTER, self._spec.mel_shape)
-            return known or layout_of(
-                self.record(int(places.shards[row]), int(places.records[row])), self._spec.mel_shape
-            )
+            data = b"" if known else self.record(int(places.shards[row]), int(places.records[row]))
+            # The record has another length if the sizes were a wrong guess.
+            return layout_of(data, self._spec.mel_shape) if len(data) == size - HEADER - FOOTER else known
         except DatasetError:
             return None  # the record is read again alone, which tells the damage
 
@@ -158,7 +161,7 @@ class Reader:
     ) -> NDArray[np.bool_]:
         """Reads records in parts; returns which of them are whole records with the right checksums."""
         shards, records, starts = places.shards.tolist(), places.records.tolist(), begins.tolist()
-        files = [] if self._blocks else [self._open(self.paths[shard]) for shard in shards]
+        files = [] if self._is_remote else [self._file(shard) for shard in shards]
         if files and read_compiled is not None:
             numbers = [file.number for file in files]
             return np.array(read_compiled(numbers, starts, sizes.tolist(), mel_begins, mel, rest))
@@ -191,7 +194,7 @@ class Reader:
     def _checked(self, shard: int, record: int, where: Where) -> bytes | None:
         """Returns a record's data, None if the bytes at its place are not a whole record."""
         begin, end = where.at(record), where.at(record + 1)
-        found = self._open(self.paths[shard]).read(begin, end) if self._blocks is None else self._remote(shard, record)
+        found = self._remote(shard, record) if self._is_remote else self._file(shard).read(begin, end)
         data = found[HEADER:-FOOTER]
         whole = (
             len(found) == end - begin and found[:HEADER] == _header(len(data)) and found[-FOOTER:] == masked_crc(data)
@@ -200,78 +203,17 @@ class Reader:
 
     def _remote(self, shard: int, record: int) -> bytes:
         """Returns the bytes at the place of a record of a remote shard, or those that there are."""
-        if self._blocks is None:
-            raise RuntimeError("only remote shards are read in blocks")
-        where, first = self.where(shard), record - record % BLOCK
-        start = where.at(first)
-        return self._blocks.get((shard, first))[where.at(record) - start : where.at(record + 1) - start]
+        where, block = self.where(shard), self._block(shard, record)
+        return BLOCKS.get(block)[where.at(record) - block.begin : where.at(record + 1) - block.begin]
 
-    def _block(self, shard: int, first: int) -> bytes:
-        """Reads a block of neighbours from a remote shard."""
-        import tensorflow as tf
+    def _block(self, shard: int, record: int) -> Block:
+        """Returns the block of neighbours that a record of a remote shard is in."""
+        where, first, entry = self.where(shard), record - record % BLOCK, self.shards[shard]
+        end = where.at(min(first + BLOCK, entry.examples))
+        return Block(self.paths[shard], entry.sha256, where.at(first), end)
 
-        where, count = self.where(shard), min(BLOCK, self.shards[shard].examples - first)
-        begin, end = where.at(first), where.at(first + count)
-        with tf.io.gfile.GFile(self.paths[shard], "rb") as file:
-            file.seek(begin)
-            return bytes(file.read(end - begin))
-
-
-class _File:
-    """An open file, which is closed when nobody refers to it any more."""
-
-    def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def read(self, begin: int, end: int) -> bytes:
-        """Returns the bytes from `begin` to `end`, or those that there are."""
-        return os.pread(self.number, end - begin, begin)
-
-    def read_into(self, memory: NDArray[np.uint8], begin: int) -> int:
-        """Fills memory with the bytes from `begin` on; returns how many there were."""
-        return os.preadv(self.number, [memory.data], begin)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # If the file could not be opened, there is no number. `close` is kept here, because at the end of the process
-        # the module may be gone before the file.
-        if hasattr(self, "number"):
-            close(self.number)
-
-
-class _Blocks:
-    """Blocks of remote shards, which are read ahead."""
-
-    def __init__(self, read: Callable[[int, int], bytes]) -> None:
-        self._read, self._lock = read, threading.Lock()
-        self._held: dict[tuple[int, int], Future[bytes]] = {}
-        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="tfpipe-shards")
-
-    def get(self, block: tuple[int, int]) -> bytes:
-        """Returns a block by its shard and its first record, and waits for it."""
-        try:
-            return self._future(block).result()
-        except BaseException:
-            self.forget()  # so that the next attempt reads it again
-            raise
-
-    def expect(self, places: Places) -> None:
-        """Starts to read the blocks of these examples."""
-        firsts = places.records - places.records % BLOCK
-        for block in dict.fromkeys(zip(places.shards.tolist(), firsts.tolist(), strict=True)):
-            self._future(block)
-
-    def forget(self) -> None:
-        """Drops all blocks."""
-        with self._lock:
-            self._held.clear()
-
-    def _future(self, block: tuple[int, int]) -> Future[bytes]:
-        with self._lock:
-            future = self._held.pop(block, None) or self._pool.submit(self._read, *block)
-            self._held[block] = future  # the last one is the newest
-            while len(self._held) > _HELD:
-                del self._held[next(iter(self._held))]
-            return future
+    def _file(self, shard: int) -> OpenFile:
+        return self._open(self.paths[shard])
 
 
 def _aligned(count: int, width: int) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ def serialised(source: Source, *, position: Position) -> tf.data.Dataset:
         found = order.pool(pool)
         # A new run of neighbours begins where the shard changes or the record is not the next one.
         new = (np.diff(found.shards, prepend=-1) != 0) | (np.diff(found.records, prepend=-2) != 1)
+        new |= found.records % BLOCK == 0  # so that no element of the pipeline is larger than a block
         starts = np.flatnonzero(new)
         for start, count in zip(starts, np.diff(starts, append=len(new)), strict=True):
             shard = int(found.shards[start])
@@ -50,7 +51,9 @@ def serialised(source: Source, *, position: Position) -> tf.data.Dataset:
     blocks = tf.data.Dataset.from_tensor_slices(columns).map(
         read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    shuffles = tf.data.Dataset.from_tensor_slices(np.concatenate(within).astype(np.int32)).batch(POOL)
+    shuffles = tf.data.Dataset.from_tensor_slices(
+        np.concatenate([np.empty(0, np.int64), *within]).astype(np.int32)
+    ).batch(POOL)
     shuffled = tf.data.Dataset.zip((blocks.unbatch().batch(POOL), shuffles)).map(tf.gather)
     examples = shuffled.prefetch(_POOLS_AHEAD).unbatch().skip(first - pools.start * POOL)
     return _own_part(examples.batch(source.batch_size), source.part)

@@ -60,7 +60,7 @@ class Batches:
         self._augment = config.augment or AugmentConfig()
         self._augment.check(manifest.spec)
         self._validation: Iterator[Any] | None = None
-        self._stamp = self._manifest_stamp()
+        self._stamp: tuple[int, int] | None = None  # so that the first check reads the manifest
 
     @property
     def uneven(self) -> str:
@@ -133,9 +133,10 @@ class Batches:
     def _manifest_stamp(self) -> tuple[int, int] | None:
         """Returns size and time of the manifest, which tell whether it must be read; None if they are not known."""
         try:
-            return stamp(join(self._folder, MANIFEST))
+            found = stamp(join(self._folder, MANIFEST))
         except (OSError, TfpipeError):
             return None
+        return found if found[1] else None  # a web server may tell no time, and the size alone says little
 
     def sample(self) -> NDArray[np.float32]:
         """Returns log-mels `[n, n_mels, frames]` of a sample of the training examples."""

@@ -195,6 +195,7 @@ class Trainer:
             while self.state.epoch < self.epochs and not self._without_progress():
                 self._epoch(stop, bar)
                 if self._stopping and self.state.epoch < self.epochs:
+                    self._saver.writer.wait()  # its error says more than that the run was stopped
                     raise Interrupted(f"stopped after epoch {self.state.epoch}; run the same command to continue")
             if self.state.epoch < self.epochs:
                 bar.message(

@@ -71,6 +71,7 @@ class Saver:
             TfpipeError: the checkpoint before could not be written, for example because the disk is full.
         """
         started = time.monotonic()
+        self.writer.wait()  # so that no more than two copies of the state are in memory
         arrays = states.arrays_of(self._stepper.parts())
         values = states.values_of(state, steps=self._steps, seed=self._seed)
         history = list(state.history)

@@ -9,9 +9,9 @@ from tfpipe.cli.main import main
 
 @pytest.mark.slow
 def test_a_plan_without_audio_is_measured(capsys):
-    assert main(["bench", "plan", "--tracks", "300", "--labels", "7", "--workers", "1", "--json"]) == 0
+    assert main(["bench", "plan", "--tracks", "375", "--labels", "7", "--workers", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    found = {row["name"].removeprefix("300 tracks: "): row["value"] for row in report["results"]}
+    found = {row["name"].removeprefix("375 tracks: "): row["value"] for row in report["results"]}
     assert found["shards"] > 8
     assert found["CPU time"] > 0
     assert 50 < found["peak of the pipeline's process"] < 1024

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,16 @@ def test_one_pipeline_streams_several_epochs_as_one_for_each(dataset: Path) -> N
     assert keys(endless.take(2 * -(-len(once) // 4))) == 2 * once
     with pytest.raises(UsageError, match="use epochs=1"):
         make_dataset(dataset, epochs=2, service=("grpc://localhost:9",), **settings)
+
+
+def test_datasets_that_are_gone_hold_no_files(dataset: Path) -> None:
+    def read_one() -> None:
+        next(iter(make_dataset(dataset, split="train", batch_size=4, seed=1)))
+
+    read_one()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        read_one()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before

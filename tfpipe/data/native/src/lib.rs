@@ -1,6 +1,6 @@
 //! Reads the records of a batch, as the Python module `tfpipe.data._records`.
 //!
-//! Python can do the same (`tfpipe/data/reader.py` does without this module), but then its lock lets only one thread
+//! Python can do the same (`tfpipe/data/record_reading.py` does), but then its lock lets only one thread
 //! work at a time, and each record is copied once more.
 
 mod output;
