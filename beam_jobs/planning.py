@@ -15,7 +15,7 @@ each element costs the runner time and memory.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -36,7 +36,14 @@ _MOST_ROWS = 20_000
 
 
 class Pack(beam.DoFn):
-    """Collects rows by key and emits them packed together: (key, row) -> (key, bytes)."""
+    """Collects rows by key and emits them packed together: (key, row) -> (key, bytes).
+
+    Args:
+        weigh: returns for how many small rows a row counts, so that memory has a limit.
+    """
+
+    def __init__(self, weigh: Callable[[Any], int] = lambda row: 1) -> None:
+        self._weigh = weigh
 
     def start_bundle(self) -> None:
         """Begins with no rows."""
@@ -46,7 +53,7 @@ class Pack(beam.DoFn):
     def process(self, element: tuple[Any, Any]) -> Iterator[tuple[Any, bytes]]:
         """Adds a row."""
         self._rows[element[0]].append(element[1])
-        self._count += 1
+        self._count += self._weigh(element[1])
         if self._count >= _MOST_ROWS:
             yield from self._flush()
 
@@ -78,7 +85,7 @@ def plan_shards(
     rows = (
         scans
         | "ByRange" >> beam.Map(range_steps.by_range, ranges=job.ranges)
-        | "PackScans" >> beam.ParDo(Pack())
+        | "PackScans" >> beam.ParDo(Pack(range_steps.weight))
         | "TagScans" >> beam.MapTuple(lambda key, packed: (key, (range_steps.ROW, packed)))
     )
     if split_blocks:

@@ -67,6 +67,11 @@ def read_splits(block: Block, job: Job) -> list[tuple[int, tuple[str, bytes]]]:
     return [(key, (SPLIT, pack(rows))) for key, rows in by_range.items()]
 
 
+def weight(row: Numbered) -> int:
+    """Returns how many small rows a scan is as large as: a long recording has many windows."""
+    return 1 + len(row[1].starts) // 20
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How large the splits are.

@@ -68,29 +68,30 @@ def write_shard(
             early.remove_used(plan)
         return dataclasses.replace(done, name=plan.name)
 
-    def write() -> tuple[_HashingWriter, Counter[str]]:
+    def write() -> Shard:
         with files.create(path) as file:
             output, earlier = _HashingWriter(file), EarlierExamples(sources, config.spec.mel_shape)
-            return output, _write_examples(output, _examples(plan, config, earlier, early, meter), meter)
+            variants = _write_examples(output, _examples(plan, config, earlier, early, meter), meter)
+        first, last = plan.keys
+        shard = Shard(
+            name=plan.name,
+            split=plan.split,
+            examples=variants.total(),
+            bytes=output.size,
+            sha256=output.sha256.hexdigest(),
+            variants=dict(sorted(variants.items())),
+            first=first,
+            last=last,
+        )
+        files.write(f"{path}.json", json.dumps(dataclasses.asdict(shard)).encode())
+        return shard
 
     try:
-        output, variants = write()
+        shard = write()
     except TfpipeError as error:
         if early is None or not early.make_room(error):
             raise
-        output, variants = write()
-    first, last = plan.keys
-    shard = Shard(
-        name=plan.name,
-        split=plan.split,
-        examples=variants.total(),
-        bytes=output.size,
-        sha256=output.sha256.hexdigest(),
-        variants=dict(sorted(variants.items())),
-        first=first,
-        last=last,
-    )
-    files.write(f"{path}.json", json.dumps(dataclasses.asdict(shard)).encode())
+        shard = write()
     if early is not None:
         early.remove_used(plan)
     return shard

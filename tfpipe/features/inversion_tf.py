@@ -73,7 +73,7 @@ def invert_log_mel(
 
 
 def _inverted(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec, correct: Correct | None) -> tf.Tensor:
-    """Does what `invert_log_mel` does, for one row or for several at a time."""
+    """Does what `invert_log_mel` does, for a batch `[1, n_mels, frames]` of one row."""
     full = levelled(mel, spec)
     magnitude = estimated_magnitude(full, spec)
     if correct is not None:
@@ -81,7 +81,7 @@ def _inverted(mel: tf.Tensor, ref_db: tf.Tensor, spec: FeatureSpec, correct: Cor
     audio = _inverse_stft(magnitude, _phases(magnitude, spec), spec)
     audio *= _lost_level(magnitude, audio, spec)
     level = tf.clip_by_value(tf.cast(ref_db, tf.float32), -_REF_DB_LIMIT, _REF_DB_LIMIT)
-    # A row that holds NaN must not disturb the others of its batch, so it counts as silent until here.
+    # A row that holds NaN counts as silent until here.
     level = tf.where(tf.reduce_any(tf.math.is_nan(mel), axis=[1, 2]), math.nan, level)
     return audio * tf.pow(10.0, level / (10.0 * spec.power))[:, tf.newaxis]
 

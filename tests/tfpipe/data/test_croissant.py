@@ -31,7 +31,15 @@ def test_a_job_describes_its_dataset(dataset: Path, described: dict) -> None:
 
 def test_its_files_are_those_of_the_folder(dataset: Path, described: dict) -> None:
     files = {one["@id"]: one for one in described["distribution"]}
-    assert all(name in described["@context"] for one in files.values() for name in one if name in ("includes",))
+    names = {name for one in files.values() for name in one if not name.startswith("@")}
+    assert names <= set(described["@context"]) | {
+        "name",
+        "description",
+        "contentUrl",
+        "contentSize",
+        "encodingFormat",
+        "sha256",
+    }
     for name in (TRACKS, "skipped.jsonl"):
         content = (dataset / files[name]["contentUrl"]).read_bytes()
         assert files[name]["sha256"] == hashlib.sha256(content).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,12 @@ def test_the_order_of_a_seed_is_always_the_same() -> None:
 
 def test_a_place_in_many_examples_is_found_with_little_memory() -> None:
     order = Order([Share(index, 0, 5001) for index in range(2000)], seed=1, epoch=2)
-    assert len(set(pairs(order, order.total - 64))) == 64
+    tracemalloc.start()
+    try:
+        assert len(set(pairs(order, order.total - 64))) == 64
+        assert tracemalloc.get_traced_memory()[1] < 4e6  # a list of all examples would take 80 MB
+    finally:
+        tracemalloc.stop()
 
 
 EXPECTED = [(1, 65), (0, 78), (1, 24), (0, 88), (0, 55), (1, 47)]
