@@ -64,9 +64,7 @@ fn read_at(file: i32, memory: &mut [u8], begin: u64) -> io::Result<usize> {
 fn is_whole(record: &[u8]) -> bool {
     let (header, rest) = record.split_at(HEADER);
     let (data, footer) = rest.split_at(rest.len() - FOOTER);
-    header[..8] == (data.len() as u64).to_le_bytes()
-        && header[8..] == masked(&header[..8])
-        && footer == masked(data)
+    header[..8] == (data.len() as u64).to_le_bytes() && header[8..] == masked(&header[..8]) && footer == masked(data)
 }
 
 fn masked(data: &[u8]) -> [u8; 4] {
