@@ -125,7 +125,9 @@ def test_spark_ends_with_the_command(clips, downloaded, tmp_path, number):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[number], errors
     wait_for(lambda: not processes_of(run) and not processes_of(output))
-    assert not list((run / "pids").iterdir())
+    # After Ctrl-C the script removes its folder; after a kill it cannot.
+    assert run.exists() == (number == signal.SIGKILL)
+    assert not list((run / "pids").glob("*"))
     assert "Traceback" not in errors
     assert not (output / MANIFEST).exists()
-    shutil.rmtree(run)
+    shutil.rmtree(run, ignore_errors=True)
