@@ -178,7 +178,8 @@ def test_a_process_without_files_closes_a_slow_connection_and_does_not_spin(tmp_
 
         monkeypatch.setattr(http, "accept", failing)
         assert rest(server.rest_port)[0] == 200
-        assert slow.recv(1000) == b""
+        with contextlib.suppress(ConnectionResetError):  # it is closed in this way if bytes of it were not read
+            assert slow.recv(1000) == b""
 
 
 def test_rest_requests_that_do_not_arrive_are_ended(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_notebook_preset_collapses_and_training_prints_it_twice(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"preset": "notebook", "average": 0.0, "keep_every": 0, "latent": 16, "augment": None}
-    run = train(train_config(small, tmp_path / "run", epochs=4, batch_size=4, learning_rate=3e-3, **settings))
+    run = train(train_config(small, tmp_path / "run", epochs=10, batch_size=4, learning_rate=3e-3, **settings))
     assert run.history[-1]["val_active_units"] == 0
     (sentence,) = run.warnings
     # Once when it is found, and once at the end.
