@@ -115,9 +115,9 @@ class EarlyExamples:
 
 
 class EarlyTrack:
-    """Makes and keeps the examples of one track while it is scanned; use it in a `with` block.
+    """Makes the examples of one track while the track is scanned, and keeps them in files. Use it in a `with` block.
 
-    It ends quietly when the disk is short: examples that are not kept are computed later.
+    If the disk is nearly full, it stops without an error; the shard writer then computes the missing examples.
     """
 
     def __init__(self, home: EarlyExamples, track: str, variants: tuple[Variant, ...], meter: Meter) -> None:

@@ -10,7 +10,7 @@
 
 No process holds more than one block or one range of the tracks. Everything is
 JSON: whoever can write into the output folder must not be able to run code.
-Each run has a plan folder of its own, so parts of a killed job are not mixed in.
+Each run has a plan folder of its own, so a run never reads parts that a killed job left behind.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ def read_scan_lines(job: Job, names: Iterable[str]) -> Iterator[tuple[bytes, byt
 
 
 def input_row(file: AudioFile, content: str) -> str:
-    """Returns what the digest of the input takes from one file, as JSON."""
+    """Returns a row for a file as JSON; the digest of the input is computed over such rows."""
     return json.dumps([file.name, file.label, file.group, content], ensure_ascii=False)
 
 
 def split_row(content: str, split: str) -> str:
-    """Returns what the digest of the input takes from one kept split, as JSON."""
+    """Returns a row of content hash and split as JSON; the digest of the input is computed over such rows."""
     return json.dumps([content, split], ensure_ascii=False)
 
 

@@ -49,7 +49,7 @@ from beam_jobs.tally import tally_of
 from tfpipe.data.manifest import Shard
 from tfpipe.errors import TfpipeError, os_error_message
 
-# A line of a Java stack trace, with which the messages of Flink and Spark end.
+# Messages of Flink and Spark end with a Java stack trace. This pattern matches one line of such a trace.
 _JAVA_FRAME = re.compile(r"(at )?[\w.$/<>]+\([^()]*\)|\.\.\. \d+ more")
 
 

@@ -179,7 +179,7 @@ class _Groups:
 
 
 def _moves(units: Any, groups: _Groups | None, facts: AsSingleton, job: Job) -> beam.PCollection[Any]:
-    """Returns the units that leave the split of their hash, by the range of the unit's name."""
+    """Finds the units that go to another split than their hash says; a pair is a range of names and its units."""
     if groups is None:
         by_label = units | "ByLabel" >> beam.CombinePerKey(range_steps.join_summaries)
         return by_label | "Moves" >> beam.FlatMap(guarded, function=range_steps.move_units, job=job, facts=facts)

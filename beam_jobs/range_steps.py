@@ -159,7 +159,7 @@ def part_shared(element: tuple[int, UnitSummary], job: Job, *, shared: set[str])
 
 
 def move_units(element: tuple[int, UnitSummary], job: Job, *, facts: Facts) -> list[Any]:
-    """Finds the units that must leave the split of their hash, by the range of their names."""
+    """Finds the units that go to another split than their hash says; a pair is a range of names and its units."""
     moves = find_moves(element[1], config=job.config, units=facts.units, labels=len(facts.labels))
     by_range = defaultdict(list)
     for unit, split in moves.items():

@@ -159,7 +159,7 @@ def find_moves(summary: UnitSummary, *, config: PreprocessConfig, units: int, la
         labels: number of labels of the corpus.
 
     Returns:
-        The new splits of the units that leave the split of their hash, by the unit's name.
+        The new splits of the units that go to another split than their hash says, by the unit's name.
     """
     sizes: Counter[str] = Counter()
     for (label, _), count in summary.counts.items():

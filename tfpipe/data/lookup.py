@@ -1,4 +1,4 @@
-"""Finds one example of a dataset by its key, without reading the others. Does not load TensorFlow for local folders."""
+"""Finds one example of a dataset by its key. It reads only a few other records, and loads TensorFlow only for URLs."""
 
 from __future__ import annotations
 
