@@ -63,6 +63,7 @@ setup(
         "tfpipe.data": ["*.pyi"],
         "tfpipe.run_report": ["*.css", "*.js"],
         "tfpipe.browse": ["static/*"],
+        "tfpipe.local_page": ["static/*"],
         "tfpipe.studio": ["static/*"],
     },
     rust_extensions=[

@@ -1,10 +1,14 @@
 """Small corpora of synthesised notes, and jobs that run in the test's own process."""
 
 import dataclasses
+import shutil
+import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from beam_jobs import parts, pipeline
@@ -114,3 +118,14 @@ def last_line(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert not [line for line in lines if "Traceback" in line]
     return lines[-1]
+
+
+def fetched(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Runs `scripts/... get`, which downloads an engine once; skips the test if it cannot be had."""
+    for program in ("java", "mvn"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+    got = script("get")
+    if "cannot be reached" in got.stderr:
+        pytest.skip(got.stderr.strip().splitlines()[-1])
+    assert got.returncode == 0, got.stderr

@@ -90,6 +90,11 @@ def test_wheel_content(wheel, repo):
     assert {"tfpipe/run_report/page.css", "tfpipe/run_report/page.js"} <= set(names)
     studio = {"index.html", "studio.css", "studio.js", "wavesurfer.esm.js", "wavesurfer.LICENSE"}
     assert {f"tfpipe/studio/static/{name}" for name in studio} <= set(names)
+    browse = {
+        "local_page/static/page.css",
+        *(f"browse/static/{name}" for name in ("index.html", "browse.css", "browse.js")),
+    }
+    assert {f"tfpipe/{name}" for name in browse} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name]
 

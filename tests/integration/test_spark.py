@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from engine_tools import config, free_ports, wait_for
 from helpers import ROOT, environment
-from job_tools import config_for, shard_bytes
+from job_tools import config_for, fetched, shard_bytes
 
 from beam_jobs.job import preprocess
 from tfpipe.data.manifest import MANIFEST, load_manifest
@@ -34,13 +34,7 @@ def spark(*arguments):
 @pytest.fixture(scope="module")
 def downloaded():
     """Beam's job server with Spark in it, which is downloaded once."""
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
-    got = spark("get")
-    if "cannot be reached" in got.stderr:
-        pytest.skip(got.stderr.strip().splitlines()[-1])
-    assert got.returncode == 0, got.stderr
+    fetched(spark)
 
 
 @pytest.fixture(scope="module")

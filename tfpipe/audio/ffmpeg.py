@@ -20,15 +20,13 @@ from av.audio.stream import AudioStream
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
-from numpy.typing import NDArray
 
 from tfpipe.audio.containers import open_container, translate_ffmpeg_errors
-from tfpipe.audio.info import AudioInfo
+from tfpipe.audio.info import AudioInfo, Samples
 from tfpipe.audio.segments import SEGMENT_S, Segment
 from tfpipe.errors import AudioError
 from tfpipe.files.remote import open_read
 
-Samples = NDArray[np.floating[Any]]
 # Decoding starts this much before a segment, because a codec may build on earlier frames (Opus needs 80 ms).
 _PREROLL_S = 0.5
 # A time stamp that differs from the count of samples by more than this is a gap, not rounding to ms.
@@ -124,7 +122,7 @@ class FfmpegDecoder:
         size = SEGMENT_S * self.info.sample_rate
         start = place - place % size
         if self._segment is None or self._segment.start != start or self._segment.place > place:
-            self._segment = Segment(start, start + size, self._blocks(start, start + size))
+            self._segment = Segment(start, self._blocks(start, start + size))
         return self._segment
 
     def _blocks(self, start: int, stop: int) -> Iterator[Samples]:

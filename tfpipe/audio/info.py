@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# Sound as numbers, float32 or float64; full scale is 1.0.
+Samples = NDArray[np.floating[Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
@@ -40,7 +43,7 @@ class Decoder(Protocol):
 
     info: AudioInfo
 
-    def frames(self, first: int, count: int) -> Iterator[NDArray[np.floating[Any]]]:
+    def frames(self, first: int, count: int) -> Iterator[Samples]:
         """Yields blocks `[n, channels]` with the `count` frames from frame `first`, fewer if the file ends before.
 
         Full scale is 1.0. Each frame has the same samples whatever `first` is, and whatever the earlier calls were.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.floating[Any]]
+from tfpipe.audio.info import Samples
 
 # A made sound can start or end in the middle of a wave. A fade of this length makes that inaudible, s.
 EDGE_FADE_S = 0.02

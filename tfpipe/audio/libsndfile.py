@@ -9,19 +9,15 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
-import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from tfpipe.audio import mp3, ogg
-from tfpipe.audio.info import AudioInfo
+from tfpipe.audio.info import AudioInfo, Samples
 from tfpipe.audio.segments import SEGMENT_S
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, open_read
-
-Samples = NDArray[np.floating[Any]]
 
 # What libsndfile returns as the number of frames if it does not know it.
 UNKNOWN_FRAMES = 2**63 - 1

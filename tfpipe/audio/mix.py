@@ -7,12 +7,10 @@ cancels: if it is more than 20 dB below the loudest channel, that channel alone 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.floating[Any]]
+from tfpipe.audio.info import Samples
 
 # The mean has cancelled if it is more than this below the loudest channel.
 CANCELLED_DB = -20.0

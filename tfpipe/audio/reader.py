@@ -32,16 +32,15 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from tfpipe.audio import libsndfile, mix
 from tfpipe.audio.containers import container_of, has_audio
 from tfpipe.audio.ffmpeg import FfmpegDecoder
-from tfpipe.audio.info import AudioInfo, Decoder
+from tfpipe.audio.info import AudioInfo, Decoder, Samples
 from tfpipe.errors import AudioError, os_error_message
 from tfpipe.files.remote import is_remote, stamp
 from tfpipe.spec import FeatureSpec
@@ -49,7 +48,6 @@ from tfpipe.spec import FeatureSpec
 if TYPE_CHECKING:
     from tfpipe.features.log_mel import FloatArray  # that module loads SciPy, which takes seconds
 
-Samples = NDArray[np.floating[Any]]
 # A read of no more values than this (all channels together) is decoded as one array of 16 or 32 MB.
 _WHOLE_VALUES = 2**22
 # The latest read and this much before it is kept for the next one, s: the vocoder reads a window with a margin.

@@ -6,14 +6,13 @@ Each segment is decoded from its own start, so that a frame has the same samples
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tfpipe.audio.info import Samples
 
 # Length of a segment, s. A read from the middle of a file decodes up to this much more than it returns.
 SEGMENT_S = 30
-_Samples = NDArray[np.floating[Any]]
 
 
 class Segment:
@@ -21,22 +20,21 @@ class Segment:
 
     Args:
         start: first frame.
-        stop: the frame after the last one.
-        blocks: yields the frames from `start` on in blocks `[n, channels]`, to `stop` or further.
+        blocks: yields the frames from `start` on in blocks `[n, channels]`.
 
     Attributes:
         start: first frame.
         place: the next frame to read; earlier ones are gone.
     """
 
-    def __init__(self, start: int, stop: int, blocks: Iterator[_Samples]) -> None:
+    def __init__(self, start: int, blocks: Iterator[Samples]) -> None:
         self.start = self.place = start
-        self._stop, self._blocks = stop, blocks
+        self._blocks = blocks
         self._rest = np.zeros((0, 1), np.float32)
 
-    def read(self, first: int, stop: int) -> Iterator[_Samples]:
+    def read(self, first: int, stop: int) -> Iterator[Samples]:
         """Yields the frames from `first`, which is not before `place`, up to `stop`, fewer if the file breaks off."""
-        while self.place < min(stop, self._stop):
+        while self.place < stop:
             if not len(self._rest):
                 if (block := next(self._blocks, None)) is None:
                     return

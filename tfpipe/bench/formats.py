@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
 import soundfile
 import soxr
 from av.audio.stream import AudioStream
-from numpy.typing import NDArray
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
@@ -27,6 +26,7 @@ from beam_jobs.early import EarlyExamples
 from beam_jobs.plan import make_plan
 from beam_jobs.scan import scan_track
 from beam_jobs.shards import write_shard
+from tfpipe.audio.info import Samples
 from tfpipe.audio.reader import TrackReader
 from tfpipe.bench.compare import Result, Step, compared, rates
 
@@ -44,8 +44,6 @@ _BLOCK = 2**18
 _WRITTEN = 4096
 # The right channel is the left one, quieter and later, as in a room.
 _LEVEL, _DELAY_S = 0.7, 0.001
-
-Samples = NDArray[np.floating[Any]]
 
 
 def bench_formats(config: PreprocessConfig, *, rounds: int, seconds: float) -> list[Result]:
@@ -143,16 +141,25 @@ def _in_cpu_time(step: Callable[[], int]) -> Callable[[], tuple[int, float]]:
     return timed
 
 
+def plain_job(config: PreprocessConfig) -> int:
+    """Does what the job does, in this process and without Beam; returns the number of examples.
+
+    Args:
+        config: the job's settings; its output folder must not exist yet.
+    """
+    Path(config.output).mkdir()
+    early = EarlyExamples(folder=f"{config.output}/early", config=config)
+    corpus = discover(config.inputs)
+    scans = [scan_track(file, config, early=early) for file in corpus.files]
+    plan = make_plan(scans, config=config, skipped=corpus.skipped)
+    for shard in plan.shards:
+        write_shard(shard, config=config, folder=config.output, early=early)
+    return plan.examples
+
+
 def _job(config: PreprocessConfig) -> int:
-    """Does what the job does with one file, without Beam; returns the number of examples."""
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
-        early = EarlyExamples(folder=f"{folder}/early", config=config)
-        corpus = discover(config.inputs)
-        scans = [scan_track(file, config, early=early) for file in corpus.files]
-        plan = make_plan(scans, config=config, skipped=corpus.skipped)
-        for shard in plan.shards:
-            write_shard(shard, config=config, folder=folder, early=early)
-        return plan.examples
+        return plain_job(dataclasses.replace(config, output=f"{folder}/data"))
 
 
 def _sound(config: PreprocessConfig, *, seconds: float) -> Samples:

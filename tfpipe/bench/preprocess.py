@@ -25,7 +25,6 @@ from librosa.effects import pitch_shift
 
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.corpus import discover
-from beam_jobs.early import EarlyExamples
 from beam_jobs.job import preprocess
 from beam_jobs.plan import Plan, ShardPlan, make_plan
 from beam_jobs.scan import scan_track
@@ -34,7 +33,7 @@ from beam_jobs.variants import Variant
 from tfpipe.audio.reader import TrackReader, read_window
 from tfpipe.audio.wav import write_wav
 from tfpipe.bench.compare import Result, compared, rates
-from tfpipe.bench.formats import bench_formats
+from tfpipe.bench.formats import bench_formats, plain_job
 from tfpipe.bench.watch import Watch
 from tfpipe.errors import UsageError
 from tfpipe.process.progress import Progress
@@ -154,7 +153,7 @@ def _beam(config: PreprocessConfig, *, rate: float, rounds: int, workers: int) -
     starts: dict[str, list[float]] = {one: [], many: []}
     with Progress("Beam", total=5 * rounds, unit="timing") as bar:
         for _ in range(rounds):
-            seconds, examples = _timed(whole, _plain_loop)
+            seconds, examples = _timed(whole, plain_job)
             found["plain loop"].append(examples / seconds)
             bar.update()
             for name, processes in ((one, 1), (many, workers)):
@@ -234,9 +233,9 @@ def _few_windows(config: PreprocessConfig) -> ShardPlan:
     return dataclasses.replace(shard, tracks=tracks)
 
 
-def _plan(config: PreprocessConfig, *, early: EarlyExamples | None = None) -> Plan:
+def _plan(config: PreprocessConfig) -> Plan:
     corpus = discover(config.inputs)
-    scans = [scan_track(file, config, early=early) for file in corpus.files]
+    scans = [scan_track(file, config) for file in corpus.files]
     return make_plan(scans, skipped=corpus.skipped, config=config)
 
 
@@ -255,15 +254,6 @@ def _repeated(plan: ShardPlan) -> ShardPlan:
 def _write(plan: ShardPlan, config: PreprocessConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="tfpipe-bench-") as folder:
         write_shard(plan, config=config, folder=folder)
-
-
-def _plain_loop(config: PreprocessConfig) -> int:
-    early = EarlyExamples(folder=f"{config.output}/early", config=config)
-    Path(config.output).mkdir()
-    plan = _plan(config, early=early)
-    for shard in plan.shards:
-        write_shard(shard, config=config, folder=config.output, early=early)
-    return plan.examples
 
 
 def _job(config: PreprocessConfig) -> int:

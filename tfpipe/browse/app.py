@@ -14,8 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from tfpipe.audio.level import limit_peaks
 from tfpipe.browse.examples import MOST_EXAMPLES, Examples
@@ -24,6 +23,7 @@ from tfpipe.data.records import Example
 from tfpipe.errors import TfpipeError, UsageError
 from tfpipe.features.log_mel import dequantise
 from tfpipe.local_page.answers import answered
+from tfpipe.local_page.files import static_files
 from tfpipe.local_page.guard import Guard
 from tfpipe.run_report.pictures import spectrogram
 
@@ -46,7 +46,7 @@ def make_app(examples: Examples, *, hosts: frozenset[str]) -> Starlette:
         Route("/api/tracks", _answered(pages.tracks)),
         Route("/api/tracks/{key}", _answered(pages.track)),
         Route("/sounds/{kind}/{key:path}", _answered(pages.sound)),
-        Mount("/static", StaticFiles(directory=_STATIC)),
+        *static_files(_STATIC),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
 

@@ -14,8 +14,8 @@ from tfpipe.data.fields import Layout, Rows, cut, cut_rest, known_layout, layout
 from tfpipe.data.manifest import Folder, Manifest
 from tfpipe.data.offsets import FOOTER, HEADER
 from tfpipe.data.order import BLOCK, Places
-from tfpipe.data.record_reading import read_records
-from tfpipe.data.records import masked_crc
+from tfpipe.data.record_reading import read_into_rows
+from tfpipe.data.records import masked_crc, record_header
 from tfpipe.data.shard_files import BLOCKS, Block, OpenFile
 from tfpipe.errors import DatasetError
 from tfpipe.files.remote import is_remote, join
@@ -173,7 +173,7 @@ class Reader:
             memory[: len(found)] = found[: len(memory)]
             return len(found)
 
-        return np.array(read_records(fill, sizes.tolist(), mel_begins, mel=mel, rest=rest))
+        return np.array(read_into_rows(fill, sizes.tolist(), mel_begins, mel=mel, rest=rest))
 
     def _read_alone(self, shard: int, record: int, row: int, rows: Rows) -> None:
         """Reads a record that is not where, or not as, it is expected.
@@ -197,7 +197,9 @@ class Reader:
         found = self._remote(shard, record) if self._is_remote else self._file(shard).read(begin, end)
         data = found[HEADER:-FOOTER]
         whole = (
-            len(found) == end - begin and found[:HEADER] == _header(len(data)) and found[-FOOTER:] == masked_crc(data)
+            len(found) == end - begin
+            and found[:HEADER] == record_header(len(data))
+            and found[-FOOTER:] == masked_crc(data)
         )
         return data if whole else None
 
@@ -220,10 +222,3 @@ def _aligned(count: int, width: int) -> NDArray[np.uint8]:
     memory = np.empty(count * width + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + count * width].reshape(count, width)
-
-
-@functools.lru_cache(256)
-def _header(length: int) -> bytes:
-    """Returns the header of a record of this many bytes."""
-    plain = length.to_bytes(8, "little")
-    return plain + masked_crc(plain)

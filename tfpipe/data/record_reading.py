@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfpipe.data.offsets import FOOTER, HEADER
-from tfpipe.data.records import masked_crc
+from tfpipe.data.records import masked_crc, record_header
 
 # Fills memory with the bytes of the record of a row; returns how many there were.
 Fill = Callable[[int, NDArray[np.uint8]], int]
 
 
-def read_records(
+def read_into_rows(
     fill: Fill,
     sizes: Sequence[int],
     mel_begins: Sequence[int],
@@ -41,11 +41,8 @@ def read_records(
         data = record[HEADER : size - FOOTER]
         if len(data) < begin + width or len(data) - width > rest.shape[1] or fill(row, record) < size:
             continue
-        length = len(data).to_bytes(8, "little")
-        if (
-            record[:HEADER].tobytes() == length + masked_crc(length)
-            and masked_crc(data) == record[size - FOOTER :].tobytes()
-        ):
+        is_header = record[:HEADER].tobytes() == record_header(len(data))
+        if is_header and masked_crc(data) == record[size - FOOTER :].tobytes():
             end = begin + width
             mel[row], rest[row, :begin], rest[row, begin : len(data) - width] = (
                 data[begin:end],

@@ -104,8 +104,7 @@ class Writable(Protocol):
 
 def write_record(file: Writable, data: bytes) -> int:
     """Appends one TFRecord (length, CRC of the length, data, CRC of the data); returns the number of bytes written."""
-    length = struct.pack("<Q", len(data))
-    file.write(length + masked_crc(length) + data + masked_crc(data))
+    file.write(record_header(len(data)) + data + masked_crc(data))
     return len(data) + 16
 
 
@@ -140,6 +139,13 @@ def read_records(
             on_bytes(header + data + crc)
             yield data
             offset += length + 16
+
+
+@functools.lru_cache(256)
+def record_header(length: int) -> bytes:
+    """Returns the first bytes of a TFRecord with so many bytes of data: the length and its CRC."""
+    plain = struct.pack("<Q", length)
+    return plain + masked_crc(plain)
 
 
 def masked_crc(data: bytes | NDArray[np.uint8]) -> bytes:

@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from serving.client.connection import DeadlineExceededError, ServerUnavailableError
 from tfpipe.errors import UsageError
 from tfpipe.local_page.answers import answered
+from tfpipe.local_page.files import static_files
 from tfpipe.local_page.guard import Guard
 from tfpipe.run_report.pictures import spectrogram
 from tfpipe.studio.jobs import Job, Jobs
@@ -59,7 +59,7 @@ def make_app(studio: Studio, *, hosts: frozenset[str]) -> Starlette:
         Route("/api/sounds/{key}/keep", _answered(pages.keep), methods=["POST"]),
         Route("/sounds/{key}.wav", _answered(pages.wav)),
         Route("/sounds/{key}.npz", _answered(pages.latent)),
-        Mount("/static", StaticFiles(directory=_STATIC)),
+        *static_files(_STATIC),
     ]
     app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
     app.state.jobs = pages.jobs

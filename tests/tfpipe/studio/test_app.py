@@ -63,7 +63,7 @@ def test_the_page_loads_nothing_from_elsewhere(page: Page) -> None:
     assert status == 200
     assert headers["content-security-policy"].startswith("default-src 'self';")
     loaded = re.findall(r'(?:src|href)="([^"]+)"', text.decode())
-    assert {"/static/studio.js", "/static/studio.css"} <= set(loaded)
+    assert {"/static/studio.js", "/static/studio.css", "/shared/page.css"} <= set(loaded)
     for path in loaded:
         assert path == "data:," or page.ask("GET", path)[0] == 200
     script = page.ask("GET", "/static/studio.js")[1].decode()
